@@ -1,0 +1,72 @@
+"""gradtx: an optimizer is a value."""
+
+# The language
+from gradtx.core.annotations import Finite as Finite
+from gradtx.core.annotations import Fraction as Fraction
+from gradtx.core.annotations import Hyper as Hyper
+from gradtx.core.annotations import NonNegative as NonNegative
+from gradtx.core.annotations import NonNegativeInt as NonNegativeInt
+from gradtx.core.annotations import Positive as Positive
+from gradtx.core.annotations import PositiveInt as PositiveInt
+from gradtx.core.annotations import Unit as Unit
+from gradtx.core.apply import apply_updates as apply_updates
+from gradtx.core.apply import tree_equal as tree_equal
+from gradtx.core.checked import checked as checked
+from gradtx.core.compose import chain as chain
+from gradtx.core.compose import identity as identity
+from gradtx.core.compose import join as join
+from gradtx.core.compose import stateless as stateless
+from gradtx.core.foreign import foreign as foreign
+from gradtx.core.foreign import to_optax as to_optax
+from gradtx.core.record import from_config as from_config
+from gradtx.core.record import registry as registry
+from gradtx.core.schedule import Rate as Rate
+from gradtx.core.schedule import Schedule as Schedule
+from gradtx.core.schedule import custom_schedule as custom_schedule
+from gradtx.core.schedule import schedule as schedule
+from gradtx.core.state import find as find
+from gradtx.core.state import step_count as step_count
+from gradtx.core.transform import Rule as Rule
+from gradtx.core.transform import Transform as Transform
+from gradtx.core.transform import transform as transform
+from gradtx.core.tunable import tunable as tunable
+from gradtx.core.tunable import tune as tune
+
+# Directions
+from gradtx.averages import ema as ema
+from gradtx.momentum import scale_by_momentum as scale_by_momentum
+from gradtx.momentum import scale_by_nadam_momentum as scale_by_nadam_momentum
+
+# Scalings
+from gradtx.adaptive import scale_by_adadelta as scale_by_adadelta
+from gradtx.adaptive import scale_by_adagrad as scale_by_adagrad
+from gradtx.adaptive import scale_by_adam as scale_by_adam
+from gradtx.adaptive import scale_by_infinity_norm as scale_by_infinity_norm
+from gradtx.adaptive import scale_by_lion as scale_by_lion
+from gradtx.adaptive import scale_by_rms as scale_by_rms
+
+# Effects
+from gradtx.effects import add_decayed_weights as add_decayed_weights
+from gradtx.effects import clip as clip
+from gradtx.effects import clip_by_global_norm as clip_by_global_norm
+from gradtx.effects import scale as scale
+from gradtx.effects import scale_by_learning_rate as scale_by_learning_rate
+from gradtx.effects import scale_by_schedule as scale_by_schedule
+from gradtx.effects import scale_by_sign as scale_by_sign
+from gradtx.tree import global_norm as global_norm
+
+# Methods
+from gradtx.optimizers.adagrad_family import adadelta as adadelta
+from gradtx.optimizers.adagrad_family import adagrad as adagrad
+from gradtx.optimizers.adagrad_family import rmsprop as rmsprop
+from gradtx.optimizers.adam_family import adam as adam
+from gradtx.optimizers.adam_family import adamax as adamax
+from gradtx.optimizers.adam_family import adamw as adamw
+from gradtx.optimizers.adam_family import amsgrad as amsgrad
+from gradtx.optimizers.adam_family import nadam as nadam
+from gradtx.optimizers.adam_family import nadamw as nadamw
+from gradtx.optimizers.descent import sgd as sgd
+from gradtx.optimizers.sign_family import lion as lion
+from gradtx.optimizers.sign_family import signum as signum
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The language: recorded values, rules, compositions."""

@@ -1,0 +1,225 @@
+"""What a parameter's annotation says: hyperparameter, transform, schedule, or static; and in which range.
+
+A hyperparameter is annotated with its range (`Unit`, `NonNegative`, ...). Its value is a number or a schedule, and becomes
+a pytree leaf. Transforms and schedules are pytree children as well. Everything else is static: part of the structure.
+"""
+
+import dataclasses
+import difflib
+import enum
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A range of finite numbers; `closed_low` says whether the lower end belongs to it, `closed_high` the upper."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    closed_low: bool = True
+    closed_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value >= self.low if self.closed_low else value > self.low
+        below = value <= self.high if self.closed_high else value < self.high
+        return above and below and math.isfinite(value)
+
+    def __str__(self) -> str:
+        if self == Interval():
+            return "any finite number"
+        left = "[" if self.closed_low and math.isfinite(self.low) else "("
+        right = "]" if self.closed_high and math.isfinite(self.high) else ")"
+        return f"in {left}{self.low:g}, {self.high:g}{right}"
+
+
+Hyper = Annotated[Any, Interval()]
+"""A hyperparameter: a float, a 0-d array, or a schedule."""
+Finite = Hyper
+Unit = Annotated[Any, Interval(0, 1)]
+"""A hyperparameter in [0, 1): a decay."""
+Fraction = Annotated[Any, Interval(0, 1, closed_high=True)]
+"""A hyperparameter in [0, 1]."""
+NonNegative = Annotated[Any, Interval(0)]
+"""A hyperparameter that is 0 or greater."""
+Positive = Annotated[Any, Interval(0, closed_low=False)]
+"""A hyperparameter greater than 0."""
+PositiveInt = Annotated[int, Interval(1)]
+"""A static count of at least 1."""
+NonNegativeInt = Annotated[int, Interval(0)]
+"""A static count of at least 0."""
+
+
+class Kind(enum.Enum):
+    HYPER = "hyperparameter"
+    TRANSFORM = "transform"
+    SCHEDULE = "schedule"
+    STATIC = "static"
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One parameter of a factory, as its annotation and its place in the signature describe it."""
+
+    name: str
+    kind: Kind
+    default: Any
+    keyword_only: bool = False
+    variadic: bool = False
+    optional: bool = False
+    container: type | None = None
+    interval: Interval = Interval()
+    types: tuple[Any, ...] = ()
+
+    @property
+    def is_child(self) -> bool:
+        return self.kind is not Kind.STATIC
+
+
+def parameters_of(body: Callable[..., Any], reserved: Iterable[str]) -> tuple[Parameter, ...]:
+    """The parameters of a factory, classified by annotation when it is decorated."""
+    name = body.__name__
+    hints = typing.get_type_hints(body, include_extras=True)
+    parameters: list[Parameter] = []
+    for parameter in inspect.signature(body).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            raise TypeError(f"{name}: **{parameter.name} is not allowed in a factory; name and annotate each parameter.")
+        if parameter.name not in hints:
+            raise TypeError(
+                f"{name}: parameter {parameter.name!r} has no annotation. Annotate a hyperparameter with its range "
+                "(Unit, NonNegative, Positive, Finite ...), and everything else with its type."
+            )
+        if parameter.name in reserved or parameter.name.startswith("_"):
+            raise TypeError(f"{name}: {parameter.name!r} cannot be the name of a parameter; it is taken by the transform itself.")
+        described = _describe(parameter.name, hints[parameter.name])
+        parameters.append(
+            dataclasses.replace(
+                described,
+                default=parameter.default,
+                keyword_only=parameter.kind is parameter.KEYWORD_ONLY,
+                variadic=parameter.kind is parameter.VAR_POSITIONAL,
+                container=tuple if parameter.kind is parameter.VAR_POSITIONAL else described.container,
+            )
+        )
+    return tuple(parameters)
+
+
+def _describe(name: str, annotation: Any) -> Parameter:
+    """Read one annotation: `Unit`, `Unit | None`, `tuple[Unit, ...]`, `dict[str, Transform]`, `bool`, ..."""
+    options = [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(annotation) if option is not type(None)]
+    optional = type(None) in typing.get_args(annotation)
+    container: type | None = None
+    if len(options) == 1 and typing.get_origin(options[0]) in (tuple, list, Sequence, dict, Mapping):
+        container = dict if typing.get_origin(options[0]) in (dict, Mapping) else tuple
+        inner = [argument for argument in typing.get_args(options[0]) if argument is not Ellipsis]
+        if inner and _kind(inner[-1])[0] is not Kind.STATIC:
+            options = [inner[-1]]
+        else:
+            container = None
+    kind, interval = _kind(options[0])
+    return Parameter(name, kind, None, optional=optional, container=container, interval=interval, types=tuple(options))
+
+
+def _kind(annotation: Any) -> tuple[Kind, Interval]:
+    if typing.get_origin(annotation) is Annotated:
+        base, *metadata = typing.get_args(annotation)
+        intervals = [item for item in metadata if isinstance(item, Interval)]
+        if intervals:
+            return (Kind.HYPER if base is Any else Kind.STATIC), intervals[0]
+    family = getattr(annotation, "_kind", None)
+    return (family if isinstance(family, Kind) else Kind.STATIC), Interval()
+
+
+def as_hyper(value: Any, parameter: Parameter, who: str) -> Any:
+    """A number given for a hyperparameter: a Python float, or a 0-d array as it came; refused if out of range."""
+    where = f"{who}: {parameter.name}"
+    allowed = f"allowed: a number or a schedule, {parameter.interval}"
+    if isinstance(value, str):
+        raise TypeError(f"{where} is the string {value!r}; {allowed}. Pass the number itself{_number_in(value)}.")
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{where} is {value!r}, a bool; {allowed}.")
+    if isinstance(value, (int, float, np.integer, np.floating)) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        number = float(typing.cast(Any, value))
+        _require(number in parameter.interval, f"{where} is {number!r}; {allowed}.")
+        return number
+    if not isinstance(value, (jax.Array, np.ndarray)):
+        raise TypeError(f"{where} is {value!r} of type {type(value).__name__}; {allowed}.")
+    _require(
+        value.ndim == 0,
+        f"{where} has shape {value.shape}; a hyperparameter is a scalar. For many values at once, build the optimizer "
+        f"under jax.vmap: jax.vmap(lambda {parameter.name}: {who.rpartition('.')[2]}(..., {parameter.name}={parameter.name}))"
+        f"(values), or pass {parameter.name}=values[i].",
+    )
+    if not jax.numpy.issubdtype(value.dtype, np.floating) and not jax.numpy.issubdtype(value.dtype, np.integer):
+        raise TypeError(f"{where} is an array of dtype {value.dtype}; {allowed}.")
+    if not isinstance(value, jax.core.Tracer):
+        _require(float(value) in parameter.interval, f"{where} is {float(value)!r}; {allowed}.")
+    return value
+
+
+def as_static(value: Any, parameter: Parameter, who: str) -> Any:
+    """A static argument, checked against its annotation where that is simple enough to check."""
+    if value is None and (parameter.optional or parameter.default is None):
+        return None
+    if isinstance(value, (np.bool_, np.integer)):
+        value = value.item()
+    problems = [_static_problem(value, option) for option in parameter.types]
+    if problems and all(problems):
+        raise (ValueError if "Literal" in str(parameter.types[0]) or "got a value" in problems[0] else TypeError)(
+            f"{who}: {parameter.name} is {value!r}; {' or '.join(problems).replace('got a value ', '')}."
+        )
+    if isinstance(value, list):
+        return tuple(typing.cast(list[Any], value))
+    if isinstance(value, dict):  # a copy: a later change of the caller's dict does not reach into the recorded value
+        return jax.tree.map(lambda leaf: leaf, typing.cast(Any, value))
+    return value
+
+
+def _static_problem(value: Any, annotation: Any) -> str:
+    """What is wrong with a static value, or "" where nothing is (or nothing can be said)."""
+    if typing.get_origin(annotation) is Annotated:
+        base, *metadata = typing.get_args(annotation)
+        problem = _static_problem(value, base)
+        for interval in metadata:
+            if not problem and isinstance(interval, Interval) and value not in interval:
+                problem = f"got a value not allowed: it must be {interval}"
+        return problem
+    if typing.get_origin(annotation) is Literal:
+        choices = typing.get_args(annotation)
+        return "" if value in choices else f"allowed: {', '.join(map(repr, choices))}"
+    if annotation is bool:
+        return "" if isinstance(value, bool) else "allowed: True or False"
+    if annotation is int:
+        return "" if isinstance(value, int) and not isinstance(value, bool) else "allowed: an int"
+    if annotation is str:
+        return "" if isinstance(value, str) else "allowed: a str"
+    if annotation is Callable or typing.get_origin(annotation) is Callable:
+        return "" if callable(value) else "allowed: a function"
+    return ""
+
+
+def _number_in(text: str) -> str:
+    try:
+        return f", {float(text)!r}"
+    except ValueError:
+        return ""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """" Did you mean 'x'?" for a misspelt name, or ""."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,40 @@
+"""What comes after the update: adding it to the parameters, and comparing trees in tests."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradtx import tree
+from gradtx.core import check
+from gradtx.core.transform import Params, Updates
+
+
+def apply_updates(params: Params, updates: Updates) -> Params:
+    """`params + updates`, computed in at least float32 and rounded once to each parameter's dtype.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> gradtx.apply_updates({"w": jnp.ones(2)}, {"w": jnp.array([-0.5, 0.5])})
+    {'w': Array([0.5, 1.5], dtype=float32)}
+    """
+    check.check_leaves("gradtx.apply_updates", "params", params)
+    check.check_leaves("gradtx.apply_updates", "updates", updates)
+    check.check_alike("gradtx.apply_updates", "updates", updates, "params", params)
+    return tree.cast_like(tree.map(lambda p, u: p + u, params, updates), params)
+
+
+def _leaf_values(node: Any) -> list[np.ndarray[Any, Any]]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(node)]
+
+
+def tree_equal(first: Any, second: Any) -> bool:
+    """Whether two trees have the same structure and equal values, arrays included (it reads them: not under jit).
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> gradtx.tree_equal(gradtx.adam(jnp.float32(0.5)), gradtx.adam(jnp.float32(0.5)))
+    True
+    """
+    if jax.tree.structure(first) != jax.tree.structure(second):
+        return False
+    pairs = zip(_leaf_values(first), _leaf_values(second), strict=True)
+    return all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)

@@ -1,0 +1,142 @@
+"""Checks made while tracing: trees of one structure, shape and kind, and states that belong to their optimizer.
+
+chex compares; when it finds a difference, the words are ours: who, where, what was received, what is allowed.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any, cast
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import checkify
+
+from gradtx import tree
+
+
+def check_leaves(who: str, argument: str, value: Any) -> None:
+    """Every leaf is an array (or number) of a floating-point or complex dtype."""
+    for path, leaf in tree.named_leaves(value):
+        if not isinstance(leaf, (bool, int, float, complex)) and not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
+            raise TypeError(f"{who}: {argument} at {path} is {leaf!r} of type {type(leaf).__name__}; allowed: arrays.")
+        if not jnp.issubdtype(tree.dtype_of(leaf), jnp.inexact):
+            raise TypeError(
+                f"{who}: {argument} at {path} has dtype {tree.dtype_of(leaf)}; allowed: floating-point or complex. "
+                "Keep leaves that are not trained out of the parameters (or mask them out)."
+            )
+
+
+def check_alike(who: str, name: str, value: Any, like_name: str, like: Any) -> None:
+    """Same structure, same shapes, and complex where the other is complex."""
+    try:
+        chex.assert_trees_all_equal_structs(value, like)
+        chex.assert_trees_all_equal_shapes(value, like)
+    except (AssertionError, TypeError, ValueError):
+        raise ValueError(f"{who}: {name} do not match {like_name}: {_difference(name, value, like_name, like)}") from None
+    for (path, leaf), other in zip(tree.named_leaves(value), jax.tree.leaves(like), strict=True):
+        if tree.is_complex(leaf) != tree.is_complex(other):
+            raise TypeError(
+                f"{who}: {name} at {path} has dtype {tree.dtype_of(leaf)}, {like_name} {tree.dtype_of(other)}; allowed: both "
+                "real or both complex."
+            )
+
+
+def check_state(who: str, state: Any, expected: Any, *, dtypes: bool) -> None:
+    """The state has the structure, shapes and (where the params say them) dtypes that `init` gives."""
+    try:
+        chex.assert_trees_all_equal_structs(state, expected)
+        chex.assert_trees_all_equal_shapes(state, expected)
+        if dtypes:
+            chex.assert_trees_all_equal_dtypes(state, expected)
+    except (AssertionError, TypeError, ValueError):
+        raise ValueError(
+            f"{who}: the state is not one that init makes for these params: "
+            f"{_difference('the state', state, 'the expected state', expected, dtypes=dtypes)} Pass the state returned by init or by the "
+            "last update of this very optimizer."
+        ) from None
+
+
+def _difference(name: str, value: Any, like_name: str, like: Any, *, dtypes: bool = False) -> str:
+    """The first difference between two trees, in words."""
+    if jax.tree.structure(value) != jax.tree.structure(like):
+        return _structural_difference(name, value, like_name, like)
+    for (path, leaf), other in zip(tree.named_leaves(value), jax.tree.leaves(like), strict=True):
+        if jnp.shape(leaf) != jnp.shape(other):
+            return f"at {path}, {name} has shape {jnp.shape(leaf)}, {like_name} {jnp.shape(other)} (shapes must be equal; nothing is broadcast)."
+        if dtypes and tree.dtype_of(leaf) != tree.dtype_of(other):
+            return f"at {path}, {name} has dtype {tree.dtype_of(leaf)}, {like_name} {tree.dtype_of(other)}."
+    return "they differ."
+
+
+def _structural_difference(name: str, value: Any, like_name: str, like: Any) -> str:
+    paths, like_paths = ([path for path, _ in tree.named_leaves(t)] for t in (value, like))
+    extra = [path for path in paths if path not in like_paths]
+    missing = [path for path in like_paths if path not in paths]
+    words: list[str] = []
+    if missing:
+        words.append(f"{name} lacks {_some(missing)}")
+    if extra:
+        words.append(f"{name} has {_some(extra)}, which {like_name} has not")
+    if not words:
+        words.append(f"{name} has the structure {jax.tree.structure(value)}, {like_name} {jax.tree.structure(like)}")
+    return "; ".join(words) + "."
+
+
+def _some(paths: list[str]) -> str:
+    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+
+
+def struct_key(*trees: Any) -> Any:
+    """What a structural check depends on: structure, shapes and dtypes. Equal keys need checking once."""
+    leaves, treedef = jax.tree.flatten(trees)
+    return treedef, tuple((getattr(leaf, "shape", ()), tree.dtype_of(leaf)) for leaf in leaves)
+
+
+# Value checks in the running program ----------------------------------------------------------------------------------
+
+_checking: contextvars.ContextVar[bool] = contextvars.ContextVar("checking", default=False)
+
+
+@contextlib.contextmanager
+def value_checks() -> Iterator[None]:
+    """While this is open, every transform's update checks the values of its state and of its result."""
+    token = _checking.set(True)
+    try:
+        yield
+    finally:
+        _checking.reset(token)
+
+
+def checking() -> bool:
+    return _checking.get()
+
+
+def check_values(
+    who: str, updates: Any, old: dict[str, Any], new: dict[str, Any], nonnegative: tuple[str, ...]
+) -> None:
+    """checkify's checks: everything finite, the named statistics not negative, the counter rising."""
+    step = cast(Array, new.get("count", jnp.int32(-1)))
+    at_step = f"gradtx.{who}, step {{step}}: " if "count" in new else f"gradtx.{who}: "
+    known = {"step": step} if "count" in new else {}
+    for what, value in (("updates", updates), *((f"state {field!r}", new[field]) for field in new if field != "count")):
+        for path, leaf in tree.named_leaves(value):
+            if jnp.issubdtype(leaf.dtype, jnp.inexact):
+                bad = jnp.sum(~jnp.isfinite(leaf))
+                checkify.check(bad == 0, at_step + f"{what} at {_braces(path)}: {{bad}} of {leaf.size} elements not finite", bad=bad, **known)
+    for field in nonnegative:
+        for path, leaf in tree.named_leaves(new[field]):
+            least = jnp.min(leaf, initial=0.0)
+            checkify.check(least >= 0, at_step + f"state {field!r} at {_braces(path)}: negative value {{least}}", least=least, **known)
+    if "count" in new:
+        counts = {"before": cast(Array, old["count"]), "after": step}
+        # The counter stays at the largest int32 once it is there.
+        rising = (counts["after"] > counts["before"]) | (counts["before"] == jnp.iinfo(jnp.int32).max)
+        rising = rising & (counts["before"] >= 0)
+        checkify.check(rising, f"gradtx.{who}: the counter went from {{before}} to {{after}}", **counts)
+
+
+def _braces(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")

@@ -1,0 +1,40 @@
+"""Value checks in the running program, on request."""
+
+from typing import Any
+
+from gradtx.core import check
+from gradtx.core.transform import Params, Rule, State, Transform, Updates, transform
+
+
+@transform
+def checked(inner: Transform) -> Rule:
+    """Runs `inner` and checks its values: everything finite, second moments not negative, counters rising.
+
+    Under jit the checks must be lifted out by checkify, in one line: `error, (updates, state) =
+    jax.jit(checkify.checkify(tx.update))(grads, state, params)`, then `error.throw()`. Without it JAX refuses to compile the
+    function and says that a check was not functionalized. Outside jit a failed check raises at once.
+
+    Args:
+      inner: any transform. A message names the transform in it, the field, the leaf's path and the step.
+
+    State: `{"checked": {"inner": inner's state}}`. A transform that is not wrapped pays nothing.
+
+    >>> import gradtx, jax, jax.numpy as jnp
+    >>> from jax.experimental import checkify
+    >>> tx = gradtx.checked(gradtx.adam(1e-3))
+    >>> params = {"w": jnp.zeros(2)}
+    >>> update = jax.jit(checkify.checkify(tx.update))
+    >>> error, _ = update({"w": jnp.array([1.0, jnp.nan])}, tx.init(params), params)
+    >>> print(error.get().splitlines()[0])
+    gradtx.scale_by_momentum, step 1: updates at ['w']: 1 of 2 elements not finite (`check` failed)
+    """
+
+    def init(params: Params) -> State:
+        return {"inner": inner.init(params)}
+
+    def update(updates: Updates, state: State, params: Params = None, **extra: Any) -> tuple[Updates, State]:
+        with check.value_checks():
+            updates, inner_state = inner.update(updates, state["inner"], params, **extra)
+        return updates, {"inner": inner_state}
+
+    return Rule(init=init, update=update)

@@ -1,0 +1,254 @@
+"""The two compositions: `a >> b`, one after another, and `a + b`, side by side.
+
+In `a >> b`, b reads what a wrote. In `a + b` the effects are applied left to right as well, but a scaling is measured on the
+gradient that came in, not on what the left made of it:
+
+    >>> import gradtx
+    >>> gradtx.scale_by_momentum(0.9) + gradtx.scale_by_rms(0.999) >> gradtx.scale_by_learning_rate(1e-3)       # Adam
+    scale_by_momentum(decay=0.9) + scale_by_rms(decay=0.999, eps=1e-08) >> scale_by_learning_rate(learning_rate=0.001)
+    >>> gradtx.scale_by_rms(0.9) >> gradtx.scale_by_momentum(0.9, form="sum")                  # RMSProp with momentum
+    scale_by_rms(decay=0.9, eps=1e-08) >> scale_by_momentum(decay=0.9, form='sum')
+
+That gradient travels as the keyword `observed`: a transform that divides by a measure of past gradients names it. Both
+compositions are associative, and `identity()` is neutral in both.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+from gradtx.core import record
+from gradtx.core.foreign import as_transform
+from gradtx.core.transform import Params, Rule, State, Transform, Updates, transform, widest
+
+
+class Composition(Transform):
+    """Several transforms as one."""
+
+    __slots__ = ()
+    symbol = ""
+
+    stages: tuple[Transform, ...]
+    """The transforms it is made of (its argument)."""
+
+    def _probe(self) -> None:
+        return None
+
+    def _rebuilt(self, arguments: dict[str, Any]) -> Transform:
+        return self.factory(*arguments["stages"])
+
+    def expand(self, *, deep: bool = False) -> Transform:
+        return self.factory(*(stage.expand(deep=deep) for stage in self.stages))
+
+    def __repr__(self) -> str:
+        inside = [f"({s!r})" if isinstance(s, Chain) else repr(s) for s in self.stages]
+        return f" {self.symbol} ".join(inside)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return tuple(name for stage in self.stages for name in stage.slots)
+
+    @property
+    def extra_args(self) -> frozenset[str]:
+        return frozenset[str]().union(*(stage.extra_args for stage in self.stages))
+
+    @property
+    def _required_extra(self) -> frozenset[str]:
+        return frozenset[str]().union(*(stage._required_extra for stage in self.stages))
+
+    @property
+    def needs_params(self) -> bool:
+        return any(stage.needs_params for stage in self.stages)
+
+    @property
+    def observable(self) -> bool:
+        return all(stage.observable for stage in self.stages)
+
+    @property
+    def reads(self) -> Literal["element", "leaf", "tree"]:
+        return widest([stage.reads for stage in self.stages])
+
+    @property
+    def random(self) -> bool:
+        return any(stage.random for stage in self.stages)
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        return {key: stage.rules[own] for stage, keys in self._layout() for own, key in keys if own in stage.rules}
+
+    def _layout(self) -> list[tuple[Transform, list[tuple[str, str]]]]:
+        """Each stage with its entries in the state: (the name it gives itself, its name in the composition)."""
+        names = iter(_numbered(self.slots))
+        return [(stage, [(own, next(names)) for own in _numbered(stage.slots)]) for stage in self.stages]
+
+    def _init(self, params: Params) -> State:
+        state: State = {}
+        for stage, keys in self._layout():
+            own = stage._init(params)
+            state |= {key: own[name] for name, key in keys}
+        return state
+
+    def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
+        new: State = {}
+        extras = self._extras(updates, extra)
+        for stage, keys in self._layout():
+            updates, own = stage._step(updates, {name: state[key] for name, key in keys}, params, next(extras))
+            new |= {key: own[name] for name, key in keys}
+        return updates, new
+
+    def _extras(self, updates: Updates, extra: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+
+class Chain(Composition):
+    """One after another: each reads what the one before wrote."""
+
+    __slots__ = ()
+    symbol = ">>"
+
+    @property
+    def observable(self) -> bool:
+        return self.stages[0].observable
+
+    def _extras(self, updates: Updates, extra: dict[str, Any]) -> Any:
+        yield extra  # the first stage may be told what to measure; the others measure what flows
+        extra = {name: value for name, value in extra.items() if name != "observed"}
+        while True:
+            yield extra
+
+
+class Join(Composition):
+    """Side by side: each scaling is measured on the gradient that came in."""
+
+    __slots__ = ()
+    symbol = "+"
+
+    @property
+    def observable(self) -> bool:
+        return self.stages[0].observable
+
+    def _extras(self, updates: Updates, extra: dict[str, Any]) -> Any:
+        extra = {"observed": updates} | extra
+        while True:
+            yield extra
+
+
+def _numbered(names: tuple[str, ...]) -> list[str]:
+    """The names, with `_2`, `_3` ... behind those that came before."""
+    seen: dict[str, int] = {}
+    numbered: list[str] = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        numbered.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return numbered
+
+
+def _is_identity(stage: Transform) -> bool:
+    expanded = stage.expand(deep=True)
+    return expanded.name == "identity"
+
+
+def _flat(kind: type[Composition], stages: tuple[Transform, ...]) -> list[Transform]:
+    """The stages, those of the same kind of composition opened, those that do nothing dropped."""
+    flat: list[Transform] = []
+    for stage in stages:
+        flat.extend(stage.stages if isinstance(stage, kind) else [stage])
+    return [stage for stage in flat if not _is_identity(stage)]
+
+
+def _composition(kind: type[Composition], body: Callable[..., Transform]) -> Callable[..., Transform]:
+    """The factory of a composition. It may return less than a composition: the one stage that is left, or identity()."""
+    node = record.define(kind, body)
+
+    @functools.wraps(body)
+    def compose(*stages: Any) -> Transform:
+        who = f"gradtx.{body.__name__}"
+        if not stages:
+            raise TypeError(f"{who}: got no transforms; pass at least one, or use identity() for one that does nothing.")
+        given = [as_transform(stage, f"{who}: stage {index}") for index, stage in enumerate(stages)]
+        flat = _flat(kind, tuple(given))
+        if kind is Join:
+            for stage in flat[1:]:
+                _refuse_unobservable(stage)
+        if len(flat) < 2:
+            return flat[0] if flat else identity()
+        return node._from_arguments({"stages": tuple(flat)})
+
+    return record.enter(node, compose)
+
+
+def _refuse_unobservable(stage: Transform) -> None:
+    if not stage.observable:
+        raise TypeError(
+            f"gradtx.join: {stage!r} cannot stand right of +: it cannot be told to measure the gradient that came in. Put it "
+            "first, or use >> if it is to read what the transforms before it wrote."
+        )
+
+
+def _chain(*stages: Transform) -> Transform:
+    """`a >> b`: one after another; each transform reads what the one before it wrote.
+
+    Args:
+      stages: transforms, or any objects with `init` and `update` (optax's). Chains among them are opened, and stages that do
+        nothing are dropped, so the composition is associative and `identity()` is neutral.
+
+    State: one flat dict, an entry for each elementary transform that has a state, in order; a repeated name gets `_2`.
+
+    Errors: TypeError for no stages, a list, or a factory that was not called.
+
+    >>> import gradtx
+    >>> gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.adam(1e-3))
+    clip_by_global_norm(max_norm=1.0) >> adam(learning_rate=0.001, b1=0.9, b2=0.999, eps=1e-08)
+    """
+    return cast(Any, stages)
+
+
+def _join(*stages: Transform) -> Transform:
+    """`a + b`: side by side; effects are applied left to right, each scaling is measured on the gradient that came in.
+
+    Args:
+      stages: transforms. What cannot be told which gradient to measure (optax's objects, wrappers that decide when others
+        run) may only stand first.
+
+    State and errors: as `chain`; also TypeError for such a transform anywhere but first.
+
+    >>> import gradtx
+    >>> gradtx.join(gradtx.scale_by_momentum(0.9), gradtx.scale_by_rms(0.999)) == gradtx.scale_by_adam(0.9, 0.999).expand()
+    True
+    """
+    return cast(Any, stages)
+
+
+_chain.__name__ = _chain.__qualname__ = "chain"
+_join.__name__ = _join.__qualname__ = "join"
+chain = _composition(Chain, _chain)
+join = _composition(Join, _join)
+
+
+@transform
+def identity() -> Rule:
+    """Leaves the updates as they are; neutral in both compositions.
+
+    >>> import gradtx
+    >>> gradtx.identity() >> gradtx.clip(1.0) == gradtx.clip(1.0)
+    True
+    """
+    return Rule(update=lambda updates, state: (updates, state))
+
+
+@transform
+def stateless(f: Callable[[Updates, Params], Updates]) -> Rule:
+    """A transform without memory from a function of the updates and the params.
+
+    Args:
+      f: `f(updates, params) -> updates`; params are None where update was given none. It is called under JAX's standard dtype
+        promotion rules, and the result is cast to the dtype of the updates.
+
+    State: none. Extra arguments: none.
+
+    >>> import gradtx, jax, jax.numpy as jnp
+    >>> halve = gradtx.stateless(lambda updates, params: jax.tree.map(lambda u: u / 2, updates))
+    >>> halve.update({"w": jnp.ones(2)}, halve.init({"w": jnp.zeros(2)}))
+    ({'w': Array([0.5, 0.5], dtype=float32)}, {})
+    """
+    return Rule(update=lambda updates, state, params=None: (f(updates, params), state), reads="tree")

@@ -1,0 +1,140 @@
+"""Objects with `init` and `update` from elsewhere, optax's for example, among gradtx's transforms, and the way back."""
+
+import inspect
+from typing import Any, cast
+
+import jax
+
+from gradtx import tree
+from gradtx.core import record
+from gradtx.core.annotations import Kind
+from gradtx.core.schedule import blame
+from gradtx.core.transform import Params, State, Transform, Updates
+
+
+class Foreign(Transform):
+    """An object with `init` and `update` from elsewhere."""
+
+    __slots__ = ()
+
+    def _probe(self) -> None:
+        _check_pair(self._arguments["object"], self._who())
+
+    def expand(self, *, deep: bool = False) -> Transform:
+        return self
+
+    @property
+    def _title(self) -> str:
+        """The name of what made it: the function in which an optax pair's init was defined, else the type."""
+        pair = self._arguments["object"]
+        made_in, is_local, _ = getattr(pair.init, "__qualname__", "").partition(".<locals>")
+        return made_in if is_local else type(pair).__name__
+
+    def __repr__(self) -> str:
+        return f"<foreign {self._title}>"
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return (self._title,)
+
+    @property
+    def extra_args(self) -> frozenset[str]:
+        parameters = inspect.signature(self._arguments["object"].update).parameters.values()
+        named = (p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        return frozenset(named).union(self._arguments["accepts"])
+
+    @property
+    def _required_extra(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def needs_params(self) -> bool:
+        return False  # it cannot be asked; it will say so itself
+
+    @property
+    def observable(self) -> bool:
+        return False
+
+    @property
+    def reads(self) -> Any:
+        return "tree"
+
+    @property
+    def random(self) -> bool:
+        return False
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        return {}
+
+    def _init(self, params: Params) -> State:
+        return {self._title: self._arguments["object"].init(params)}
+
+    def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
+        known = {name: value for name, value in extra.items() if name in self.extra_args}
+        with jax.named_scope(self._title), blame(f"foreign.update ({self._title})"):
+            result, new = self._arguments["object"].update(updates, state[self._title], params, **known)
+            return tree.cast_like(result, updates), {self._title: tree.cast_like(new, state[self._title])}
+
+
+def _foreign(object: Any, *, accepts: tuple[str, ...] = ()) -> Transform:  # noqa: A002 - any object at all
+    """Any object with `init` and `update` as a transform; compositions and wrappers apply it by themselves.
+
+    Args:
+      object: has `init(params)` and `update(updates, state, params)`. Compared by its own equality.
+      accepts: extra arguments to pass on that its signature does not name (optax.chain takes any).
+
+    Its state is kept as it is, under the name of the function that made it. It cannot be told which gradient to measure, so in
+    `a + b` it may only stand first. Called here, not translated: it computes in the precision it is given.
+    """
+    raise NotImplementedError  # a record only: Foreign says what it does
+
+
+_foreign.__name__ = _foreign.__qualname__ = "foreign"
+foreign = record.factory_of(record.define(Foreign, _foreign))
+
+
+def _check_pair(value: Any, where: str) -> None:
+    if record.is_factory(value):
+        raise TypeError(f"{where} is the factory gradtx.{value.node.name} itself; call it: {value.node.name}(...).")
+    if isinstance(value, (list, tuple)) and not hasattr(cast(Any, value), "update"):
+        raise TypeError(f"{where} is a {type(cast(Any, value)).__name__}; pass the transforms themselves: chain(*transforms).")
+    if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
+        raise TypeError(
+            f"{where} is {value!r} of type {type(value).__name__}; allowed: a transform (anything with init and update)."
+        )
+
+
+def as_transform(value: Any, where: str) -> Transform:
+    """A transform as it is; any other object with init and update recorded as `foreign`; anything else refused."""
+    if isinstance(value, Transform):
+        return value
+    _check_pair(value, where)
+    return foreign(value)
+
+
+record.enter_coercion(Kind.TRANSFORM, as_transform)
+
+
+def to_optax(tx: Transform) -> Any:
+    """The transform as optax's own `GradientTransformationExtraArgs`; needs optax installed.
+
+    A gradtx transform works unmodified in optax.chain, TrainState and nnx.Optimizer. Two cases need this function:
+    extra arguments (`value=...`) through optax.chain, and array hyperparameters in nnx.Optimizer. Extra arguments that the
+    transform does not accept are dropped, as optax expects.
+
+    >>> import gradtx
+    >>> type(gradtx.to_optax(gradtx.adam(1e-3))).__name__
+    'GradientTransformationExtraArgs'
+    """
+    if not isinstance(cast(Any, tx), Transform):
+        raise TypeError(f"gradtx.to_optax: got {tx!r}; allowed: a gradtx transform.")
+    try:
+        import optax
+    except ImportError as error:
+        raise ImportError("gradtx.to_optax needs optax: pip install optax.") from error
+
+    def update(updates: Updates, state: State, params: Params = None, **extra: Any) -> tuple[Updates, State]:
+        return tx.update(updates, state, params, **{name: v for name, v in extra.items() if name in tx.extra_args})
+
+    return cast(Any, optax).GradientTransformationExtraArgs(tx.init, update)

@@ -1,0 +1,462 @@
+"""The recorded value: what transforms and schedules have in common.
+
+A call of a decorated factory records its arguments in a node of a type generated for that factory. The node is a pytree:
+hyperparameters, transforms and schedules are its children, everything else is its structure. It never runs the author's
+code when JAX takes it apart and puts it together again.
+"""
+
+import functools
+import inspect
+import struct
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NoReturn, Self, TypeVar, cast
+
+import jax
+import numpy as np
+
+from gradtx.core.annotations import Kind, Parameter, as_hyper, as_static, parameters_of, suggestion
+
+_registry: dict[str, Callable[..., Any]] = {}
+
+registry: Mapping[str, Callable[..., Any]] = types.MappingProxyType(_registry)
+"""Every recorded factory by name: the methods, their parts, and your own."""
+
+
+class ArgumentKey:
+    """The key of an argument in a pytree path, printed `.b1`."""
+
+    def __init__(self, key: str):
+        self.key = self.name = key
+
+    def __str__(self) -> str:
+        return f".{self.key}"
+
+    def __repr__(self) -> str:
+        return f"ArgumentKey({self.key!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ArgumentKey) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+class Static:
+    """A static argument in a treedef: compared and hashed by value, also where the value itself cannot be."""
+
+    __slots__ = ("key", "value")
+
+    def __init__(self, value: Any):
+        self.value = value
+        self.key = freeze(value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Static) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+class Recorded:
+    """A call of a factory, as a value."""
+
+    __slots__ = ("__weakref__", "_arguments", "_cache")
+
+    _kind: ClassVar[Kind]
+    name: ClassVar[str]
+    """The name of the factory."""
+    factory: ClassVar[Callable[..., Any]]
+    _parameters: ClassVar[tuple[Parameter, ...]]
+    _signature: ClassVar[inspect.Signature]
+    _body: ClassVar[Callable[..., Any]]
+
+    _arguments: dict[str, Any]
+    _cache: dict[str, Any]
+
+    @classmethod
+    def _from_arguments(cls, arguments: dict[str, Any]) -> Self:
+        node = object.__new__(cls)
+        object.__setattr__(node, "_arguments", arguments)
+        object.__setattr__(node, "_cache", {})
+        return node
+
+    @classmethod
+    def _from_call(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
+        try:
+            bound = cls._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            known = [parameter.name for parameter in cls._parameters]
+            unknown = [name for name in kwargs if name not in known]
+            hint = suggestion(unknown[0], known) if unknown else ""
+            raise TypeError(f"{cls._who()}: {error}.{hint} Its arguments: {', '.join(known)}.") from None
+        bound.apply_defaults()
+        return cls._checked({p.name: cls._normalize(p, bound.arguments[p.name]) for p in cls._parameters})
+
+    @classmethod
+    def _checked(cls, arguments: dict[str, Any]) -> Self:
+        """A node of normalized arguments whose body has run once, so that every error comes at the call."""
+        node = cls._from_arguments(arguments)
+        node._probe()
+        return node
+
+    def _probe(self) -> None:
+        raise NotImplementedError  # each family says how its body is run
+
+    @classmethod
+    def _normalize(cls, parameter: Parameter, value: Any) -> Any:
+        if value is None and parameter.optional:
+            return None
+        if parameter.container is None:
+            return cls._normalize_one(parameter, value)
+        if parameter.container is dict:
+            if not isinstance(value, Mapping):
+                raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; allowed: a dict.")
+            items = cast(Mapping[Any, Any], value).items()
+            return {key: cls._normalize_one(parameter, item) for key, item in items}
+        if not isinstance(value, (tuple, list)):
+            raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; allowed: a tuple or list.")
+        return tuple(cls._normalize_one(parameter, item) for item in cast(tuple[Any, ...], value))
+
+    @classmethod
+    def _normalize_one(cls, parameter: Parameter, value: Any) -> Any:
+        if parameter.kind is Kind.STATIC:
+            return as_static(value, parameter, cls._who())
+        if parameter.kind is not Kind.HYPER or isinstance(value, Recorded) or callable(value):
+            kind = Kind.SCHEDULE if parameter.kind is Kind.HYPER else parameter.kind
+            return coerce(kind, value, f"{cls._who()}: {parameter.name}")
+        return as_hyper(value, parameter, cls._who())
+
+    @classmethod
+    def _who(cls) -> str:
+        return f"gradtx.{cls.name}"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the call, by name (a copy)."""
+        return dict(self._arguments)
+
+    def _call(self, arguments: Mapping[str, Any]) -> Any:
+        """Run the author's body with these arguments."""
+        positional: list[Any] = []
+        keywords: dict[str, Any] = {}
+        for parameter in self._parameters:
+            if parameter.variadic:
+                positional.extend(arguments[parameter.name])
+            elif parameter.keyword_only:
+                keywords[parameter.name] = arguments[parameter.name]
+            else:
+                positional.append(arguments[parameter.name])
+        return type(self)._body(*positional, **keywords)
+
+    # Reading and changing ---------------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name in self._arguments:
+            return self._arguments[name]
+        owners = self._owners(name)
+        if len(owners) == 1:
+            return getattr(owners[0][1], name)
+        raise AttributeError(self._not_one(name, owners))
+
+    def replace(self, **changes: Any) -> Self:
+        """The same value with some arguments changed, checked like a new call.
+
+        An argument that is not this value's own is looked for in the transforms it contains, and must be found in exactly
+        one of them: `(clip(1.0) >> adam(1e-3)).replace(learning_rate=3e-4)`.
+        """
+        arguments = dict(self._arguments)
+        parameters = {parameter.name: parameter for parameter in self._parameters}
+        for name, value in changes.items():
+            if name in parameters:
+                arguments[name] = self._normalize(parameters[name], value)
+                continue
+            owners = self._owners(name, arguments)
+            if len(owners) != 1:
+                raise TypeError(self._not_one(name, owners))
+            path, owner = owners[0]
+            arguments = _set_in(arguments, path, owner.replace(**{name: value}))
+        return cast(Self, self._rebuilt(arguments))
+
+    def _rebuilt(self, arguments: dict[str, Any]) -> "Recorded":
+        return self._checked(arguments)
+
+    def _owners(self, name: str, arguments: dict[str, Any] | None = None) -> "list[tuple[tuple[Any, ...], Recorded]]":
+        """The recorded children, with their places, in which an argument of this name is to be found."""
+        found: list[tuple[tuple[Any, ...], Recorded]] = []
+        for place, child in children(self._arguments if arguments is None else arguments):
+            if child._kind is Kind.TRANSFORM and (name in child._arguments or child._owners(name)):
+                found.append((place, child))
+        return found
+
+    def _not_one(self, name: str, owners: "list[tuple[tuple[Any, ...], Recorded]]") -> str:
+        if owners:
+            names = ", ".join(child.name for _, child in owners)
+            return f"{self._who()}: {name!r} is an argument of several of its transforms ({names}); name one by building it anew."
+        own = [parameter.name for parameter in self._parameters]
+        return f"{self._who()} has no argument {name!r}.{suggestion(name, own)} Its arguments: {', '.join(own) or 'none'}."
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise AttributeError(f"{self._who()} is a value and cannot be changed; use .replace({name}=...) to get a new one.")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{self._who()} is a value and cannot be changed.")
+
+    # Equality, hash, copies -------------------------------------------------------------------------------------------
+
+    def _identity(self) -> Any:
+        if "identity" not in self._cache:
+            self._cache["identity"] = tuple(freeze(value) for value in self._arguments.values())
+        return self._cache["identity"]
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._identity() == cast(Recorded, other)._identity()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._identity()))
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # a value: its copy is itself
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self).factory, self._arguments)
+
+    # Words ------------------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        shown: list[str] = []
+        for parameter in self._parameters:
+            value = self._arguments[parameter.name]
+            if parameter.variadic:
+                shown.extend(_show(item) for item in value)
+            elif not (parameter.keyword_only and freeze(value) == freeze(parameter.default)):
+                shown.append(f"{parameter.name}={_show(value)}")
+        return f"{self.name}({', '.join(shown)})"
+
+    def to_config(self) -> dict[str, Any]:
+        """The call as JSON: `{"name": ..., "arguments": {...}}`, to be read by `from_config`."""
+        arguments = {p.name: _encode(self._arguments[p.name], f"{self._who()}: {p.name}") for p in self._parameters}
+        return {"name": self.name, "arguments": arguments}
+
+
+R = TypeVar("R", bound=Recorded)
+
+
+def define(base: type[R], body: Callable[..., Any]) -> type[R]:
+    """Generate the node type of a factory and make it known to JAX."""
+    name = body.__name__
+    reserved = {n for n in dir(base) if not n.startswith("_")}
+    members = {
+        "__slots__": (),
+        "__module__": body.__module__,
+        "__doc__": body.__doc__,
+        "name": name,
+        "_body": staticmethod(body),
+        "_parameters": parameters_of(body, reserved),
+        "_signature": inspect.signature(body),
+    }
+    node = cast(type[R], types.new_class(name, (base,), exec_body=lambda namespace: namespace.update(members)))
+    children = [parameter.name for parameter in node._parameters if parameter.is_child]
+    statics = [parameter.name for parameter in node._parameters if not parameter.is_child]
+    keys = [ArgumentKey(child) for child in children]
+
+    def flatten(node: R) -> tuple[tuple[Any, ...], tuple[Static, ...]]:
+        arguments = node._arguments
+        if "statics" not in node._cache:
+            node._cache["statics"] = tuple(Static(arguments[name]) for name in statics)
+        return tuple(arguments[name] for name in children), node._cache["statics"]
+
+    def flatten_with_keys(node: R) -> tuple[tuple[tuple[ArgumentKey, Any], ...], tuple[Static, ...]]:
+        values, aux = flatten(node)
+        return tuple(zip(keys, values, strict=True)), aux
+
+    def unflatten(aux: tuple[Static, ...], values: tuple[Any, ...]) -> R:
+        arguments = dict(zip(children, values, strict=True)) | {n: s.value for n, s in zip(statics, aux, strict=True)}
+        return node._from_arguments({p.name: arguments[p.name] for p in node._parameters})
+
+    jax.tree_util.register_pytree_with_keys(node, flatten_with_keys, unflatten, flatten)
+    return node
+
+
+def factory_of(node: type[R]) -> Callable[..., R]:
+    """The function that users call: it records its arguments in a node."""
+
+    @functools.wraps(node._body)
+    def factory(*args: Any, **kwargs: Any) -> R:
+        return node._from_call(args, kwargs)
+
+    return enter(node, factory)
+
+
+def enter(node: type[R], factory: Callable[..., Any]) -> Callable[..., Any]:
+    """Enter a factory in the registry under the name of its node."""
+    cast(Any, factory).node = node
+    known = _registry.get(node.name)
+    if known is not None and known.__module__ != factory.__module__:
+        raise ValueError(
+            f"{factory.__module__}: a factory called {node.name!r} is already defined in {known.__module__}; names are how "
+            "configurations and checkpoints find a transform, so choose another."
+        )
+    node.factory = staticmethod(factory)
+    _registry[node.name] = factory
+    return factory
+
+
+def is_factory(value: Any) -> bool:
+    """Whether this is a factory that was passed without being called."""
+    return isinstance(getattr(value, "node", None), type) and issubclass(value.node, Recorded)
+
+
+def from_config(config: Mapping[str, Any]) -> Any:
+    """Rebuild a transform or schedule from `to_config()`'s JSON.
+
+    >>> import gradtx
+    >>> gradtx.from_config(gradtx.adam(1e-3).to_config()) == gradtx.adam(1e-3)
+    True
+    """
+    if not isinstance(config, Mapping) or set(config) != {"name", "arguments"}:
+        raise ValueError(f"gradtx.from_config: got {config!r}; allowed: a dict with the keys 'name' and 'arguments'.")
+    name = config["name"]
+    if name not in _registry:
+        raise ValueError(
+            f"gradtx.from_config: no transform or schedule is called {name!r}.{suggestion(str(name), _registry)} "
+            "Import the module that defines it first."
+        )
+    node = cast(type[Recorded], cast(Any, _registry[name]).node)
+    positional: list[Any] = []
+    keywords = {key: _decode(value) for key, value in config["arguments"].items()}
+    if any(_has_batch(value) for value in keywords.values()):  # a sweep: built under vmap, so not by a call
+        return node._from_arguments({p.name: keywords[p.name] for p in node._parameters})
+    for parameter in node._parameters:
+        if parameter.variadic:
+            positional.extend(keywords.pop(parameter.name))
+    return _registry[name](*positional, **keywords)
+
+
+def _restore(factory: Any, arguments: dict[str, Any]) -> Recorded:
+    """Unpickle: the arguments were checked when the value was first built."""
+    return factory.node._from_arguments(arguments)
+
+
+_coercions: dict[Kind, Callable[[Any, str], Recorded]] = {}
+
+
+def enter_coercion(kind: Kind, coercion: Callable[[Any, str], Recorded]) -> None:
+    """Say how a value becomes a schedule or a transform; each family enters its own."""
+    _coercions[kind] = coercion
+
+
+def coerce(kind: Kind, value: Any, where: str) -> Recorded:
+    """The value as a schedule or transform, or a refusal that says `where`."""
+    return _coercions[kind](value, where)
+
+
+def freeze(value: Any) -> Any:
+    """A hashable key: floats by bits, arrays by identity, containers by value, NumPy arrays by content."""
+    if isinstance(value, Recorded):
+        return value
+    if isinstance(value, float):
+        return ("float", struct.pack("d", value))
+    if isinstance(value, (jax.Array, jax.core.Tracer)):
+        return ("array", id(value))
+    if isinstance(value, np.ndarray):
+        return ("ndarray", value.shape, str(value.dtype), value.tobytes())
+    if isinstance(value, Mapping):
+        items = cast(Mapping[Any, Any], value).items()
+        return ("mapping", tuple(sorted(((repr(key), freeze(item)) for key, item in items), key=lambda pair: pair[0])))
+    if isinstance(value, (tuple, list)):
+        return ("sequence", tuple(freeze(item) for item in cast(tuple[Any, ...], value)))
+    if isinstance(value, (bool, int)):
+        return (type(value).__name__, value)  # True is not 1
+    try:
+        hash(value)
+    except TypeError:
+        leaves, treedef = jax.tree.flatten(value)
+        if len(leaves) == 1 and leaves[0] is value:
+            return ("object", id(value))
+        return (treedef, tuple(freeze(leaf) for leaf in leaves))
+    return value
+
+
+def children(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], Recorded]]:
+    """The recorded values directly inside arguments, with their places."""
+    if isinstance(value, Recorded):
+        return [(place, value)]
+    found: list[tuple[tuple[Any, ...], Recorded]] = []
+    if isinstance(value, dict):
+        for key, item in cast(dict[Any, Any], value).items():
+            found.extend(children(item, (*place, key)))
+    elif isinstance(value, tuple):
+        for index, item in enumerate(cast(tuple[Any, ...], value)):
+            found.extend(children(item, (*place, index)))
+    return found
+
+
+def _set_in(container: Any, place: tuple[Any, ...], value: Any) -> Any:
+    """A copy of nested dicts and tuples with the item at `place` replaced."""
+    if not place:
+        return value
+    if isinstance(container, tuple):
+        items = list(cast(tuple[Any, ...], container))
+        items[place[0]] = _set_in(items[place[0]], place[1:], value)
+        return tuple(items)
+    return container | {place[0]: _set_in(container[place[0]], place[1:], value)}
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, jax.core.Tracer):
+        return f"<traced {value.dtype}{list(value.shape)}>"
+    if isinstance(value, jax.Array):
+        return f"array({float(value)!r})" if value.ndim == 0 else f"<{value.dtype}{list(value.shape)}>"
+    if isinstance(value, (tuple, list)):
+        items = [_show(item) for item in cast(tuple[Any, ...], value)]
+        return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_show(item)}" for key, item in cast(dict[Any, Any], value).items()) + "}"
+    if inspect.isroutine(value):
+        return value.__name__
+    return repr(value)
+
+
+def _encode(value: Any, where: str) -> Any:
+    """A recorded argument as JSON."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Recorded):
+        return value.to_config()
+    if isinstance(value, (tuple, list)):
+        return [_encode(item, where) for item in cast(tuple[Any, ...], value)]
+    if isinstance(value, dict):
+        items = cast(dict[Any, Any], value).items()
+        return {"dict": [[_encode(key, where), _encode(item, where)] for key, item in items]}
+    if isinstance(value, (jax.Array, np.ndarray)) and not isinstance(value, jax.core.Tracer):
+        return {"array": np.asarray(value).astype(np.float64).tolist(), "dtype": str(value.dtype)}
+    raise TypeError(
+        f"{where} is {value!r}, which JSON cannot hold. Give it as a recorded schedule or transform (see @schedule, "
+        "@transform), a number, a string, or a dict or tuple of these."
+    )
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_decode(item) for item in cast(list[Any], value))
+    if not isinstance(value, dict):
+        return value
+    fields = cast(dict[str, Any], value)
+    if set(fields) == {"dict"}:
+        return {_decode(key): _decode(item) for key, item in fields["dict"]}
+    if set(fields) == {"array", "dtype"}:
+        return jax.numpy.asarray(fields["array"], dtype=fields["dtype"])
+    return from_config(fields)
+
+
+def _has_batch(value: Any) -> bool:
+    return any(getattr(leaf, "ndim", 0) > 0 for leaf in jax.tree.leaves(value) if isinstance(leaf, jax.Array))

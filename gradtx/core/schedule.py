@@ -1,0 +1,144 @@
+"""Recorded schedules: a value that maps the number of updates already made to a number.
+
+An author writes the function of time and the decorator records the call:
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> @gradtx.schedule
+    ... def halving(init_value: gradtx.Positive, every: gradtx.PositiveInt) -> gradtx.Rate:
+    ...     return lambda count: init_value * 0.5 ** (count // every).astype(init_value.dtype)
+    >>> halving(0.1, every=10)
+    halving(init_value=0.1, every=10)
+    >>> halving(0.1, every=10)(20)
+    Array(0.025, dtype=float32)
+
+Its hyperparameters reach the function as arrays of the precision in which the schedule is used, `count` as an int32.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradtx.core import record
+from gradtx.core.annotations import Kind, Parameter
+from gradtx.core.record import Recorded
+
+P = ParamSpec("P")
+Rate = Callable[[Array], Any]
+"""What a schedule's body returns: a function of the count (int32), giving a number."""
+
+
+class Schedule(Recorded):
+    """A hyperparameter that depends on time. Call it with the number of updates already made."""
+
+    __slots__ = ()
+    _kind = Kind.SCHEDULE
+
+    def _probe(self) -> None:
+        numbers = {p.name: _placeholders(self._arguments[p.name]) if p.is_child else self._arguments[p.name] for p in self._parameters}
+        with blame(self.name):
+            rate = self._call(numbers)
+        if not callable(rate):
+            raise TypeError(f"{self._who()}: its body returned {rate!r}; a schedule's body returns a function of the count.")
+
+    def __call__(self, count: Any) -> Array:
+        """The value after `count` updates, in JAX's default float dtype."""
+        return self.at(count, jnp.result_type(float))
+
+    def at(self, count: Any, dtype: Any) -> Array:
+        """The value after `count` updates, computed in `dtype`."""
+        count = jnp.asarray(count)
+        if not jnp.issubdtype(count.dtype, jnp.integer):
+            raise TypeError(f"{self._who()}: the count is {count!r}; allowed: an integer, the number of updates already made.")
+        numbers = concrete_numbers(self, count, dtype)
+        with blame(self.name):
+            return jnp.asarray(self._call(numbers)(count.astype(jnp.int32))).astype(dtype)
+
+
+@contextlib.contextmanager
+def blame(where: str) -> Iterator[None]:
+    """Add to any error that passes through in which transform it happened."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in gradtx.{where}")
+        raise
+
+
+def concrete_numbers(node: Recorded, count: Any, dtype: Any) -> dict[str, Any]:
+    """The arguments as an author's body gets them: hyperparameters as numbers of `dtype`, schedules evaluated at `count`."""
+    return {p.name: _numbers(node, p, node._arguments[p.name], count, dtype) for p in node._parameters}
+
+
+def _numbers(node: Recorded, parameter: Parameter, value: Any, count: Any, dtype: Any) -> Any:
+    if parameter.kind is not Kind.HYPER or value is None:
+        return value
+    if isinstance(value, tuple):
+        return tuple(_numbers(node, parameter, item, count, dtype) for item in cast(tuple[Any, ...], value))
+    if isinstance(value, dict):
+        items = cast(dict[Any, Any], value).items()
+        return {key: _numbers(node, parameter, item, count, dtype) for key, item in items}
+    if isinstance(value, Schedule):
+        return value.at(count, dtype)
+    if isinstance(value, (float, int)):
+        number = np.dtype(dtype).type(value)
+        if float(number) not in parameter.interval:
+            raise ValueError(
+                f"gradtx.{node.name}: {parameter.name} is {value!r}, which rounds to {float(number)!r} in {np.dtype(dtype).name}; "
+                f"allowed: {parameter.interval}. Choose a value that {np.dtype(dtype).name} can tell from the limit, or use float64."
+            )
+        return number
+    if value.ndim > 0:
+        raise ValueError(
+            f"gradtx.{node.name}: {parameter.name} holds {value.shape[0]} values: this is a sweep of optimizers. Map over it: "
+            "jax.vmap(lambda tx: tx.init(params))(txs), and likewise for update."
+        )
+    return value.astype(dtype)
+
+
+def _placeholders(value: Any) -> Any:
+    """Numbers for the run of a body at the call, when neither dtype nor time are known."""
+
+    def placeholder(leaf: Any) -> Any:
+        return np.float32(1.0) if isinstance(leaf, Recorded) else (np.float32(leaf) if isinstance(leaf, float) else leaf)
+
+    return jax.tree.map(placeholder, value, is_leaf=lambda leaf: isinstance(leaf, Schedule))
+
+
+def schedule(body: Callable[P, Rate]) -> Callable[P, Schedule]:
+    """Make a recorded schedule of a function that returns a function of the count. See the module's example."""
+    return cast(Callable[P, Schedule], record.factory_of(record.define(Schedule, body)))
+
+
+@schedule
+def custom_schedule(function: Callable[[Any], Any]) -> Rate:
+    """Any function of the count as a schedule; plain functions are wrapped in this wherever a schedule is allowed.
+
+    >>> import gradtx
+    >>> gradtx.custom_schedule(lambda count: 0.1 / (1 + count))(3)
+    Array(0.025, dtype=float32)
+    """
+
+    def rate(count: Array) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return function(count)
+
+    return rate
+
+
+def as_schedule(value: Any, where: str) -> Schedule:
+    """A schedule as it is; a function of the count wrapped; anything else refused."""
+    if isinstance(value, Schedule):
+        return value
+    if record.is_factory(value):
+        raise TypeError(f"{where} is the factory gradtx.{value.node.name} itself; call it: {value.node.name}(...).")
+    if callable(value) and not isinstance(value, Recorded) and not isinstance(value, type):
+        return custom_schedule(value)
+    raise TypeError(f"{where} is {value!r}; allowed: a number or a schedule (a gradtx schedule, or a function of the count).")
+
+
+record.enter_coercion(Kind.SCHEDULE, as_schedule)

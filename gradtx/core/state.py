@@ -1,0 +1,61 @@
+"""Reading a state by name."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def find(state: Any, name: str) -> Any:
+    """The one entry of a state that is called `name`, however deep.
+
+    Args:
+      state: a transform's state.
+      name: a transform's name ("scale_by_rms"), a field's ("nu"), or a path's end ("scale_by_rms/nu") where a name is not unique.
+
+    Errors: KeyError if nothing, or more than one entry, has the name; it lists what there is.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> state = gradtx.adam(1e-3).init({"w": jnp.zeros(2)})
+    >>> gradtx.find(state, "nu")
+    {'w': Array([0., 0.], dtype=float32)}
+    """
+    wanted = name.split("/")
+    entries = list(_entries(state, ()))
+    found = [(path, value) for path, value in entries if list(path[-len(wanted) :]) == wanted]
+    if len(found) == 1:
+        return found[0][1]
+    paths = ["/".join(path) for path, _ in (found or entries)]
+    problem = f"several entries are called {name!r}" if found else f"no entry is called {name!r}"
+    raise KeyError(f"gradtx.find: {problem}. {'Name one of' if found else 'There are'}: {', '.join(paths)}.")
+
+
+def step_count(state: Any) -> Array:
+    """The number of updates that a state has seen: an int32 scalar, the largest of its counters (0 if it has none).
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> gradtx.step_count(gradtx.adam(1e-3).init({"w": jnp.zeros(2)}))
+    Array(0, dtype=int32)
+    """
+    count = jnp.zeros((), jnp.int32)
+    for path, value in _entries(state, ()):
+        if path[-1] == "count":
+            count = jnp.maximum(count, value)
+    return count
+
+
+def _entries(state: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All named entries of nested dicts, NamedTuples and tuples, outermost first; not those of the params' own trees."""
+    if isinstance(state, dict):
+        items = list(cast(dict[Any, Any], state).items())
+    elif isinstance(state, tuple) and hasattr(state, "_fields"):
+        items = list(zip(cast(Any, state)._fields, cast(Any, state), strict=True))
+    elif isinstance(state, tuple):
+        items = list(enumerate(cast(tuple[Any, ...], state)))
+    else:
+        return
+    for key, value in items:
+        yield (*path, str(key)), value
+    for key, value in items:
+        yield from _entries(value, (*path, str(key)))

@@ -1,0 +1,413 @@
+"""Recorded transforms: the pair (init, update) as a value, and the decorator that makes one of an author's closures.
+
+    >>> import gradtx
+    >>> from gradtx import tree
+    >>> @gradtx.transform
+    ... def scale_by_half_life(half_life: gradtx.Positive = 10.0) -> gradtx.Rule:
+    ...     def update(updates, state, *, count):
+    ...         weight = 0.5 ** (count.astype(half_life.dtype) / half_life)
+    ...         return tree.map(lambda u, weight: weight * u, updates, weight=weight), state
+    ...     return gradtx.Rule(update=update)
+    >>> tx = scale_by_half_life(5.0)
+    >>> tx
+    scale_by_half_life(half_life=5.0)
+
+The decorator owns what every transform needs alike: the recorded value, the counter, schedules, dtypes, checks, errors. A
+state is a dict with one entry for each elementary transform, whatever the nesting: `{"scale_by_rms": {"count": ..., "nu": ...},
+...}`; so a checkpoint is restored by name, and a transform put in front renames nothing.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, ParamSpec, cast, overload
+
+import jax
+import jax.numpy as jnp
+
+from gradtx import numerics, tree
+from gradtx.core import check, record
+from gradtx.core.annotations import Kind
+from gradtx.core.record import Recorded
+from gradtx.core.schedule import blame, concrete_numbers
+
+Updates = Any
+Params = Any
+State = dict[str, Any]
+P = ParamSpec("P")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What an author's body returns: the pure pair, and what code and tests may ask about it.
+
+    Args:
+      init: `init(params) -> dict of fields`; None for a transform that remembers nothing.
+      update: `update(updates, state, ...) -> (updates, state)`. It names what else it wants: `params` (positional, required
+        unless it has a default); keyword-only `observed` (the gradient to measure, see `join`), `count` (1 at the first update),
+        and any extra argument, required unless it has a default. `**extra` passes on whatever the transforms among the
+        factory's arguments accept.
+      reads: what the update of one element depends on: that "element" alone, its "leaf", or the whole "tree".
+      nonnegative: the fields of the state that are never negative.
+      random: whether the state holds a random key.
+      complex: whether complex leaves are handled; if not they are refused by name.
+      observable: False for what decides when others run, or cannot be told which gradient to measure; it may only stand first
+        in `a + b`.
+    """
+
+    init: Callable[[Params], State] | None = None
+    update: Callable[..., tuple[Updates, State]] = dataclasses.field(kw_only=True)
+    reads: Literal["element", "leaf", "tree"] = "element"
+    nonnegative: tuple[str, ...] = ()
+    random: bool = False
+    complex: bool = True
+    observable: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class _Wants:
+    """What an author's update names."""
+
+    params: bool
+    params_required: bool
+    observed: bool
+    count: bool
+    extra: frozenset[str]
+    extra_required: frozenset[str]
+    passes_on: bool
+
+
+@functools.lru_cache(maxsize=4096)
+def _wants(code: Any, defaults: int, keyword_defaults: frozenset[str]) -> _Wants:
+    names = code.co_varnames[: code.co_argcount]
+    keywords = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    extra = frozenset(keywords) - {"observed", "count"}
+    return _Wants(
+        params=len(names) > 2,
+        params_required=len(names) > 2 and defaults == 0,
+        observed="observed" in keywords,
+        count="count" in keywords,
+        extra=extra,
+        extra_required=extra - keyword_defaults,
+        passes_on=bool(code.co_flags & inspect.CO_VARKEYWORDS),
+    )
+
+
+def wants(rule: Rule) -> _Wants:
+    function = cast(Any, rule.update)
+    return _wants(function.__code__, len(function.__defaults__ or ()), frozenset(function.__kwdefaults__ or ()))
+
+
+class _Method:
+    """`tx.init` or `tx.update`: compared and hashed by tx, so that `jax.jit(tx.update)` knows a rebuilt optimizer."""
+
+    __slots__ = ("__name__", "__qualname__", "__weakref__", "_call", "_tx")
+
+    def __init__(self, tx: "Transform", name: str, call: Callable[..., Any]):
+        self._tx, self._call = tx, call
+        self.__name__, self.__qualname__ = name, f"{tx.name}.{name}"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(*args, **kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Method) and self.__name__ == other.__name__ and self._tx == other._tx
+
+    def __hash__(self) -> int:
+        return hash((self.__name__, self._tx))
+
+    def __repr__(self) -> str:
+        return f"{self._tx!r}.{self.__name__}"
+
+
+class Transform(Recorded):
+    """A gradient transform as a value. `init, update = tx` is the pure pair."""
+
+    __slots__ = ()
+    _kind = Kind.TRANSFORM
+
+    # The pair, as users call it ---------------------------------------------------------------------------------------
+
+    @property
+    def init(self) -> Callable[[Params], State]:
+        """`init(params) -> state`."""
+        return self._method("init", self._checked_init)
+
+    @property
+    def update(self) -> Callable[..., tuple[Updates, State]]:
+        """`update(updates, state, params=None, **extra_args) -> (updates, state)`."""
+        return self._method("update", self._checked_update)
+
+    def _method(self, name: str, call: Callable[..., Any]) -> Any:
+        if name not in self._cache:
+            self._cache[name] = _Method(self, name, call)
+        return self._cache[name]
+
+    def __iter__(self) -> Iterator[Callable[..., Any]]:
+        return iter((self.init, self.update))
+
+    def _checked_init(self, params: Params) -> State:
+        check.check_leaves(f"{self._who()}.init", "params", params)
+        return self._init(params)
+
+    def _checked_update(
+        self, updates: Updates, state: State, params: Params = None, **extra: Any
+    ) -> tuple[Updates, State]:
+        who = f"{self._who()}.update"
+        self._check_extra(who, extra)
+        if params is None and self.needs_params:
+            raise ValueError(f"{who}: params are missing; this optimizer needs them: tx.update(grads, state, params).")
+        key = check.struct_key(updates, state, params)
+        verified = self._cache.setdefault("verified", set())
+        if key not in verified:
+            self._check_trees(who, updates, state, params)
+            verified.add(key)
+        flowing, new_state = self._step(tree.to_compute_dtype(updates), state, params, extra)
+        return tree.cast_like(flowing, updates), new_state
+
+    def _check_extra(self, who: str, extra: dict[str, Any]) -> None:
+        accepted = self.extra_args | ({"observed"} if self.observable else frozenset())
+        for name in extra:
+            if name not in accepted:
+                known = f"It accepts: {', '.join(sorted(self.extra_args)) or 'none'}."
+                raise TypeError(f"{who}: unknown extra argument {name!r}.{record.suggestion(name, accepted)} {known}")
+        for name in sorted(self._required_extra - set(extra)):
+            raise TypeError(f"{who}: the extra argument {name!r} is missing; pass {name}=... to update.")
+
+    def _check_trees(self, who: str, updates: Updates, state: State, params: Params) -> None:
+        check.check_leaves(who, "updates", updates)
+        if params is not None:
+            check.check_leaves(who, "params", params)
+            check.check_alike(who, "updates", updates, "params", params)
+        like = updates if params is None else params
+        expected = jax.eval_shape(self._init, like)
+        check.check_state(who, state, expected, dtypes=params is not None)
+
+    # The operators ----------------------------------------------------------------------------------------------------
+
+    def __rshift__(self, other: Any) -> "Transform":
+        return record.registry["chain"](self, other)
+
+    def __rrshift__(self, other: Any) -> "Transform":
+        return record.registry["chain"](other, self)
+
+    def __add__(self, other: Any) -> "Transform":
+        return record.registry["join"](self, other)
+
+    def __radd__(self, other: Any) -> "Transform":
+        return record.registry["join"](other, self)
+
+    # What it is made of -----------------------------------------------------------------------------------------------
+
+    def expand(self, *, deep: bool = False) -> "Transform":
+        """What this transform is made of, one level down; with `deep=True`, down to the elementary ones."""
+        raise NotImplementedError
+
+    def _init(self, params: Params) -> State:
+        return self._expanded._init(params)
+
+    def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
+        """The update in the compute dtype, without the checks at the boundary."""
+        with jax.named_scope(self.name), blame(f"{self.name}.update"):
+            return self._expanded._step(updates, state, params, extra)
+
+    @property
+    def _expanded(self) -> "Transform":
+        return self.expand()
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The names of the elementary transforms in it that have a state, in order."""
+        return self._expanded.slots
+
+    @property
+    def extra_args(self) -> frozenset[str]:
+        """The extra keyword arguments that update accepts."""
+        return self._expanded.extra_args
+
+    @property
+    def _required_extra(self) -> frozenset[str]:
+        return self._expanded._required_extra
+
+    @property
+    def needs_params(self) -> bool:
+        """Whether update must be given the params."""
+        return self._expanded.needs_params
+
+    @property
+    def observable(self) -> bool:
+        """Whether it may stand anywhere in `a + b` (see `Rule`)."""
+        return self._expanded.observable
+
+    @property
+    def reads(self) -> Literal["element", "leaf", "tree"]:
+        """What the update of one element depends on: that "element" alone, its "leaf", or the whole "tree"."""
+        return self._expanded.reads
+
+    @property
+    def random(self) -> bool:
+        """Whether its state holds a random key."""
+        return self._expanded.random
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """The elementary rules in it that have a state, by the name of their entry in the state."""
+        return self._expanded.rules
+
+
+class Elementary(Transform):
+    """A transform whose body returns a Rule."""
+
+    __slots__ = ()
+
+    def _probe(self) -> None:
+        rule = self.rule
+        if not isinstance(cast(Any, rule), Rule):
+            raise TypeError(f"{self._who()}: its body returned {rule!r}, and is annotated to return a Rule.")
+
+    @property
+    def rule(self) -> Rule:
+        """The rule as the body gives it for these arguments (its numbers unconverted: for asking, not for running)."""
+        if "rule" in self._cache:
+            return self._cache["rule"]
+        with blame(self.name):
+            rule = self._call(self._arguments)
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self)):
+            self._cache["rule"] = rule
+        return rule
+
+    def expand(self, *, deep: bool = False) -> Transform:
+        return self
+
+    @property
+    def _inner(self) -> list[Transform]:
+        """The transforms among its arguments."""
+        return [cast(Transform, child) for _, child in record.children(self._arguments) if isinstance(child, Transform)]
+
+    @property
+    def _timed(self) -> bool:
+        return any(p.kind is Kind.HYPER for p in self._parameters) or wants(self.rule).count
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return (self.name,) if self._timed or self.rule.init is not None else ()
+
+    @property
+    def extra_args(self) -> frozenset[str]:
+        wanted = wants(self.rule)
+        passed_on = [inner.extra_args for inner in self._inner] if wanted.passes_on else []
+        return wanted.extra.union(*passed_on)
+
+    @property
+    def _required_extra(self) -> frozenset[str]:
+        wanted = wants(self.rule)
+        passed_on = [inner._required_extra for inner in self._inner] if wanted.passes_on else []
+        return wanted.extra_required.union(*passed_on)
+
+    @property
+    def needs_params(self) -> bool:
+        wanted = wants(self.rule)
+        return wanted.params_required or (wanted.params and any(inner.needs_params for inner in self._inner))
+
+    @property
+    def observable(self) -> bool:
+        return self.rule.observable and all(inner.observable for inner in self._inner)
+
+    @property
+    def reads(self) -> Literal["element", "leaf", "tree"]:
+        return widest([self.rule.reads, *(inner.reads for inner in self._inner)])
+
+    @property
+    def random(self) -> bool:
+        return self.rule.random or any(inner.random for inner in self._inner)
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        return {self.name: self.rule} if self.slots else {}
+
+    def _init(self, params: Params) -> State:
+        if not self.slots:
+            return {}
+        with jax.named_scope(self.name), blame(f"{self.name}.init"):
+            rule = cast(Rule, self._call(concrete_numbers(self, 0, tree.precision(params))))
+            if not rule.complex:
+                self._refuse_complex("init", params)
+            fields = {} if rule.init is None else rule.init(params)
+        if not isinstance(cast(Any, fields), dict) or "count" in fields:
+            raise TypeError(f"{self._who()}.init: returned {fields!r}; allowed: a dict of fields, none called 'count'.")
+        return {self.name: ({"count": jnp.zeros((), jnp.int32)} if self._timed else {}) | fields}
+
+    def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
+        own = state[self.name] if self.slots else {}
+        with jax.named_scope(self.name), blame(f"{self.name}.update"):
+            numbers = concrete_numbers(self, own.get("count", 0), tree.precision(updates, own, params))
+            rule = cast(Rule, self._call(numbers))
+            if not rule.complex:
+                self._refuse_complex("update", updates)
+            fields = {name: value for name, value in own.items() if name != "count"}
+            timed = {"count": numerics.saturating_increment(own["count"])} if "count" in own else {}
+            result, new_fields = rule.update(updates, fields, **self._named(rule, updates, params, extra, timed))
+            result = tree.cast_like(result, updates)
+            new = timed | tree.cast_like(new_fields, fields)
+            if check.checking():
+                check.check_values(self.name, result, own, new, rule.nonnegative)
+        return result, ({self.name: new} if self.slots else {})
+
+    def _named(self, rule: Rule, updates: Updates, params: Params, extra: dict[str, Any], timed: State) -> dict[str, Any]:
+        """The keyword arguments that the author's update names."""
+        wanted = wants(rule)
+        accepted = self.extra_args if wanted.passes_on else wanted.extra
+        named = {name: value for name, value in extra.items() if name in accepted}
+        if wanted.observed or (wanted.passes_on and self.observable and "observed" in extra):
+            named["observed"] = extra.get("observed", updates)
+        if wanted.count:
+            named |= timed
+        if wanted.params:
+            named["params"] = params
+        return named
+
+    def _refuse_complex(self, where: str, leaves: Any) -> None:
+        for path, leaf in tree.named_leaves(leaves):
+            if tree.is_complex(leaf):
+                raise TypeError(
+                    f"{self._who()}.{where}: the leaf at {path} is complex ({tree.dtype_of(leaf)}), and {self.name} is defined for "
+                    "real ones only; give the real and the imaginary part as two leaves."
+                )
+
+
+class Named(Transform):
+    """A transform whose body returns another transform."""
+
+    __slots__ = ()
+
+    def _probe(self) -> None:
+        self.expand()
+
+    def expand(self, *, deep: bool = False) -> Transform:
+        expanded = self._cache.get("expanded")
+        if expanded is None:
+            with blame(self.name):
+                expanded = cast(Transform, record.coerce(Kind.TRANSFORM, self._call(self._arguments), f"{self._who()}: its result"))
+            if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(expanded)):
+                self._cache["expanded"] = expanded
+        return expanded.expand(deep=True) if deep else expanded
+
+
+def widest(reads: list[Literal["element", "leaf", "tree"]]) -> Literal["element", "leaf", "tree"]:
+    """The widest of several reaches."""
+    order: tuple[Literal["element", "leaf", "tree"], ...] = ("element", "leaf", "tree")
+    return max(reads, key=order.index, default="element")
+
+
+@overload
+def transform(body: Callable[P, Rule]) -> Callable[P, Transform]: ...
+@overload
+def transform(body: Callable[P, Transform]) -> Callable[P, Transform]: ...
+def transform(body: Callable[..., Any]) -> Callable[..., Transform]:
+    """Make a recorded transform of a function that returns a `Rule` or another transform. See the module's example."""
+    returns = inspect.get_annotations(body, eval_str=True).get("return")
+    bases: dict[Any, type[Transform]] = {Rule: Elementary, Transform: Named}
+    if returns not in bases:
+        raise TypeError(f"{body.__name__}: its return annotation is {returns!r}; allowed: Rule or Transform.")
+    return record.factory_of(record.define(bases[returns], body))

@@ -1,0 +1,89 @@
+"""Hyperparameters kept in the state, for users whose optimizer is static."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradtx import tree
+from gradtx.core import record
+from gradtx.core.transform import Params, Rule, State, Transform, Updates, transform
+
+
+@transform
+def tunable(inner: Transform) -> Rule:
+    """Keeps the hyperparameters of `inner` in the state, where they can be changed without recompiling.
+
+    For a transform that is a static part of something compiled (a field of TrainState, nnx.Optimizer). Where you can pass the
+    transform to your jitted function as an argument, pass `tx.replace(learning_rate=...)` instead.
+
+    Args:
+      inner: any transform. Its hyperparameters are read at init; afterwards those in the state count.
+
+    State: `{"tunable": {"hyperparameters": {name: scalar}, "inner": inner's state}}`; change them with `tune`.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.tunable(gradtx.sgd(0.5))
+    >>> state = tx.init({"w": jnp.zeros(2)})
+    >>> state = gradtx.tune(state, learning_rate=0.1)
+    >>> updates, state = tx.update({"w": jnp.ones(2)}, state)
+    >>> updates
+    {'w': Array([-0.1, -0.1], dtype=float32)}
+    """
+
+    def init(params: Params) -> State:
+        dtype = tree.precision(params)
+        leaves = jax.tree_util.tree_leaves_with_path(inner)
+        hyperparameters = {_name(path): jnp.array(leaf, dtype=dtype, copy=True) for path, leaf in leaves}
+        return {"hyperparameters": hyperparameters, "inner": inner.init(params)}
+
+    def update(updates: Updates, state: State, params: Params = None, **extra: Any) -> tuple[Updates, State]:
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(inner)]
+        leaves = [state["hyperparameters"][_name(path)] for path in paths]
+        tx: Transform = jax.tree.unflatten(jax.tree.structure(inner), leaves)
+        updates, inner_state = tx.update(updates, state["inner"], params, **extra)
+        return updates, {"hyperparameters": state["hyperparameters"], "inner": inner_state}
+
+    return Rule(init=init, update=update)
+
+
+def tune(state: State, **values: Any) -> State:
+    """A copy of the state of a `tunable` transform with some hyperparameters changed, in the dtypes they have.
+
+    Args:
+      state: a state with one `tunable` in it, however deep.
+      values: numbers, by the hyperparameter's name.
+
+    Errors: KeyError for a state without `tunable` or an unknown name, ValueError for a number that is not finite.
+    """
+    if not _holds_hyperparameters(state):
+        raise KeyError("gradtx.tune: the state holds no hyperparameters; build the optimizer as gradtx.tunable(tx).")
+
+    def change(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        if "hyperparameters" not in node:
+            return {key: change(value) for key, value in node.items()}
+        known = dict(node["hyperparameters"])
+        for name, value in values.items():
+            if name not in known:
+                hint = record.suggestion(name, known)
+                raise KeyError(f"gradtx.tune: no hyperparameter is called {name!r}.{hint} There are: {', '.join(known)}.")
+            if isinstance(value, (str, bool)) or jnp.shape(value) != jnp.shape(known[name]):
+                raise TypeError(f"gradtx.tune: {name} is {value!r}; allowed: a number.")
+            if not isinstance(value, jax.core.Tracer) and not math.isfinite(float(value)):
+                raise ValueError(f"gradtx.tune: {name} is {value!r}; allowed: a finite number.")
+            known[name] = jnp.array(value, dtype=known[name].dtype, copy=True)
+        return node | {"hyperparameters": known}
+
+    return change(state)
+
+
+def _holds_hyperparameters(state: Any) -> bool:
+    return isinstance(state, dict) and ("hyperparameters" in state or any(map(_holds_hyperparameters, state.values())))
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """A hyperparameter's name: `learning_rate`, or `stages[0].decay` in a composition."""
+    return jax.tree_util.keystr(path).removeprefix(".")

@@ -1,0 +1,136 @@
+"""Directions: what past gradients say about where to go.
+
+One average or sum of gradients, read in different ways:
+
+- `scale_by_momentum(0.9, form="sum")`: the classical v = b v + g, a ball rolling down the cost with friction b.
+- `scale_by_momentum(0.9)`: the debiased average, Adam's direction.
+- with `nesterov=True`: the same, one step ahead; Nesterov's accelerated gradient, Nadam's direction.
+
+Consistent gradients add up and alternating ones cancel. The two forms differ by the factor 1 - b: `form="average"` with learning
+rate lr is `form="sum"` with lr (1 - b).
+"""
+
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from jax import Array
+
+from gradtx import averages, numerics, tree
+from gradtx.core.annotations import NonNegative, Unit
+from gradtx.core.transform import Rule, transform
+
+PyTree = Any
+
+
+@transform
+def scale_by_momentum(
+    decay: Unit = 0.9,
+    *,
+    form: Literal["debiased", "average", "sum"] = "debiased",
+    nesterov: bool = False,
+    dampening: Unit = 0.0,
+) -> Rule:
+    """Replaces the updates by a decayed average or sum of the past ones.
+
+        average:   m <- b m + (1 - b) g;   u = m;             nesterov: u = b m + (1 - b) g
+        debiased:  the same m;             u = m / (1 - b^t); nesterov: u = b m / (1 - b^(t+1)) + (1 - b) g / (1 - b^t)
+        sum:       m <- b m + k g;         u = m;             nesterov: u = b m + k g
+
+    with b = decay, and k = 1 at the first update, 1 - dampening later.
+
+    Source: Sutskever, Martens, Dahl, Hinton 2013 ("On the importance of initialization and momentum") for the sum and its
+    Nesterov form, in the reformulation that tracks the look-ahead point; Kingma and Ba 2014 (arXiv 1412.6980), algorithm 1,
+    for the debiased average; Dozat 2016 ("Incorporating Nesterov momentum into Adam") for its Nesterov form, here with
+    constant b. optax calls the sum `trace`; PyTorch's SGD is the sum, with this dampening.
+
+    Args:
+      decay: b in [0, 1), a number or a schedule. About 1 / (1 - b) gradients are remembered.
+      form: "debiased" (Adam's), "average", or "sum" (SGD's).
+      nesterov: look one step ahead.
+      dampening: in [0, 1), only with form="sum": weight taken from all gradients but the first.
+
+    State: `mu`, like the params in at least float32: 4 bytes per parameter; `mean_log_decay` (debiased only) and `count`, scalars.
+
+    Errors: ValueError for a decay outside [0, 1), an unknown form, or dampening with another form than "sum".
+
+    >>> import gradtx
+    >>> tx = gradtx.scale_by_momentum(0.9, form="sum")
+    >>> state = tx.init(0.0)
+    >>> for g in [1.0, 1.0]:
+    ...     v, state = tx.update(g, state)
+    >>> print(f"{v:.2f}")
+    1.90
+    """
+    if form != "sum" and isinstance(dampening, float) and dampening != 0:
+        raise ValueError(f"gradtx.scale_by_momentum: dampening={dampening!r} needs form='sum', got form={form!r}.")
+
+    def init(params: PyTree) -> dict[str, Any]:
+        return {"mu": tree.zeros_like(params)} | averages.start_weight(params, form == "debiased")
+
+    def sum_of(g: PyTree, state: dict[str, Any], count: Array) -> tuple[PyTree, dict[str, Any]]:
+        k = jnp.where(count == 1, 1, 1 - dampening)
+        mu = tree.map(lambda m, g, b, k: b * m + k * g, state["mu"], g, b=decay, k=k)
+        ahead = tree.map(lambda m, g, b, k: b * m + k * g, mu, g, b=decay, k=k) if nesterov else mu
+        return ahead, {"mu": mu}
+
+    def average_of(g: PyTree, state: dict[str, Any], count: Array) -> tuple[PyTree, dict[str, Any]]:
+        mu = averages.average(state["mu"], g, decay)
+        weight = averages.advance_weight(state, decay, count)
+        if not nesterov:
+            return averages.corrected(mu, weight, count), {"mu": mu} | weight
+        if not weight:
+            return averages.average(mu, g, decay), {"mu": mu}
+        now = numerics.total_weight(weight["mean_log_decay"], count)
+        ahead = now + (1 - decay) * (1 - now)  # 1 - b^(t+1): one more value of weight 1 - b
+        direction = tree.map(lambda m, g, b, c: b * m + c * g, mu, g, b=decay / ahead, c=(1 - decay) / now)
+        return direction, {"mu": mu} | weight
+
+    def update(updates: PyTree, state: dict[str, Any], *, count: Array) -> tuple[PyTree, dict[str, Any]]:
+        return (sum_of if form == "sum" else average_of)(updates, state, count)
+
+    return Rule(init=init, update=update)
+
+
+@transform
+def scale_by_nadam_momentum(decay: Unit = 0.9, momentum_decay: NonNegative = 4e-3) -> Rule:
+    """Nadam's direction with Dozat's warming momentum μ.
+
+        μ_t = b (1 - 0.96^(t ψ) / 2);   m <- b m + (1 - b) g
+        u = μ_{t+1} m / (1 - Π_{i<=t+1} μ_i) + (1 - μ_t) g / (1 - Π_{i<=t} μ_i)
+
+    Source: Dozat 2016 ("Incorporating Nesterov momentum into Adam"), algorithm 2 and section 3 for μ, as PyTorch
+    (ψ = 4e-3) and Keras (ψ = 1) have it. Departure from the paper, in which m is averaged with μ_t: both average it with
+    the constant b, and so does this.
+
+    Args:
+      decay: b in [0, 1), a number or a schedule.
+      momentum_decay: ψ >= 0, per update; 0 halves b for ever.
+
+    State: `mu`, like the params in at least float32: 4 bytes per parameter; `mean_log_decay`, that of μ, and `count`, scalars.
+
+    Errors: ValueError for a decay outside [0, 1) or a negative momentum_decay.
+
+    >>> import gradtx
+    >>> tx = gradtx.scale_by_nadam_momentum(0.9)
+    >>> u, state = tx.update(1.0, tx.init(0.0))
+    >>> print(f"{u:.4f}")
+    1.0563
+    """
+
+    def momentum_at(t: Array) -> Array:
+        return decay * (1 - 0.5 * 0.96 ** (t * momentum_decay))
+
+    def init(params: PyTree) -> dict[str, Any]:
+        return {"mu": tree.zeros_like(params)} | averages.start_weight(params)
+
+    def update(updates: PyTree, state: dict[str, Any], *, count: Array) -> tuple[PyTree, dict[str, Any]]:
+        t = count.astype(decay.dtype)
+        now, following = momentum_at(t), momentum_at(t + 1)
+        mu = averages.average(state["mu"], updates, decay)
+        weight = averages.advance_weight(state, now, count)
+        total = numerics.total_weight(weight["mean_log_decay"], count)
+        ahead = total + (1 - following) * (1 - total)
+        direction = tree.map(lambda m, g, b, c: b * m + c * g, mu, updates, b=following / ahead, c=(1 - now) / total)
+        return direction, {"mu": mu} | weight
+
+    return Rule(init=init, update=update)

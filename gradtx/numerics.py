@@ -1,0 +1,73 @@
+"""Numbers that behave at the edges: roots, quotients, powers of decays, counters.
+
+An optimizer meets zero everywhere: a gradient that is exactly 0, an average that has seen nothing yet, a decay of 0. The
+value there is usually harmless, but the derivative is not (the root's is infinite, and infinity times zero is NaN), and
+one NaN ends a hypergradient. Each function here has the textbook value and a finite derivative:
+
+- Adam divides by ``root(v) + eps``: ``root`` has slope 0 at 0, where the average cannot fall any further.
+- Adagrad without eps divides 0 by 0 in a coordinate that has never moved: ``divide`` says 0.
+- Bias correction divides by the weight that an average has given out so far: ``total_weight``, accurate to the last digits
+  where ``1 - b**t`` cancels.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+_INT32_MAX = np.iinfo(np.int32).max
+
+
+@jax.custom_jvp
+def root(x: Array) -> Array:
+    """Square root whose derivative at 0 is 0 instead of infinity."""
+    return jnp.sqrt(x)
+
+
+@root.defjvp
+def _root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    y = root(primals[0])
+    safe = jnp.where(y > 0, y, jnp.ones_like(y))
+    return y, jnp.where(y > 0, tangents[0] / (2 * safe), jnp.zeros_like(y))
+
+
+@jax.custom_jvp
+def divide(x: Array, y: Array) -> Array:
+    """``x / y``, and 0 where y is 0, with derivative 0 there."""
+    return jnp.where(y == 0, jnp.zeros_like(x), x / y)
+
+
+@divide.defjvp
+def _divide_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    x, y = primals
+    dx, dy = tangents
+    quotient = divide(x, y)
+    return quotient, divide(dx - quotient * dy, y)
+
+
+def abs_squared(x: Array) -> Array:
+    """``|x|²``, real also for complex x."""
+    if jnp.iscomplexobj(x):
+        return jnp.square(x.real) + jnp.square(x.imag)
+    return jnp.square(x)
+
+
+def log_decay(decay: ArrayLike) -> Array:
+    """``log(decay)``, finite at 0: there exp(log_decay) and its derivative are still those of the decay itself."""
+    decay = jnp.asarray(decay)
+    return jnp.log(decay + jnp.finfo(decay.dtype).tiny)
+
+
+def total_weight(mean_log_decay: Array, count: Array) -> Array:
+    """``1 - b**count`` for ``mean_log_decay = log b``: what the weights of an average add up to after ``count`` values.
+
+    With a decay that varies, ``mean_log_decay`` is the mean of the logarithms so far and the result is one minus the
+    product of the decays. Written with expm1 it keeps its digits where ``1 - 0.999**2`` has lost four of seven.
+    """
+    return -jnp.expm1(mean_log_decay * count.astype(mean_log_decay.dtype))
+
+
+def saturating_increment(count: Array) -> Array:
+    """``count + 1``, staying at the largest int32 instead of wrapping to a negative number."""
+    return jnp.where(count < _INT32_MAX, count + 1, count)

@@ -1,0 +1,52 @@
+"""Gradient descent and momentum: directions without a scaling.
+
+`sgd(0.1)` is w <- w - 0.1 g. `sgd(0.1, momentum=0.9)` follows the decayed sum of past gradients, and with `nesterov=True` looks one
+step ahead. The gradient of a mini-batch makes it stochastic gradient descent; nothing else changes.
+"""
+
+from gradtx.core.annotations import NonNegative, Unit
+from gradtx.core.transform import Transform, transform
+from gradtx.effects import scale_by_learning_rate
+from gradtx.momentum import scale_by_momentum
+
+
+@transform
+def sgd(
+    learning_rate: NonNegative,
+    momentum: Unit | None = None,
+    nesterov: bool = False,
+    *,
+    dampening: Unit = 0.0,
+    lr_inside_momentum: bool = False,
+) -> Transform:
+    """Gradient descent, by itself or with momentum.
+
+        v <- b v + g;   w <- w - lr v;   nesterov: w <- w - lr (b v + g)                  (b = momentum, lr = learning_rate)
+
+    Source: Sutskever, Martens, Dahl, Hinton 2013. As PyTorch and optax: v holds gradients and lr multiplies it. Keras has lr inside
+    the velocity (`lr_inside_momentum=True`): v <- b v - lr g; w <- w + v; equal under a constant rate.
+
+    Args:
+      learning_rate: >= 0, a number or a schedule. [params² per loss]
+      momentum: None, or b in [0, 1).
+      nesterov: needs momentum.
+      dampening: in [0, 1): gradients after the first enter v with weight 1 - dampening (PyTorch).
+      lr_inside_momentum: sum the steps instead of the gradients.
+
+    State: none but counters without momentum; with it `mu`, 4 bytes per parameter.
+
+    Errors: ValueError for nesterov, dampening or lr_inside_momentum without momentum.
+
+    >>> import gradtx
+    >>> gradtx.sgd(0.1, momentum=0.9).expand()
+    scale_by_momentum(decay=0.9, form='sum') >> scale_by_learning_rate(learning_rate=0.1)
+    """
+    dampened = isinstance(dampening, float) and dampening != 0
+    if momentum is None and (nesterov or lr_inside_momentum or dampened):
+        named = "nesterov" if nesterov else "dampening" if dampened else "lr_inside_momentum"
+        raise ValueError(f"gradtx.sgd: {named} needs momentum; pass momentum=0.9, for example.")
+    step = scale_by_learning_rate(learning_rate)
+    if momentum is None:
+        return step
+    velocity = scale_by_momentum(momentum, form="sum", nesterov=nesterov, dampening=dampening)
+    return step >> velocity if lr_inside_momentum else velocity >> step

@@ -1,0 +1,132 @@
+"""Arithmetic on pytrees of arrays, and the one place where dtypes meet.
+
+A formula is written for one leaf and mapped over trees; the hyperparameters go in by keyword:
+
+    >>> import jax.numpy as jnp
+    >>> from gradtx import tree
+    >>> gradients = {"w": jnp.array([1.0, 2.0], jnp.bfloat16)}
+    >>> tree.map(lambda g, rate: -rate * g, gradients, rate=0.5)
+    {'w': Array([-0.5, -1. ], dtype=float32)}
+
+``map`` hands the function leaves and numbers of one precision: float32, or float64 where one of the leaves is float64. So
+low-precision leaves are computed with in float32, eps does not underflow, and a number never promotes a leaf.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradtx import numerics
+
+PyTree = Any
+
+_DOUBLE = (np.dtype(np.float64), np.dtype(np.complex128))
+
+
+def dtype_of(leaf: Any) -> np.dtype[Any]:
+    """The dtype JAX gives a leaf (of a Python number: the default one)."""
+    return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+
+
+def is_complex(leaf: Any) -> bool:
+    return jnp.issubdtype(dtype_of(leaf), jnp.complexfloating)
+
+
+def precision(*trees: PyTree) -> np.dtype[Any]:
+    """The dtype to compute with: float64 if any leaf is float64 or complex128, else float32."""
+    double = any(dtype_of(leaf) in _DOUBLE for leaf in jax.tree.leaves(trees))
+    return np.dtype(np.float64 if double else np.float32)
+
+
+def _compute_dtype(leaf: Any, real: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype of one leaf in arithmetic of precision ``real``."""
+    return jnp.result_type(real, np.complex64) if is_complex(leaf) else real
+
+
+def _cast(leaf: Any, dtype: np.dtype[Any]) -> Array:
+    return leaf if isinstance(leaf, Array) and leaf.dtype == dtype else jnp.asarray(leaf).astype(dtype)
+
+
+def to_compute_dtype(tree: PyTree) -> PyTree:
+    """Every leaf in at least float32 (bfloat16 and float16 become float32; float64 and complex stay)."""
+    return jax.tree.map(lambda leaf: _cast(leaf, _compute_dtype(leaf, precision(leaf))), tree)
+
+
+def cast_like(tree: PyTree, like: PyTree) -> PyTree:
+    """Each leaf in the dtype of the leaf of ``like`` at the same place."""
+    return jax.tree.map(lambda leaf, other: _cast(leaf, dtype_of(other)), tree, like)
+
+
+def map(function: Callable[..., Array], *trees: PyTree, **numbers: Any) -> PyTree:  # noqa: A001 - reads as tree.map
+    """Apply ``function(*leaves, **numbers)`` at every leaf, leaves and numbers in one precision of at least float32."""
+
+    def at_leaf(*leaves: Any) -> Array:
+        real = precision(leaves)
+        leaves = tuple(_cast(leaf, _compute_dtype(leaf, real)) for leaf in leaves)
+        scalars = {name: _as_scalar(number, real) for name, number in numbers.items()}
+        if any(is_complex(leaf) for leaf in leaves):  # real numbers scale complex leaves: not a promotion to forbid
+            with jax.numpy_dtype_promotion("standard"):
+                return function(*leaves, **scalars)
+        return function(*leaves, **scalars)
+
+    return jax.tree.map(at_leaf, *trees)
+
+
+def _as_scalar(number: Any, dtype: np.dtype[Any]) -> Any:
+    """A number in the given dtype; Python and NumPy numbers stay NumPy scalars, which cost nothing outside jit."""
+    return number.astype(dtype) if isinstance(number, Array | np.generic) else dtype.type(number)
+
+
+def zeros_like(tree: PyTree, *, real: bool = False) -> PyTree:
+    """Zeros of the leaves' shapes and shardings, in at least float32; ``real=True`` for statistics of absolute values."""
+    return full_like(tree, 0.0, real=real)
+
+
+def full_like(tree: PyTree, value: Any, *, real: bool = False) -> PyTree:
+    """Leaves filled with ``value``, of the leaves' shapes and shardings, in at least float32."""
+
+    def fill(leaf: Any) -> Array:
+        dtype = precision(leaf)
+        dtype = dtype if real else _compute_dtype(leaf, dtype)
+        filled = jnp.full_like(leaf, _as_scalar(value, np.dtype(dtype)), dtype=dtype)
+        if isinstance(leaf, jax.core.Tracer) and jax.device_count() > 1:
+            # A constant made under jit has no sharding of its own on a mesh with automatic axes.
+            from jax.experimental.shard_alike import shard_alike
+
+            return shard_alike(leaf, filled)[1]
+        return filled
+
+    return jax.tree.map(fill, tree)
+
+
+def sum_squares(tree: PyTree) -> Array:
+    """The sum over all elements of ``|x|²``, in at least float32; 0 for an empty tree."""
+    dtype = precision(tree)
+    total = jnp.zeros((), dtype)
+    for leaf in jax.tree.leaves(to_compute_dtype(tree)):
+        total = total + jnp.sum(numerics.abs_squared(leaf)).astype(dtype)
+    return total
+
+
+def global_norm(tree: PyTree) -> Array:
+    """``sqrt(sum of |x|²)`` over all elements of all leaves, in at least float32, with derivative 0 at 0.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> gradtx.global_norm({"a": jnp.array([3.0]), "b": jnp.array([4.0])})
+    Array(5., dtype=float32)
+    """
+    return numerics.root(sum_squares(tree))
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A readable name of a leaf's path; the tree itself is called "the root"."""
+    return jax.tree_util.keystr(path) or "the root"
+
+
+def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
+    """The leaves with the names of their paths."""
+    return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
