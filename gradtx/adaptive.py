@@ -14,7 +14,6 @@ flows through.
 from typing import Any, Literal
 
 import jax.numpy as jnp
-from jax import Array
 
 from gradtx import averages, numerics, tree
 from gradtx.core.annotations import NonNegative, Unit
@@ -103,7 +102,7 @@ def scale_by_rms(
       maximum: AMSGrad: divide by the largest v ("raw", as PyTorch and Keras) or v̂ ("corrected", as optax) so far.
 
     State: `nu`, real, like the params in at least float32: 4 bytes per parameter, 4 more each for `mu` (centered) and
-    `nu_max` (maximum); `mean_log_decay` (debiased) and `count`, scalars.
+    `nu_max` (maximum); `weights` (debiased) and `count`, scalars.
 
     Errors: ValueError for a decay outside [0, 1), a negative eps, eps_hat without debias or together with eps_in_sqrt or eps_root,
     or with maximum='corrected', centered together with maximum or eps_hat.
@@ -123,25 +122,25 @@ def scale_by_rms(
         fields = {"nu": tree.full_like(params, initial_scale, real=True)}
         fields |= {"mu": tree.zeros_like(params)} if centered else {}
         fields |= {"nu_max": tree.zeros_like(params, real=True)} if maximum else {}
-        return fields | averages.start_weight(params, debias)
+        return fields | {"weights": averages.Weights.none(params) if debias else None}
 
-    def update(updates: PyTree, state: State, *, observed: PyTree, count: Array) -> tuple[PyTree, State]:
+    def update(updates: PyTree, state: State, *, observed: PyTree) -> tuple[PyTree, State]:
         nu = averages.average_squares(state["nu"], observed, decay)
-        weight = averages.advance_weight(state, decay, count)
-        new = {"nu": nu} | weight
-        measure = nu if maximum == "raw" or eps_hat else averages.corrected(nu, weight, count)
+        weights = state["weights"].after(decay) if debias else None
+        new = {"nu": nu, "weights": weights}
+        measure = nu if maximum == "raw" or eps_hat else averages.correct_bias(nu, weights)
         if maximum:
             new["nu_max"] = measure = tree.map(jnp.maximum, state["nu_max"], measure)
         if maximum == "raw" and not eps_hat:
-            measure = averages.corrected(measure, weight, count)
+            measure = averages.correct_bias(measure, weights)
         if centered:
             new["mu"] = averages.average(state["mu"], observed, decay)
-            measure = _variance(measure, averages.corrected(new["mu"], weight, count))
+            measure = _variance(measure, averages.correct_bias(new["mu"], weights))
         if eps_root is not None:
             measure = tree.map(lambda v, eps_root: v + eps_root, measure, eps_root=eps_root)
         scaled = _divide_by_root(updates, measure, eps, eps_in_sqrt)
-        if eps_hat:
-            correction = numerics.root(numerics.total_weight(weight["mean_log_decay"], count))
+        if eps_hat and weights:
+            correction = numerics.root(weights.total)
             scaled = tree.map(lambda u, correction: correction * u, scaled, correction=correction)
         return scaled, new
 

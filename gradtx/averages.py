@@ -9,11 +9,11 @@ bias correction; the uncorrected v is what is carried on.
 - Momentum is this average of gradients; RMSProp divides by the root of this average of squared gradients.
 - Adam is both, each with its bias corrected.
 
-Where the decay varies in time, the weights add up to 1 minus the product of the decays. A transform keeps the mean of their
-logarithms (`mean_log_decay`), which for a constant decay is log b itself, so nothing is lost against the closed form.
+That sum is kept as it grows (`Weights`): it holds for a decay that varies in time, where it is 1 minus the product of the
+decays; and in float32 it is a hundred times closer to the truth than `1 - b**t`, which cancels (for b = 0.9999, 1e-6 against 1e-4).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -46,43 +46,53 @@ def average_squares(previous: PyTree, values: PyTree, decay: ArrayLike) -> PyTre
     return tree.map(lambda v, x, b: b * v + (1 - b) * numerics.abs_squared(x), previous, values, b=decay)
 
 
-def correct_bias(biased: PyTree, weight: ArrayLike) -> PyTree:
-    """The average divided by the sum of its weights, `v / (1 - b^t)`.
+class Weights(NamedTuple):
+    """The weights of an exponentially weighted average, summed up: two scalars.
+
+    `given` is what the values so far have received, `left` what still lies on the zero it started from; they add up to 1. Each
+    is accurate where it is small, so `total` takes the one that is.
+    """
+
+    given: Array
+    left: Array
+
+    @classmethod
+    def none(cls, like: PyTree) -> "Weights":
+        """Nothing given yet, in the precision of a tree."""
+        dtype = tree.precision(like)
+        return cls(jnp.zeros((), dtype), jnp.ones((), dtype))
+
+    def after(self, decay: ArrayLike) -> "Weights":
+        """The weights after one more value."""
+        given, left = (old.astype(jnp.result_type(decay)) for old in self)
+        return Weights(decay * given + (1 - decay), decay * left)
+
+    @property
+    def total(self) -> Array:
+        """The sum of the weights: `1 - b^t` for a constant decay."""
+        return jnp.where(self.left > 0.5, self.given, 1 - self.left)
+
+    def total_after(self, decay: ArrayLike) -> Array:
+        """What the sum will be after one more value."""
+        return decay * self.total + (1 - decay)
+
+
+def correct_bias(biased: PyTree, weights: Weights | None) -> PyTree:
+    """The average divided by the sum of its weights, `v / (1 - b^t)`; without weights, the average as it is.
 
     Args:
       biased: v, of `average`.
-      weight: that sum: `numerics.total_weight(numerics.log_decay(b), t)`.
+      weights: `Weights.none(v)` at first, `weights.after(b)` with each value.
 
     >>> import jax.numpy as jnp
-    >>> from gradtx import averages, numerics
-    >>> averages.correct_bias(0.75, numerics.total_weight(numerics.log_decay(0.9), jnp.int32(1)))
+    >>> from gradtx import averages
+    >>> weights = averages.Weights.none(0.0).after(jnp.float32(0.9))
+    >>> averages.correct_bias(0.75, weights)
     Array(7.5, dtype=float32)
     """
-    return tree.map(lambda v, weight: v / weight, biased, weight=weight)
-
-
-def start_weight(params: PyTree, debias: bool = True) -> dict[str, Array]:
-    """The field of a state that knows the weights of an average: `mean_log_decay`, a scalar. None if not debiased."""
-    return {"mean_log_decay": jnp.zeros((), tree.precision(params))} if debias else {}
-
-
-def advance_weight(state: dict[str, Any], decay: ArrayLike, count: Array) -> dict[str, Array]:
-    """That field after one more value."""
-    return {"mean_log_decay": mean_log_decay(state["mean_log_decay"], decay, count)} if "mean_log_decay" in state else {}
-
-
-def corrected(biased: PyTree, weight: dict[str, Array], count: Array) -> PyTree:
-    """The average with its bias corrected, or as it is where its weights are not kept."""
-    return correct_bias(biased, numerics.total_weight(weight["mean_log_decay"], count)) if weight else biased
-
-
-def mean_log_decay(previous: Array, decay: ArrayLike, count: Array) -> Array:
-    """The mean of log b over `count` decays, from the mean over the ones before and the newest.
-
-    For a constant decay it is log b exactly, at every count.
-    """
-    newest = numerics.log_decay(decay)
-    return previous.astype(newest.dtype) + (newest - previous.astype(newest.dtype)) / count.astype(newest.dtype)
+    if weights is None:
+        return biased
+    return tree.map(lambda v, total: v / total, biased, total=weights.total)
 
 
 @transform
@@ -98,8 +108,8 @@ def ema(decay: Unit, *, debias: bool = True) -> Rule:
       decay: b in [0, 1), a number or a schedule.
       debias: divide by the sum of the weights.
 
-    State: `ema`, the biased average, like the params in at least float32: 4 bytes per parameter; `mean_log_decay` (with
-    debias) and `count`, scalars.
+    State: `ema`, the biased average, like the params in at least float32: 4 bytes per parameter; `weights` (with debias) and
+    `count`, scalars.
 
     Errors: ValueError for a decay outside [0, 1).
 
@@ -113,11 +123,11 @@ def ema(decay: Unit, *, debias: bool = True) -> Rule:
     """
 
     def init(params: PyTree) -> dict[str, Any]:
-        return {"ema": tree.zeros_like(params)} | start_weight(params, debias)
+        return {"ema": tree.zeros_like(params), "weights": Weights.none(params) if debias else None}
 
-    def update(updates: PyTree, state: dict[str, Any], *, count: Array) -> tuple[PyTree, dict[str, Any]]:
+    def update(updates: PyTree, state: dict[str, Any]) -> tuple[PyTree, dict[str, Any]]:
         biased = average(state["ema"], updates, decay)
-        weight = advance_weight(state, decay, count)
-        return corrected(biased, weight, count), {"ema": biased} | weight
+        weights = state["weights"].after(decay) if debias else None
+        return correct_bias(biased, weights), {"ema": biased, "weights": weights}
 
     return Rule(init=init, update=update)

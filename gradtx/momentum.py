@@ -15,11 +15,12 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jax import Array
 
-from gradtx import averages, numerics, tree
+from gradtx import averages, tree
 from gradtx.core.annotations import NonNegative, Unit
 from gradtx.core.transform import Rule, transform
 
 PyTree = Any
+State = dict[str, Any]
 
 
 @transform
@@ -49,7 +50,7 @@ def scale_by_momentum(
       nesterov: look one step ahead.
       dampening: in [0, 1), only with form="sum": weight taken from all gradients but the first.
 
-    State: `mu`, like the params in at least float32: 4 bytes per parameter; `mean_log_decay` (debiased only) and `count`, scalars.
+    State: `mu`, like the params in at least float32: 4 bytes per parameter; `weights` (debiased only) and `count`, scalars.
 
     Errors: ValueError for a decay outside [0, 1), an unknown form, or dampening with another form than "sum".
 
@@ -64,28 +65,28 @@ def scale_by_momentum(
     if form != "sum" and isinstance(dampening, float) and dampening != 0:
         raise ValueError(f"gradtx.scale_by_momentum: dampening={dampening!r} needs form='sum', got form={form!r}.")
 
-    def init(params: PyTree) -> dict[str, Any]:
-        return {"mu": tree.zeros_like(params)} | averages.start_weight(params, form == "debiased")
+    def init(params: PyTree) -> State:
+        return {"mu": tree.zeros_like(params), "weights": averages.Weights.none(params) if form == "debiased" else None}
 
-    def sum_of(g: PyTree, state: dict[str, Any], count: Array) -> tuple[PyTree, dict[str, Any]]:
+    def sum_of(g: PyTree, state: State, count: Array) -> tuple[PyTree, State]:
         k = jnp.where(count == 1, 1, 1 - dampening)
         mu = tree.map(lambda m, g, b, k: b * m + k * g, state["mu"], g, b=decay, k=k)
         ahead = tree.map(lambda m, g, b, k: b * m + k * g, mu, g, b=decay, k=k) if nesterov else mu
-        return ahead, {"mu": mu}
+        return ahead, {"mu": mu, "weights": None}
 
-    def average_of(g: PyTree, state: dict[str, Any], count: Array) -> tuple[PyTree, dict[str, Any]]:
+    def average_of(g: PyTree, state: State, count: Array) -> tuple[PyTree, State]:
         mu = averages.average(state["mu"], g, decay)
-        weight = averages.advance_weight(state, decay, count)
+        weights = state["weights"].after(decay) if form == "debiased" else None
         if not nesterov:
-            return averages.corrected(mu, weight, count), {"mu": mu} | weight
-        if not weight:
-            return averages.average(mu, g, decay), {"mu": mu}
-        now = numerics.total_weight(weight["mean_log_decay"], count)
-        ahead = now + (1 - decay) * (1 - now)  # 1 - b^(t+1): one more value of weight 1 - b
-        direction = tree.map(lambda m, g, b, c: b * m + c * g, mu, g, b=decay / ahead, c=(1 - decay) / now)
-        return direction, {"mu": mu} | weight
+            direction = averages.correct_bias(mu, weights)
+        elif weights is None:
+            direction = averages.average(mu, g, decay)
+        else:
+            b, c = decay / weights.total_after(decay), (1 - decay) / weights.total
+            direction = tree.map(lambda m, g, b, c: b * m + c * g, mu, g, b=b, c=c)
+        return direction, {"mu": mu, "weights": weights}
 
-    def update(updates: PyTree, state: dict[str, Any], *, count: Array) -> tuple[PyTree, dict[str, Any]]:
+    def update(updates: PyTree, state: State, *, count: Array) -> tuple[PyTree, State]:
         return (sum_of if form == "sum" else average_of)(updates, state, count)
 
     return Rule(init=init, update=update)
@@ -106,7 +107,7 @@ def scale_by_nadam_momentum(decay: Unit = 0.9, momentum_decay: NonNegative = 4e-
       decay: b in [0, 1), a number or a schedule.
       momentum_decay: ψ >= 0, per update; 0 halves b for ever.
 
-    State: `mu`, like the params in at least float32: 4 bytes per parameter; `mean_log_decay`, that of μ, and `count`, scalars.
+    State: `mu`, like the params in at least float32: 4 bytes per parameter; `weights`, those of μ, and `count`, scalars.
 
     Errors: ValueError for a decay outside [0, 1) or a negative momentum_decay.
 
@@ -120,17 +121,15 @@ def scale_by_nadam_momentum(decay: Unit = 0.9, momentum_decay: NonNegative = 4e-
     def momentum_at(t: Array) -> Array:
         return decay * (1 - 0.5 * 0.96 ** (t * momentum_decay))
 
-    def init(params: PyTree) -> dict[str, Any]:
-        return {"mu": tree.zeros_like(params)} | averages.start_weight(params)
+    def init(params: PyTree) -> State:
+        return {"mu": tree.zeros_like(params), "weights": averages.Weights.none(params)}
 
-    def update(updates: PyTree, state: dict[str, Any], *, count: Array) -> tuple[PyTree, dict[str, Any]]:
+    def update(updates: PyTree, state: State, *, count: Array) -> tuple[PyTree, State]:
         t = count.astype(decay.dtype)
         now, following = momentum_at(t), momentum_at(t + 1)
         mu = averages.average(state["mu"], updates, decay)
-        weight = averages.advance_weight(state, now, count)
-        total = numerics.total_weight(weight["mean_log_decay"], count)
-        ahead = total + (1 - following) * (1 - total)
-        direction = tree.map(lambda m, g, b, c: b * m + c * g, mu, updates, b=following / ahead, c=(1 - now) / total)
-        return direction, {"mu": mu} | weight
+        weights = state["weights"].after(now)
+        b, c = following / weights.total_after(following), (1 - now) / weights.total
+        return tree.map(lambda m, g, b, c: b * m + c * g, mu, updates, b=b, c=c), {"mu": mu, "weights": weights}
 
     return Rule(init=init, update=update)

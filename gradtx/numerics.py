@@ -1,4 +1,4 @@
-"""Numbers that behave at the edges: roots, quotients, powers of decays, counters.
+"""Numbers that behave at the edges: roots, quotients, counters.
 
 An optimizer meets zero everywhere: a gradient that is exactly 0, an average that has seen nothing yet, a decay of 0. The
 value there is usually harmless, but the derivative is not (the root's is infinite, and infinity times zero is NaN), and
@@ -6,15 +6,13 @@ one NaN ends a hypergradient. Each function here has the textbook value and a fi
 
 - Adam divides by ``root(v) + eps``: ``root`` has slope 0 at 0, where the average cannot fall any further.
 - Adagrad without eps divides 0 by 0 in a coordinate that has never moved: ``divide`` says 0.
-- Bias correction divides by the weight that an average has given out so far: ``total_weight``, accurate to the last digits
-  where ``1 - b**t`` cancels.
+- A run of more than two thousand million updates is still a run: ``saturating_increment`` does not wrap.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 _INT32_MAX = np.iinfo(np.int32).max
 
@@ -51,21 +49,6 @@ def abs_squared(x: Array) -> Array:
     if jnp.iscomplexobj(x):
         return jnp.square(x.real) + jnp.square(x.imag)
     return jnp.square(x)
-
-
-def log_decay(decay: ArrayLike) -> Array:
-    """``log(decay)``, finite at 0: there exp(log_decay) and its derivative are still those of the decay itself."""
-    decay = jnp.asarray(decay)
-    return jnp.log(decay + jnp.finfo(decay.dtype).tiny)
-
-
-def total_weight(mean_log_decay: Array, count: Array) -> Array:
-    """``1 - b**count`` for ``mean_log_decay = log b``: what the weights of an average add up to after ``count`` values.
-
-    With a decay that varies, ``mean_log_decay`` is the mean of the logarithms so far and the result is one minus the
-    product of the decays. Written with expm1 it keeps its digits where ``1 - 0.999**2`` has lost four of seven.
-    """
-    return -jnp.expm1(mean_log_decay * count.astype(mean_log_decay.dtype))
 
 
 def saturating_increment(count: Array) -> Array:

@@ -1,0 +1,1 @@
+"""Training: what goes around an optimizer's update."""
