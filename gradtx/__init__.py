@@ -32,6 +32,25 @@ from gradtx.core.transform import transform as transform
 from gradtx.core.tunable import tunable as tunable
 from gradtx.core.tunable import tune as tune
 
+# Schedules
+from gradtx.schedules import constant_schedule as constant_schedule
+from gradtx.schedules import cosine_decay_schedule as cosine_decay_schedule
+from gradtx.schedules import cosine_onecycle_schedule as cosine_onecycle_schedule
+from gradtx.schedules import exponential_decay as exponential_decay
+from gradtx.schedules import inverse_sqrt_schedule as inverse_sqrt_schedule
+from gradtx.schedules import inverse_time_schedule as inverse_time_schedule
+from gradtx.schedules import join_schedules as join_schedules
+from gradtx.schedules import linear_onecycle_schedule as linear_onecycle_schedule
+from gradtx.schedules import linear_schedule as linear_schedule
+from gradtx.schedules import piecewise_constant_schedule as piecewise_constant_schedule
+from gradtx.schedules import piecewise_interpolate_schedule as piecewise_interpolate_schedule
+from gradtx.schedules import polynomial_schedule as polynomial_schedule
+from gradtx.schedules import sgdr_schedule as sgdr_schedule
+from gradtx.schedules import warmup_constant_schedule as warmup_constant_schedule
+from gradtx.schedules import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
+from gradtx.schedules import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
+from gradtx.schedules import warmup_stable_decay_schedule as warmup_stable_decay_schedule
+
 # Directions
 from gradtx.averages import ema as ema
 from gradtx.momentum import scale_by_momentum as scale_by_momentum
@@ -68,5 +87,12 @@ from gradtx.optimizers.adam_family import nadamw as nadamw
 from gradtx.optimizers.descent import sgd as sgd
 from gradtx.optimizers.sign_family import lion as lion
 from gradtx.optimizers.sign_family import signum as signum
+
+# Training
+from gradtx.training.minibatches import Batches as Batches
+from gradtx.training.minibatches import batches as batches
+from gradtx.training.minibatches import num_batches as num_batches
+from gradtx.training.minibatches import sample_batches as sample_batches
+from gradtx.training.minibatches import take as take
 
 __version__ = "0.1.0"

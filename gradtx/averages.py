@@ -87,8 +87,8 @@ def correct_bias(biased: PyTree, weights: Weights | None) -> PyTree:
     >>> import jax.numpy as jnp
     >>> from gradtx import averages
     >>> weights = averages.Weights.none(0.0).after(jnp.float32(0.9))
-    >>> averages.correct_bias(0.75, weights)
-    Array(7.5, dtype=float32)
+    >>> print(f"{averages.correct_bias(0.75, weights):.4f}")
+    7.5000
     """
     if weights is None:
         return biased

@@ -115,7 +115,7 @@ def scale_by_nadam_momentum(decay: Unit = 0.9, momentum_decay: NonNegative = 4e-
     >>> tx = gradtx.scale_by_nadam_momentum(0.9)
     >>> u, state = tx.update(1.0, tx.init(0.0))
     >>> print(f"{u:.4f}")
-    1.0563
+    1.0565
     """
 
     def momentum_at(t: Array) -> Array:

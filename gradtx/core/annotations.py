@@ -200,6 +200,8 @@ def _static_problem(value: Any, annotation: Any) -> str:
         return "" if isinstance(value, bool) else "allowed: True or False"
     if annotation is int:
         return "" if isinstance(value, int) and not isinstance(value, bool) else "allowed: an int"
+    if annotation is float:
+        return "" if isinstance(value, (int, float)) and not isinstance(value, bool) else "allowed: a number"
     if annotation is str:
         return "" if isinstance(value, str) else "allowed: a str"
     if annotation is Callable or typing.get_origin(annotation) is Callable:
