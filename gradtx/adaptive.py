@@ -7,8 +7,8 @@ Every scaling divides by such a measure, and is one line of a table:
 - Adadelta: the same, times the root of the average of its own past squared steps, so that the units cancel.
 - AdaMax: their decayed maximum.
 
-A scaling measures the gradient `observed`, which in `direction + scaling` is the gradient that came in, and divides what
-flows through.
+A scaling measures the gradient `observed`, which in `direction + scaling` is the gradient that came in, and divides
+what flows through.
 """
 
 from typing import Any, Literal
@@ -39,8 +39,9 @@ def scale_by_adagrad(
 
         s <- s + g²;   u = g / sqrt(s + eps), or g / (sqrt(s) + eps) with eps_in_sqrt=False;   0 / 0 = 0
 
-    Source: Duchi, Hazan, Singer 2011 (JMLR 12), the diagonal case; the paper's δ is eps outside the root. optax (as `scale_by_rss`)
-    and Keras start at 0.1 with eps 1e-7 inside, PyTorch at 0 with 1e-10 outside. Complex leaves: |g|².
+    Source: Duchi, Hazan, Singer 2011 (JMLR 12), the diagonal case; the paper's δ is eps outside the root. optax (as
+    `scale_by_rss`) and Keras start at 0.1 with eps 1e-7 inside, PyTorch at 0 with 1e-10 outside. Complex leaves:
+    |g|².
 
     Args:
       initial_accumulator_value: s before the first update, >= 0. [gradient²]
@@ -85,10 +86,10 @@ def scale_by_rms(
 
         v <- b v + (1 - b) g²;   v̂ = v / (1 - b^t);   u = g / (sqrt(v̂) + eps);   0 / 0 = 0                 (b = decay)
 
-    Source: Hinton 2012 (lecture 6e; RMSProp: debias=False); Kingma and Ba 2014 (arXiv 1412.6980), algorithm 1, for the
-    correction; Graves 2013 (arXiv 1308.0850), section 4.2, for `centered`; Reddi, Kale, Kumar 2018 (arXiv 1904.09237),
-    algorithm 2, for the maximum, there of the raw v. optax's function of this name has decay 0.9, no debiasing and eps inside
-    the root; these defaults make Adam. Complex leaves: |g|².
+    Source: Hinton 2012 (lecture 6e; RMSProp: debias=False); Kingma and Ba 2014 (arXiv 1412.6980), algorithm 1, for
+    the correction; Graves 2013 (arXiv 1308.0850), section 4.2, for `centered`; Reddi, Kale, Kumar 2018 (arXiv
+    1904.09237), algorithm 2, for the maximum, there of the raw v. optax's function of this name has decay 0.9, no
+    debiasing and eps inside the root; these defaults make Adam. Complex leaves: |g|².
 
     Args:
       decay: b in [0, 1), a number or a schedule.
@@ -104,8 +105,8 @@ def scale_by_rms(
     State: `nu`, real, like the params in at least float32: 4 bytes per parameter, 4 more each for `mu` (centered) and
     `nu_max` (maximum); `weights` (debiased) and `count`, scalars.
 
-    Errors: ValueError for a decay outside [0, 1), a negative eps, eps_hat without debias or together with eps_in_sqrt or eps_root,
-    or with maximum='corrected', centered together with maximum or eps_hat.
+    Errors: ValueError for a decay outside [0, 1), a negative eps, eps_hat without debias or together with eps_in_sqrt
+    or eps_root, or with maximum='corrected', centered together with maximum or eps_hat.
 
     >>> import gradtx
     >>> tx = gradtx.scale_by_rms(0.9, 0.0)
@@ -169,7 +170,8 @@ def scale_by_adadelta(rho: Unit = 0.9, eps: NonNegative = 1e-6) -> Rule:
       rho: r in [0, 1), a number or a schedule.
       eps: >= 0. [gradient²] under the one root, [params²] under the other; with 0 nothing ever moves.
 
-    State: `mean_square_gradient`, `mean_square_step`, real, like the params in at least float32: 8 bytes per parameter; `count`.
+    State: `mean_square_gradient`, `mean_square_step`, real, like the params in at least float32: 8 bytes per
+    parameter; `count`.
 
     >>> import gradtx
     >>> tx = gradtx.scale_by_adadelta(0.9, 1e-6)
@@ -186,7 +188,11 @@ def scale_by_adadelta(rho: Unit = 0.9, eps: NonNegative = 1e-6) -> Rule:
         s = averages.average_squares(state["mean_square_gradient"], observed, rho)
         d = state["mean_square_step"]
         steps = tree.map(
-            lambda u, s, d, eps: u * numerics.divide(numerics.root(d + eps), numerics.root(s + eps)), updates, s, d, eps=eps
+            lambda u, s, d, eps: u * numerics.divide(numerics.root(d + eps), numerics.root(s + eps)),
+            updates,
+            s,
+            d,
+            eps=eps,
         )
         return steps, {"mean_square_gradient": s, "mean_square_step": averages.average_squares(d, steps, rho)}
 

@@ -2,15 +2,16 @@
 
     v_t = b v_{t-1} + (1 - b) x_t,   v_0 = 0
 
-With b = 0.9 and x = 7.5, 4, 6, 8 that is 0.75, 1.075, 1.5675, 2.21075. Unrolled, the newest value has weight 0.1, the one before
-0.1·0.9, then 0.1·0.9²: the weights of t values add up to 1 - b^t, not to 1, so v starts too small. Dividing by that sum is
-bias correction; the uncorrected v is what is carried on.
+With b = 0.9 and x = 7.5, 4, 6, 8 that is 0.75, 1.075, 1.5675, 2.21075. Unrolled, the newest value has weight 0.1, the
+one before 0.1·0.9, then 0.1·0.9²: the weights of t values add up to 1 - b^t, not to 1, so v starts too small.
+Dividing by that sum is bias correction; the uncorrected v is what is carried on.
 
 - Momentum is this average of gradients; RMSProp divides by the root of this average of squared gradients.
 - Adam is both, each with its bias corrected.
 
-That sum is kept as it grows (`Weights`): it holds for a decay that varies in time, where it is 1 minus the product of the
-decays; and in float32 it is a hundred times closer to the truth than `1 - b**t`, which cancels (for b = 0.9999, 1e-6 against 1e-4).
+That sum is kept as it grows (`Weights`): it holds for a decay that varies in time, where it is 1 minus the product of
+the decays; and in float32 it is a hundred times closer to the truth than `1 - b**t`, which cancels (for b = 0.9999,
+1e-6 against 1e-4).
 """
 
 from typing import Any, NamedTuple
@@ -49,8 +50,8 @@ def average_squares(previous: PyTree, values: PyTree, decay: ArrayLike) -> PyTre
 class Weights(NamedTuple):
     """The weights of an exponentially weighted average, summed up: two scalars.
 
-    `given` is what the values so far have received, `left` what still lies on the zero it started from; they add up to 1. Each
-    is accurate where it is small, so `total` takes the one that is.
+    `given` is what the values so far have received, `left` what still lies on the zero it started from; they add up
+    to 1. Each is accurate where it is small, so `total` takes the one that is.
     """
 
     given: Array
@@ -64,8 +65,8 @@ class Weights(NamedTuple):
 
     def after(self, decay: ArrayLike) -> "Weights":
         """The weights after one more value."""
-        given, left = (old.astype(jnp.result_type(decay)) for old in self)
-        return Weights(decay * given + (1 - decay), decay * left)
+        b = jnp.asarray(decay)
+        return Weights(b * self.given.astype(b.dtype) + (1 - b), b * self.left.astype(b.dtype))
 
     @property
     def total(self) -> Array:
@@ -74,7 +75,8 @@ class Weights(NamedTuple):
 
     def total_after(self, decay: ArrayLike) -> Array:
         """What the sum will be after one more value."""
-        return decay * self.total + (1 - decay)
+        b = jnp.asarray(decay)
+        return b * self.total + (1 - b)
 
 
 def correct_bias(biased: PyTree, weights: Weights | None) -> PyTree:
@@ -101,15 +103,15 @@ def ema(decay: Unit, *, debias: bool = True) -> Rule:
 
         v <- b v + (1 - b) g;   u = v / (1 - b^t), or v with debias=False                           (b = decay)
 
-    Source: the bias correction is that of Kingma and Ba 2014 (arXiv 1412.6980), section 3; with a decay that varies, b^t is the
-    product of the decays so far. optax.ema computes the same.
+    Source: the bias correction is that of Kingma and Ba 2014 (arXiv 1412.6980), section 3; with a decay that varies,
+    b^t is the product of the decays so far. optax.ema computes the same.
 
     Args:
       decay: b in [0, 1), a number or a schedule.
       debias: divide by the sum of the weights.
 
-    State: `ema`, the biased average, like the params in at least float32: 4 bytes per parameter; `weights` (with debias) and
-    `count`, scalars.
+    State: `ema`, the biased average, like the params in at least float32: 4 bytes per parameter; `weights` (with
+    debias) and `count`, scalars.
 
     Errors: ValueError for a decay outside [0, 1).
 

@@ -45,7 +45,8 @@ def scale_by_learning_rate(learning_rate: NonNegative, *, flip_sign: bool = True
     """`u = -learning_rate g`: the step down the gradient.
 
     Args:
-      learning_rate: a number >= 0, or a schedule. [params per step] after a scaling such as Adam's, [params² per loss] otherwise.
+      learning_rate: a number >= 0, or a schedule. [params per step] after a scaling such as Adam's, [params² per
+        loss] otherwise.
       flip_sign: False keeps the sign: up the gradient.
 
     State: `count`, a scalar. Errors: TypeError for None or a string, ValueError for NaN or a negative number.
@@ -68,7 +69,8 @@ def scale_by_schedule(step_size_fn: Schedule) -> Transform:
     """`u = step_size_fn(count) g`, count being the number of updates already made.
 
     Args:
-      step_size_fn: a schedule, or any function of the count. Its sign is kept: use `scale_by_learning_rate(schedule)` to descend.
+      step_size_fn: a schedule, or any function of the count. Its sign is kept: use `scale_by_learning_rate(schedule)`
+        to descend.
 
     State: `count`, a scalar, of the `scale` that this is.
 
@@ -84,8 +86,8 @@ def scale_by_schedule(step_size_fn: Schedule) -> Transform:
 def scale_by_sign() -> Rule:
     """`u = sign(g)`, 0 at 0.
 
-    Source: Bernstein et al. 2018 (arXiv 1802.04434), algorithm 1. Complex leaves are refused: the paper has none, and libraries
-    differ (g / |g|, or the sign of each part).
+    Source: Bernstein et al. 2018 (arXiv 1802.04434), algorithm 1. Complex leaves are refused: the paper has none, and
+    libraries differ (g / |g|, or the sign of each part).
 
     State: none. Errors: TypeError for complex leaves.
 
@@ -104,15 +106,16 @@ def scale_by_sign() -> Rule:
 def add_decayed_weights(weight_decay: NonNegative = 0.0, mask: Any = None) -> Rule:
     """`u = g + weight_decay w`, for the leaves that the mask selects.
 
-    Source: Loshchilov and Hutter 2017 (arXiv 1711.05101). In front of a learning rate the decay is lr · weight_decay per step, as in
-    PyTorch and optax; the paper's decay is independent of the learning rate.
+    Source: Loshchilov and Hutter 2017 (arXiv 1711.05101). In front of a learning rate the decay is lr · weight_decay
+    per step, as in PyTorch and optax; the paper's decay is independent of the learning rate.
 
     Args:
       weight_decay: a number >= 0, or a schedule. [1] per step, times the learning rate that follows.
-      mask: None for all leaves; or a tree of bools like the params, or a function of the params that gives one: True decays.
+      mask: None for all leaves; or a tree of bools like the params, or a function of the params that gives one: True
+        decays.
 
-    State: `count`, a scalar. It needs the params. Errors: ValueError without params or for a mask of another structure, TypeError for
-    a mask that is not of bools.
+    State: `count`, a scalar. It needs the params. Errors: ValueError without params or for a mask of another
+    structure, TypeError for a mask that is not of bools.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.add_decayed_weights(0.5, mask={"kernel": True, "bias": False})
@@ -167,12 +170,14 @@ def clip(max_delta: Positive) -> Rule:
 def clip_by_global_norm(max_norm: Positive) -> Rule:
     """`u = g min(1, max_norm / |g|)`, |g| being the norm over all leaves together.
 
-    Source: Pascanu, Mikolov, Bengio 2013 (arXiv 1211.5063), algorithm 1. PyTorch adds 1e-6 to the norm; optax and this do not.
+    Source: Pascanu, Mikolov, Bengio 2013 (arXiv 1211.5063), algorithm 1. PyTorch adds 1e-6 to the norm; optax and
+    this do not.
 
     Args:
       max_norm: a number > 0, or a schedule, in the unit of what flows through.
 
-    State: `count`, a scalar. An infinite norm gives zeros and NaN, as it must: nothing of such a gradient can be trusted.
+    State: `count`, a scalar. An infinite norm gives zeros and NaN, as it must: nothing of such a gradient can be
+    trusted.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.clip_by_global_norm(1.0)
@@ -183,7 +188,9 @@ def clip_by_global_norm(max_norm: Positive) -> Rule:
     def update(updates: PyTree, state: dict[str, Any]) -> tuple[PyTree, dict[str, Any]]:
         norm = tree.global_norm(updates)
         limit: Array = max_norm
-        factor = jnp.where(norm > limit, limit / jnp.where(norm > limit, norm, jnp.ones_like(norm)), jnp.ones_like(norm))
+        factor = jnp.where(
+            norm > limit, limit / jnp.where(norm > limit, norm, jnp.ones_like(norm)), jnp.ones_like(norm)
+        )
         return tree.map(lambda u, factor: factor * u, updates, factor=factor), state
 
     return Rule(update=update, reads="tree")

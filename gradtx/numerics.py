@@ -1,8 +1,8 @@
 """Numbers that behave at the edges: roots, quotients, counters.
 
-An optimizer meets zero everywhere: a gradient that is exactly 0, an average that has seen nothing yet, a decay of 0. The
-value there is usually harmless, but the derivative is not (the root's is infinite, and infinity times zero is NaN), and
-one NaN ends a hypergradient. Each function here has the textbook value and a finite derivative:
+An optimizer meets zero everywhere: a gradient that is exactly 0, an average that has seen nothing yet, a decay of 0.
+The value there is usually harmless, but the derivative is not (the root's is infinite, and infinity times zero is
+NaN), and one NaN ends a hypergradient. Each function here has the textbook value and a finite derivative:
 
 - Adam divides by ``root(v) + eps``: ``root`` has slope 0 at 0, where the average cannot fall any further.
 - Adagrad without eps divides 0 by 0 in a coordinate that has never moved: ``divide`` says 0.

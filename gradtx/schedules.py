@@ -1,8 +1,8 @@
 """Schedules: hyperparameters that depend on time.
 
 A schedule maps the number of updates already made (0 at the first) to a number. It stands wherever a number stands:
-`adam(cosine_decay_schedule(1e-3, 10_000))`, or `adam(1e-3, b2=linear_schedule(0.9, 0.999, 1000))`. Most are a straight line, a
-cosine or a power, bent at some steps:
+`adam(cosine_decay_schedule(1e-3, 10_000))`, or `adam(1e-3, b2=linear_schedule(0.9, 0.999, 1000))`. Most are a
+straight line, a cosine or a power, bent at some steps:
 
 - `linear_schedule`: from one value to another in so many steps.
 - `cosine_decay_schedule`: the same way down, slow at both ends.
@@ -11,6 +11,7 @@ cosine or a power, bent at some steps:
 Values are hyperparameters (swept, differentiated, passed to jit); lengths and boundaries are static.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -217,7 +218,8 @@ def warmup_cosine_decay_schedule(
     _refuse(
         decay_steps <= warmup_steps,
         "warmup_cosine_decay_schedule",
-        f"the warmup never ends: decay_steps={decay_steps} includes the warmup and must be more than warmup_steps={warmup_steps}",
+        f"the warmup never ends: decay_steps={decay_steps} includes the warmup, so it must be more than "
+        f"warmup_steps={warmup_steps}",
     )
 
     def rate(count: Array) -> Array:
@@ -332,8 +334,12 @@ def inverse_time_schedule(init_value: Finite, decay_rate: NonNegative) -> Rate:
 
 def _check_boundaries(who: str, boundaries: Sequence[Any]) -> None:
     whole = all(isinstance(b, int) and not isinstance(b, bool) and b > 0 for b in boundaries)
-    rising = whole and all(a < b for a, b in zip(boundaries, boundaries[1:], strict=False))
-    _refuse(not rising, who, f"boundaries {list(boundaries)!r} must be whole numbers of updates > 0, each larger than the one before")
+    rising = whole and all(a < b for a, b in itertools.pairwise(boundaries))
+    _refuse(
+        not rising,
+        who,
+        f"boundaries {list(boundaries)!r} must be whole numbers of updates > 0, each larger than the one before",
+    )
 
 
 @schedule
@@ -364,9 +370,7 @@ def piecewise_constant_schedule(
     return rate
 
 
-def _interpolate(
-    count: Array, kind: str, boundaries: Sequence[int], values: Sequence[Any]
-) -> Any:
+def _interpolate(count: Array, kind: str, boundaries: Sequence[int], values: Sequence[Any]) -> Any:
     """Through `values` at 0 and the boundaries, along lines or half cosines; constant after the last."""
     result = values[0]
     for begin, end, start, stop in zip([0, *boundaries], boundaries, values, values[1:], strict=False):
@@ -489,8 +493,9 @@ def join_schedules(schedules: tuple[Schedule, ...], boundaries: tuple[int, ...])
     Errors: ValueError for boundaries that don't match the pieces.
 
     >>> import gradtx
-    >>> up_down = gradtx.join_schedules((gradtx.linear_schedule(0.0, 1.0, 10), gradtx.linear_schedule(1.0, 0.0, 10)), (10,))
-    >>> up_down(5), up_down(15)
+    >>> up, down = gradtx.linear_schedule(0.0, 1.0, 10), gradtx.linear_schedule(1.0, 0.0, 10)
+    >>> triangle = gradtx.join_schedules((up, down), (10,))
+    >>> triangle(5), triangle(15)
     (Array(0.5, dtype=float32), Array(0.5, dtype=float32))
     """
     _refuse(
@@ -501,8 +506,9 @@ def join_schedules(schedules: tuple[Schedule, ...], boundaries: tuple[int, ...])
     _check_boundaries("join_schedules", boundaries)
 
     def rate(count: Array) -> Any:
-        value: Any = schedules[0](count)
-        for later, boundary in zip(schedules[1:], boundaries, strict=True):
+        pieces = list(schedules)
+        value: Any = pieces[0](count)
+        for later, boundary in zip(pieces[1:], boundaries, strict=True):
             value = jnp.where(count < boundary, value, later(jnp.maximum(count - boundary, 0)))
         return value
 
@@ -516,7 +522,8 @@ def sgdr_schedule(cosine_kwargs: Sequence[Mapping[str, Any]]) -> Rate:
     Source: Loshchilov and Hutter 2016 (arXiv 1608.03983).
 
     Args:
-      cosine_kwargs: the arguments of each. They are static here; where they are to be swept, join the schedules yourself.
+      cosine_kwargs: the arguments of each. They are static here; where they are to be swept, join the schedules
+        yourself.
 
     Errors: ValueError for no cycle at all; what `warmup_cosine_decay_schedule` refuses.
 

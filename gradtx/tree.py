@@ -8,8 +8,9 @@ A formula is written for one leaf and mapped over trees; the hyperparameters go 
     >>> tree.map(lambda g, rate: -rate * g, gradients, rate=0.5)
     {'w': Array([-0.5, -1. ], dtype=float32)}
 
-``map`` hands the function leaves and numbers of one precision: float32, or float64 where one of the leaves is float64. So
-low-precision leaves are computed with in float32, eps does not underflow, and a number never promotes a leaf.
+``map`` hands the function leaves and numbers of one precision: float32, or float64 where one of the leaves is
+float64. So low-precision leaves are computed with in float32, eps does not underflow, and a number never promotes a
+leaf.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from gradtx import numerics
 
@@ -33,6 +35,7 @@ def dtype_of(leaf: Any) -> np.dtype[Any]:
 
 
 def is_complex(leaf: Any) -> bool:
+    """Whether a leaf is complex."""
     return jnp.issubdtype(dtype_of(leaf), jnp.complexfloating)
 
 
@@ -82,7 +85,7 @@ def _as_scalar(number: Any, dtype: np.dtype[Any]) -> Any:
 
 
 def zeros_like(tree: PyTree, *, real: bool = False) -> PyTree:
-    """Zeros of the leaves' shapes and shardings, in at least float32; ``real=True`` for statistics of absolute values."""
+    """Zeros of the leaves' shapes and shardings, in at least float32; ``real`` for statistics of absolute values."""
     return full_like(tree, 0.0, real=real)
 
 
@@ -93,7 +96,7 @@ def full_like(tree: PyTree, value: Any, *, real: bool = False) -> PyTree:
         dtype = precision(leaf)
         dtype = dtype if real else _compute_dtype(leaf, dtype)
         filled = jnp.full_like(leaf, _as_scalar(value, np.dtype(dtype)), dtype=dtype)
-        if isinstance(leaf, jax.core.Tracer) and jax.device_count() > 1:
+        if isinstance(leaf, Tracer) and jax.device_count() > 1:
             # A constant made under jit has no sharding of its own on a mesh with automatic axes.
             from jax.experimental.shard_alike import shard_alike
 

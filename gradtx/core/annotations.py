@@ -1,9 +1,11 @@
 """What a parameter's annotation says: hyperparameter, transform, schedule, or static; and in which range.
 
-A hyperparameter is annotated with its range (`Unit`, `NonNegative`, ...). Its value is a number or a schedule, and becomes
-a pytree leaf. Transforms and schedules are pytree children as well. Everything else is static: part of the structure.
+A hyperparameter is annotated with its range (`Unit`, `NonNegative`, ...). Its value is a number or a schedule, and
+becomes a pytree leaf. Transforms and schedules are pytree children as well. Everything else is static: part of the
+structure.
 """
 
+import copy
 import dataclasses
 import difflib
 import enum
@@ -16,6 +18,15 @@ from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
+from jax.core import Tracer
+
+ARRAYS: tuple[type[Any], ...] = (jax.Array, np.ndarray)
+NUMPY_NUMBERS: tuple[type[Any], ...] = (np.integer, np.floating)
+
+
+def is_traced(value: Any) -> bool:
+    """Whether this is the stand-in for an array that JAX traces."""
+    return isinstance(value, Tracer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +69,8 @@ NonNegativeInt = Annotated[int, Interval(0)]
 
 
 class Kind(enum.Enum):
+    """What a parameter is to JAX: a leaf, a child, or structure."""
+
     HYPER = "hyperparameter"
     TRANSFORM = "transform"
     SCHEDULE = "schedule"
@@ -90,14 +103,18 @@ def parameters_of(body: Callable[..., Any], reserved: Iterable[str]) -> tuple[Pa
     parameters: list[Parameter] = []
     for parameter in inspect.signature(body).parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
-            raise TypeError(f"{name}: **{parameter.name} is not allowed in a factory; name and annotate each parameter.")
+            raise TypeError(
+                f"{name}: **{parameter.name} is not allowed in a factory; name and annotate each parameter."
+            )
         if parameter.name not in hints:
             raise TypeError(
                 f"{name}: parameter {parameter.name!r} has no annotation. Annotate a hyperparameter with its range "
                 "(Unit, NonNegative, Positive, Finite ...), and everything else with its type."
             )
         if parameter.name in reserved or parameter.name.startswith("_"):
-            raise TypeError(f"{name}: {parameter.name!r} cannot be the name of a parameter; it is taken by the transform itself.")
+            raise TypeError(
+                f"{name}: {parameter.name!r} cannot be the name of a parameter; it is taken by the transform itself."
+            )
         described = _describe(parameter.name, hints[parameter.name])
         parameters.append(
             dataclasses.replace(
@@ -143,25 +160,26 @@ def as_hyper(value: Any, parameter: Parameter, who: str) -> Any:
     """A number given for a hyperparameter: a Python float, or a 0-d array as it came; refused if out of range."""
     where = f"{who}: {parameter.name}"
     allowed = f"allowed: a number or a schedule, {parameter.interval}"
+    if isinstance(value, ARRAYS) and not isinstance(value, jax.Array) and value.ndim == 0:
+        value = value[()]
     if isinstance(value, str):
         raise TypeError(f"{where} is the string {value!r}; {allowed}. Pass the number itself{_number_in(value)}.")
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{where} is {value!r}, a bool; {allowed}.")
-    if isinstance(value, (int, float, np.integer, np.floating)) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        number = float(typing.cast(Any, value))
+    if isinstance(value, (int, float, *NUMPY_NUMBERS)):
+        number = float(value)
         _require(number in parameter.interval, f"{where} is {number!r}; {allowed}.")
         return number
-    if not isinstance(value, (jax.Array, np.ndarray)):
+    if not isinstance(value, ARRAYS):
         raise TypeError(f"{where} is {value!r} of type {type(value).__name__}; {allowed}.")
     _require(
         value.ndim == 0,
-        f"{where} has shape {value.shape}; a hyperparameter is a scalar. For many values at once, build the optimizer "
-        f"under jax.vmap: jax.vmap(lambda {parameter.name}: {who.rpartition('.')[2]}(..., {parameter.name}={parameter.name}))"
-        f"(values), or pass {parameter.name}=values[i].",
+        f"{where} has shape {value.shape}; {allowed}: a scalar. For many values at once, build the optimizer under "
+        f"jax.vmap: jax.vmap(lambda x: {who}(..., {parameter.name}=x))(values).",
     )
     if not jax.numpy.issubdtype(value.dtype, np.floating) and not jax.numpy.issubdtype(value.dtype, np.integer):
         raise TypeError(f"{where} is an array of dtype {value.dtype}; {allowed}.")
-    if not isinstance(value, jax.core.Tracer):
+    if not is_traced(value):
         _require(float(value) in parameter.interval, f"{where} is {float(value)!r}; {allowed}.")
     return value
 
@@ -170,8 +188,8 @@ def as_static(value: Any, parameter: Parameter, who: str) -> Any:
     """A static argument, checked against its annotation where that is simple enough to check."""
     if value is None and (parameter.optional or parameter.default is None):
         return None
-    if isinstance(value, (np.bool_, np.integer)):
-        value = value.item()
+    if isinstance(value, (np.bool_, *NUMPY_NUMBERS)):
+        value = typing.cast(Any, value).item()
     problems = [_static_problem(value, option) for option in parameter.types]
     if problems and all(problems):
         raise (ValueError if "Literal" in str(parameter.types[0]) or "got a value" in problems[0] else TypeError)(
@@ -180,8 +198,8 @@ def as_static(value: Any, parameter: Parameter, who: str) -> Any:
     if isinstance(value, list):
         return tuple(typing.cast(list[Any], value))
     if isinstance(value, dict):  # a copy: a later change of the caller's dict does not reach into the recorded value
-        return jax.tree.map(lambda leaf: leaf, typing.cast(Any, value))
-    return value
+        return copy.deepcopy(typing.cast(Any, value))
+    return typing.cast(Any, value)
 
 
 def _static_problem(value: Any, annotation: Any) -> str:
@@ -222,6 +240,6 @@ def _require(condition: bool, message: str) -> None:
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
-    """" Did you mean 'x'?" for a misspelt name, or ""."""
+    """A question whether the nearest of `names` was meant, or "" where none is near."""
     close = difflib.get_close_matches(name, list(names), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""

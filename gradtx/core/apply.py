@@ -1,5 +1,6 @@
 """What comes after the update: adding it to the parameters, and comparing trees in tests."""
 
+import operator
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     check.check_leaves("gradtx.apply_updates", "params", params)
     check.check_leaves("gradtx.apply_updates", "updates", updates)
     check.check_alike("gradtx.apply_updates", "updates", updates, "params", params)
-    return tree.cast_like(tree.map(lambda p, u: p + u, params, updates), params)
+    return tree.cast_like(tree.map(operator.add, params, updates), params)
 
 
 def _leaf_values(node: Any) -> list[np.ndarray[Any, Any]]:

@@ -5,10 +5,10 @@ chex compares; when it finds a difference, the words are ours: who, where, what 
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, cast
 
-import chex
+import chex  # pyright: ignore[reportMissingTypeStubs]
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -20,7 +20,9 @@ from gradtx import tree
 def check_leaves(who: str, argument: str, value: Any) -> None:
     """Every leaf is an array (or number) of a floating-point or complex dtype."""
     for path, leaf in tree.named_leaves(value):
-        if not isinstance(leaf, (bool, int, float, complex)) and not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
+        if not isinstance(leaf, (bool, int, float, complex)) and not (
+            hasattr(leaf, "dtype") and hasattr(leaf, "shape")
+        ):
             raise TypeError(f"{who}: {argument} at {path} is {leaf!r} of type {type(leaf).__name__}; allowed: arrays.")
         if not jnp.issubdtype(tree.dtype_of(leaf), jnp.inexact):
             raise TypeError(
@@ -35,12 +37,14 @@ def check_alike(who: str, name: str, value: Any, like_name: str, like: Any) -> N
         chex.assert_trees_all_equal_structs(value, like)
         chex.assert_trees_all_equal_shapes(value, like)
     except (AssertionError, TypeError, ValueError):
-        raise ValueError(f"{who}: {name} do not match {like_name}: {_difference(name, value, like_name, like)}") from None
+        raise ValueError(
+            f"{who}: {name} do not match {like_name}: {_difference(name, value, like_name, like)}"
+        ) from None
     for (path, leaf), other in zip(tree.named_leaves(value), jax.tree.leaves(like), strict=True):
         if tree.is_complex(leaf) != tree.is_complex(other):
             raise TypeError(
-                f"{who}: {name} at {path} has dtype {tree.dtype_of(leaf)}, {like_name} {tree.dtype_of(other)}; allowed: both "
-                "real or both complex."
+                f"{who}: {name} at {path} has dtype {tree.dtype_of(leaf)}, {like_name} {tree.dtype_of(other)}; "
+                "allowed: both real or both complex."
             )
 
 
@@ -54,8 +58,8 @@ def check_state(who: str, state: Any, expected: Any, *, dtypes: bool) -> None:
     except (AssertionError, TypeError, ValueError):
         raise ValueError(
             f"{who}: the state is not one that init makes for these params: "
-            f"{_difference('the state', state, 'the expected state', expected, dtypes=dtypes)} Pass the state returned by init or by the "
-            "last update of this very optimizer."
+            f"{_difference('the state', state, 'the expected state', expected, dtypes=dtypes)} "
+            "Pass the state returned by init or by the last update of this very optimizer."
         ) from None
 
 
@@ -65,7 +69,8 @@ def _difference(name: str, value: Any, like_name: str, like: Any, *, dtypes: boo
         return _structural_difference(name, value, like_name, like)
     for (path, leaf), other in zip(tree.named_leaves(value), jax.tree.leaves(like), strict=True):
         if jnp.shape(leaf) != jnp.shape(other):
-            return f"at {path}, {name} has shape {jnp.shape(leaf)}, {like_name} {jnp.shape(other)} (shapes must be equal; nothing is broadcast)."
+            shapes = f"shape {jnp.shape(leaf)}, {like_name} {jnp.shape(other)}"
+            return f"at {path}, {name} has {shapes} (shapes must be equal; nothing is broadcast)."
         if dtypes and tree.dtype_of(leaf) != tree.dtype_of(other):
             return f"at {path}, {name} has dtype {tree.dtype_of(leaf)}, {like_name} {tree.dtype_of(other)}."
     return "they differ."
@@ -91,8 +96,8 @@ def _some(paths: list[str]) -> str:
 
 def struct_key(*trees: Any) -> Any:
     """What a structural check depends on: structure, shapes and dtypes. Equal keys need checking once."""
-    leaves, treedef = jax.tree.flatten(trees)
-    return treedef, tuple((getattr(leaf, "shape", ()), tree.dtype_of(leaf)) for leaf in leaves)
+    leaves: list[Any] = jax.tree.leaves(trees)
+    return jax.tree.structure(trees), tuple((getattr(leaf, "shape", ()), tree.dtype_of(leaf)) for leaf in leaves)
 
 
 # Value checks in the running program ----------------------------------------------------------------------------------
@@ -101,7 +106,7 @@ _checking: contextvars.ContextVar[bool] = contextvars.ContextVar("checking", def
 
 
 @contextlib.contextmanager
-def value_checks() -> Iterator[None]:
+def value_checks() -> Generator[None]:
     """While this is open, every transform's update checks the values of its state and of its result."""
     token = _checking.set(True)
     try:
@@ -111,27 +116,38 @@ def value_checks() -> Iterator[None]:
 
 
 def checking() -> bool:
+    """Whether value checks are on."""
     return _checking.get()
 
 
 def check_values(
     who: str, updates: Any, old: dict[str, Any], new: dict[str, Any], nonnegative: tuple[str, ...]
 ) -> None:
-    """checkify's checks: everything finite, the named statistics not negative, the counter rising."""
+    """Make checkify's checks: everything finite, the named statistics not negative, the counter rising."""
     step = cast(Array, new.get("count", jnp.int32(-1)))
     at_step = f"gradtx.{who}, step {{step}}: " if "count" in new else f"gradtx.{who}: "
-    known = {"step": step} if "count" in new else {}
+    known: dict[str, Any] = {"step": step} if "count" in new else {}
     for what, value in (("updates", updates), *((f"state {field!r}", new[field]) for field in new if field != "count")):
         for path, leaf in tree.named_leaves(value):
             if jnp.issubdtype(leaf.dtype, jnp.inexact):
                 bad = jnp.sum(~jnp.isfinite(leaf))
-                checkify.check(bad == 0, at_step + f"{what} at {_braces(path)}: {{bad}} of {leaf.size} elements not finite", bad=bad, **known)
+                checkify.check(
+                    bad == 0,
+                    at_step + f"{what} at {_braces(path)}: {{bad}} of {leaf.size} elements not finite",
+                    bad=bad,
+                    **known,
+                )
     for field in nonnegative:
         for path, leaf in tree.named_leaves(new[field]):
             least = jnp.min(leaf, initial=0.0)
-            checkify.check(least >= 0, at_step + f"state {field!r} at {_braces(path)}: negative value {{least}}", least=least, **known)
+            checkify.check(
+                least >= 0,
+                at_step + f"state {field!r} at {_braces(path)}: negative value {{least}}",
+                least=least,
+                **known,
+            )
     if "count" in new:
-        counts = {"before": cast(Array, old["count"]), "after": step}
+        counts: dict[str, Any] = {"before": cast(Array, old["count"]), "after": step}
         # The counter stays at the largest int32 once it is there.
         rising = (counts["after"] > counts["before"]) | (counts["before"] == jnp.iinfo(jnp.int32).max)
         rising = rising & (counts["before"] >= 0)

@@ -11,8 +11,8 @@ def checked(inner: Transform) -> Rule:
     """Runs `inner` and checks its values: everything finite, second moments not negative, counters rising.
 
     Under jit the checks must be lifted out by checkify, in one line: `error, (updates, state) =
-    jax.jit(checkify.checkify(tx.update))(grads, state, params)`, then `error.throw()`. Without it JAX refuses to compile the
-    function and says that a check was not functionalized. Outside jit a failed check raises at once.
+    jax.jit(checkify.checkify(tx.update))(grads, state, params)`, then `error.throw()`. Without it JAX refuses to
+    compile the function and says that a check was not functionalized. Outside jit a failed check raises at once.
 
     Args:
       inner: any transform. A message names the transform in it, the field, the leaf's path and the step.

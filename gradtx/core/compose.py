@@ -1,7 +1,7 @@
 """The two compositions: `a >> b`, one after another, and `a + b`, side by side.
 
-In `a >> b`, b reads what a wrote. In `a + b` the effects are applied left to right as well, but a scaling is measured on the
-gradient that came in, not on what the left made of it:
+In `a >> b`, b reads what a wrote. In `a + b` the effects are applied left to right as well, but a scaling is measured
+on the gradient that came in, not on what the left made of it:
 
     >>> import gradtx
     >>> gradtx.scale_by_momentum(0.9) + gradtx.scale_by_rms(0.999) >> gradtx.scale_by_learning_rate(1e-3)       # Adam
@@ -16,6 +16,8 @@ compositions are associative, and `identity()` is neutral in both.
 import functools
 from collections.abc import Callable
 from typing import Any, Literal, cast
+
+import jax
 
 from gradtx.core import record
 from gradtx.core.foreign import as_transform
@@ -157,14 +159,16 @@ def _flat(kind: type[Composition], stages: tuple[Transform, ...]) -> list[Transf
 
 
 def _composition(kind: type[Composition], body: Callable[..., Transform]) -> Callable[..., Transform]:
-    """The factory of a composition. It may return less than a composition: the one stage that is left, or identity()."""
+    """The factory of a composition; it may return less than one: the only stage that is left, or identity()."""
     node = record.define(kind, body)
 
     @functools.wraps(body)
     def compose(*stages: Any) -> Transform:
         who = f"gradtx.{body.__name__}"
         if not stages:
-            raise TypeError(f"{who}: got no transforms; pass at least one, or use identity() for one that does nothing.")
+            raise TypeError(
+                f"{who}: got no transforms; pass at least one, or use identity() for one that does nothing."
+            )
         given = [as_transform(stage, f"{who}: stage {index}") for index, stage in enumerate(stages)]
         flat = _flat(kind, tuple(given))
         if kind is Join:
@@ -180,8 +184,8 @@ def _composition(kind: type[Composition], body: Callable[..., Transform]) -> Cal
 def _refuse_unobservable(stage: Transform) -> None:
     if not stage.observable:
         raise TypeError(
-            f"gradtx.join: {stage!r} cannot stand right of +: it cannot be told to measure the gradient that came in. Put it "
-            "first, or use >> if it is to read what the transforms before it wrote."
+            f"gradtx.join: {stage!r} cannot stand right of +: it cannot be told to measure the gradient that came in. "
+            "Put it first, or use >> if it is to read what the transforms before it wrote."
         )
 
 
@@ -189,8 +193,8 @@ def _chain(*stages: Transform) -> Transform:
     """`a >> b`: one after another; each transform reads what the one before it wrote.
 
     Args:
-      stages: transforms, or any objects with `init` and `update` (optax's). Chains among them are opened, and stages that do
-        nothing are dropped, so the composition is associative and `identity()` is neutral.
+      stages: transforms, or any objects with `init` and `update` (optax's). Chains among them are opened, and stages
+        that do nothing are dropped, so the composition is associative and `identity()` is neutral.
 
     State: one flat dict, an entry for each elementary transform that has a state, in order; a repeated name gets `_2`.
 
@@ -207,13 +211,13 @@ def _join(*stages: Transform) -> Transform:
     """`a + b`: side by side; effects are applied left to right, each scaling is measured on the gradient that came in.
 
     Args:
-      stages: transforms. What cannot be told which gradient to measure (optax's objects, wrappers that decide when others
-        run) may only stand first.
+      stages: transforms. What cannot be told which gradient to measure (optax's objects, wrappers that decide when
+        others run) may only stand first.
 
     State and errors: as `chain`; also TypeError for such a transform anywhere but first.
 
     >>> import gradtx
-    >>> gradtx.join(gradtx.scale_by_momentum(0.9), gradtx.scale_by_rms(0.999)) == gradtx.scale_by_adam(0.9, 0.999).expand()
+    >>> gradtx.join(gradtx.scale_by_momentum(), gradtx.scale_by_rms()) == gradtx.scale_by_adam().expand()
     True
     """
     return cast(Any, stages)
@@ -233,7 +237,11 @@ def identity() -> Rule:
     >>> gradtx.identity() >> gradtx.clip(1.0) == gradtx.clip(1.0)
     True
     """
-    return Rule(update=lambda updates, state: (updates, state))
+
+    def update(updates: Updates, state: State) -> tuple[Updates, State]:
+        return updates, state
+
+    return Rule(update=update)
 
 
 @transform
@@ -241,8 +249,8 @@ def stateless(f: Callable[[Updates, Params], Updates]) -> Rule:
     """A transform without memory from a function of the updates and the params.
 
     Args:
-      f: `f(updates, params) -> updates`; params are None where update was given none. It is called under JAX's standard dtype
-        promotion rules, and the result is cast to the dtype of the updates.
+      f: `f(updates, params) -> updates`; params are None where update was given none. It is called under JAX's
+        standard dtype promotion rules, and the result is cast to the dtype of the updates.
 
     State: none. Extra arguments: none.
 
@@ -251,4 +259,9 @@ def stateless(f: Callable[[Updates, Params], Updates]) -> Rule:
     >>> halve.update({"w": jnp.ones(2)}, halve.init({"w": jnp.zeros(2)}))
     ({'w': Array([0.5, 0.5], dtype=float32)}, {})
     """
-    return Rule(update=lambda updates, state, params=None: (f(updates, params), state), reads="tree")
+
+    def update(updates: Updates, state: State, params: Params = None) -> tuple[Updates, State]:
+        with jax.numpy_dtype_promotion("standard"):
+            return f(updates, params), state
+
+    return Rule(update=update, reads="tree")

@@ -1,5 +1,6 @@
 """Objects with `init` and `update` from elsewhere, optax's for example, among gradtx's transforms, and the way back."""
 
+import importlib
 import inspect
 from typing import Any, cast
 
@@ -84,8 +85,9 @@ def _foreign(object: Any, *, accepts: tuple[str, ...] = ()) -> Transform:  # noq
       object: has `init(params)` and `update(updates, state, params)`. Compared by its own equality.
       accepts: extra arguments to pass on that its signature does not name (optax.chain takes any).
 
-    Its state is kept as it is, under the name of the function that made it. It cannot be told which gradient to measure, so in
-    `a + b` it may only stand first. Called here, not translated: it computes in the precision it is given.
+    Its state is kept as it is, under the name of the function that made it. It cannot be told which gradient to
+    measure, so in `a + b` it may only stand first. Called here, not translated: it computes in the precision it is
+    given.
     """
     raise NotImplementedError  # a record only: Foreign says what it does
 
@@ -97,12 +99,11 @@ foreign = record.factory_of(record.define(Foreign, _foreign))
 def _check_pair(value: Any, where: str) -> None:
     if record.is_factory(value):
         raise TypeError(f"{where} is the factory gradtx.{value.node.name} itself; call it: {value.node.name}(...).")
-    if isinstance(value, (list, tuple)) and not hasattr(cast(Any, value), "update"):
-        raise TypeError(f"{where} is a {type(cast(Any, value)).__name__}; pass the transforms themselves: chain(*transforms).")
+    kind = type(value).__name__
+    if kind in ("list", "tuple"):
+        raise TypeError(f"{where} is a {kind}; pass the transforms themselves: chain(*transforms).")
     if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
-        raise TypeError(
-            f"{where} is {value!r} of type {type(value).__name__}; allowed: a transform (anything with init and update)."
-        )
+        raise TypeError(f"{where} is {value!r}; allowed: a transform, or any object with init and update.")
 
 
 def as_transform(value: Any, where: str) -> Transform:
@@ -120,8 +121,8 @@ def to_optax(tx: Transform) -> Any:
     """The transform as optax's own `GradientTransformationExtraArgs`; needs optax installed.
 
     A gradtx transform works unmodified in optax.chain, TrainState and nnx.Optimizer. Two cases need this function:
-    extra arguments (`value=...`) through optax.chain, and array hyperparameters in nnx.Optimizer. Extra arguments that the
-    transform does not accept are dropped, as optax expects.
+    extra arguments (`value=...`) through optax.chain, and array hyperparameters in nnx.Optimizer. Extra arguments
+    that the transform does not accept are dropped, as optax expects.
 
     >>> import gradtx
     >>> type(gradtx.to_optax(gradtx.adam(1e-3))).__name__
@@ -130,11 +131,11 @@ def to_optax(tx: Transform) -> Any:
     if not isinstance(cast(Any, tx), Transform):
         raise TypeError(f"gradtx.to_optax: got {tx!r}; allowed: a gradtx transform.")
     try:
-        import optax
+        optax: Any = importlib.import_module("optax")
     except ImportError as error:
         raise ImportError("gradtx.to_optax needs optax: pip install optax.") from error
 
     def update(updates: Updates, state: State, params: Params = None, **extra: Any) -> tuple[Updates, State]:
         return tx.update(updates, state, params, **{name: v for name, v in extra.items() if name in tx.extra_args})
 
-    return cast(Any, optax).GradientTransformationExtraArgs(tx.init, update)
+    return optax.GradientTransformationExtraArgs(tx.init, update)

@@ -1,21 +1,21 @@
 """The recorded value: what transforms and schedules have in common.
 
-A call of a decorated factory records its arguments in a node of a type generated for that factory. The node is a pytree:
-hyperparameters, transforms and schedules are its children, everything else is its structure. It never runs the author's
-code when JAX takes it apart and puts it together again.
+A call of a decorated factory records its arguments in a node of a type generated for that factory. The node is a
+pytree: hyperparameters, transforms and schedules are its children, everything else is its structure. It never runs
+the author's code when JAX takes it apart and puts it together again.
 """
 
 import functools
 import inspect
 import struct
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NoReturn, Self, TypeVar, cast
 
 import jax
 import numpy as np
 
-from gradtx.core.annotations import Kind, Parameter, as_hyper, as_static, parameters_of, suggestion
+from gradtx.core.annotations import ARRAYS, Kind, Parameter, as_hyper, as_static, is_traced, parameters_of, suggestion
 
 _registry: dict[str, Callable[..., Any]] = {}
 
@@ -167,8 +167,8 @@ class Recorded:
     def replace(self, **changes: Any) -> Self:
         """The same value with some arguments changed, checked like a new call.
 
-        An argument that is not this value's own is looked for in the transforms it contains, and must be found in exactly
-        one of them: `(clip(1.0) >> adam(1e-3)).replace(learning_rate=3e-4)`.
+        An argument that is not this value's own is looked for in the transforms it contains, and must be found in
+        exactly one of them: `(clip(1.0) >> adam(1e-3)).replace(learning_rate=3e-4)`.
         """
         arguments = dict(self._arguments)
         parameters = {parameter.name: parameter for parameter in self._parameters}
@@ -197,12 +197,18 @@ class Recorded:
     def _not_one(self, name: str, owners: "list[tuple[tuple[Any, ...], Recorded]]") -> str:
         if owners:
             names = ", ".join(child.name for _, child in owners)
-            return f"{self._who()}: {name!r} is an argument of several of its transforms ({names}); name one by building it anew."
+            return (
+                f"{self._who()}: {name!r} is an argument of several of its transforms ({names}); build that one anew."
+            )
         own = [parameter.name for parameter in self._parameters]
-        return f"{self._who()} has no argument {name!r}.{suggestion(name, own)} Its arguments: {', '.join(own) or 'none'}."
+        return (
+            f"{self._who()} has no argument {name!r}.{suggestion(name, own)} Its arguments: {', '.join(own) or 'none'}."
+        )
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
-        raise AttributeError(f"{self._who()} is a value and cannot be changed; use .replace({name}=...) to get a new one.")
+        raise AttributeError(
+            f"{self._who()} is a value and cannot be changed; use .replace({name}=...) to get a new one."
+        )
 
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"{self._who()} is a value and cannot be changed.")
@@ -278,7 +284,7 @@ def define(base: type[R], body: Callable[..., Any]) -> type[R]:
         values, aux = flatten(node)
         return tuple(zip(keys, values, strict=True)), aux
 
-    def unflatten(aux: tuple[Static, ...], values: tuple[Any, ...]) -> R:
+    def unflatten(aux: tuple[Static, ...], values: Iterable[Any]) -> R:
         arguments = dict(zip(children, values, strict=True)) | {n: s.value for n, s in zip(statics, aux, strict=True)}
         return node._from_arguments({p.name: arguments[p.name] for p in node._parameters})
 
@@ -302,8 +308,8 @@ def enter(node: type[R], factory: Callable[..., Any]) -> Callable[..., Any]:
     known = _registry.get(node.name)
     if known is not None and known.__module__ != factory.__module__:
         raise ValueError(
-            f"{factory.__module__}: a factory called {node.name!r} is already defined in {known.__module__}; names are how "
-            "configurations and checkpoints find a transform, so choose another."
+            f"{factory.__module__}: a factory called {node.name!r} is already defined in {known.__module__}; "
+            "configurations and checkpoints find a transform by its name, so choose another."
         )
     node.factory = staticmethod(factory)
     _registry[node.name] = factory
@@ -322,7 +328,7 @@ def from_config(config: Mapping[str, Any]) -> Any:
     >>> gradtx.from_config(gradtx.adam(1e-3).to_config()) == gradtx.adam(1e-3)
     True
     """
-    if not isinstance(config, Mapping) or set(config) != {"name", "arguments"}:
+    if not isinstance(cast(Any, config), Mapping) or set(config) != {"name", "arguments"}:
         raise ValueError(f"gradtx.from_config: got {config!r}; allowed: a dict with the keys 'name' and 'arguments'.")
     name = config["name"]
     if name not in _registry:
@@ -365,9 +371,9 @@ def freeze(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return ("float", struct.pack("d", value))
-    if isinstance(value, (jax.Array, jax.core.Tracer)):
+    if isinstance(value, jax.Array) or is_traced(value):
         return ("array", id(value))
-    if isinstance(value, np.ndarray):
+    if isinstance(value, ARRAYS):
         return ("ndarray", value.shape, str(value.dtype), value.tobytes())
     if isinstance(value, Mapping):
         items = cast(Mapping[Any, Any], value).items()
@@ -379,7 +385,7 @@ def freeze(value: Any) -> Any:
     try:
         hash(value)
     except TypeError:
-        leaves, treedef = jax.tree.flatten(value)
+        leaves, treedef = cast(Any, jax.tree.flatten(value))
         if len(leaves) == 1 and leaves[0] is value:
             return ("object", id(value))
         return (treedef, tuple(freeze(leaf) for leaf in leaves))
@@ -412,7 +418,7 @@ def _set_in(container: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 
 def _show(value: Any) -> str:
-    if isinstance(value, jax.core.Tracer):
+    if is_traced(value):
         return f"<traced {value.dtype}{list(value.shape)}>"
     if isinstance(value, jax.Array):
         return f"array({float(value)!r})" if value.ndim == 0 else f"<{value.dtype}{list(value.shape)}>"
@@ -437,7 +443,7 @@ def _encode(value: Any, where: str) -> Any:
     if isinstance(value, dict):
         items = cast(dict[Any, Any], value).items()
         return {"dict": [[_encode(key, where), _encode(item, where)] for key, item in items]}
-    if isinstance(value, (jax.Array, np.ndarray)) and not isinstance(value, jax.core.Tracer):
+    if isinstance(value, ARRAYS) and not is_traced(value):
         return {"array": np.asarray(value).astype(np.float64).tolist(), "dtype": str(value.dtype)}
     raise TypeError(
         f"{where} is {value!r}, which JSON cannot hold. Give it as a recorded schedule or transform (see @schedule, "

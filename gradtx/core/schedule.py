@@ -15,7 +15,7 @@ Its hyperparameters reach the function as arrays of the precision in which the s
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, ParamSpec, cast
 
 import jax
@@ -39,11 +39,16 @@ class Schedule(Recorded):
     _kind = Kind.SCHEDULE
 
     def _probe(self) -> None:
-        numbers = {p.name: _placeholders(self._arguments[p.name]) if p.is_child else self._arguments[p.name] for p in self._parameters}
+        numbers = {
+            p.name: _placeholders(self._arguments[p.name]) if p.is_child else self._arguments[p.name]
+            for p in self._parameters
+        }
         with blame(self.name):
             rate = self._call(numbers)
         if not callable(rate):
-            raise TypeError(f"{self._who()}: its body returned {rate!r}; a schedule's body returns a function of the count.")
+            raise TypeError(
+                f"{self._who()}: its body returned {rate!r}; a schedule's body returns a function of the count."
+            )
 
     def __call__(self, count: Any) -> Array:
         """The value after `count` updates, in JAX's default float dtype."""
@@ -53,14 +58,16 @@ class Schedule(Recorded):
         """The value after `count` updates, computed in `dtype`."""
         count = jnp.asarray(count)
         if not jnp.issubdtype(count.dtype, jnp.integer):
-            raise TypeError(f"{self._who()}: the count is {count!r}; allowed: an integer, the number of updates already made.")
+            raise TypeError(
+                f"{self._who()}: the count is {count!r}; allowed: an integer, the number of updates already made."
+            )
         numbers = concrete_numbers(self, count, dtype)
         with blame(self.name):
             return jnp.asarray(self._call(numbers)(count.astype(jnp.int32))).astype(dtype)
 
 
 @contextlib.contextmanager
-def blame(where: str) -> Iterator[None]:
+def blame(where: str) -> Generator[None]:
     """Add to any error that passes through in which transform it happened."""
     try:
         yield
@@ -70,7 +77,7 @@ def blame(where: str) -> Iterator[None]:
 
 
 def concrete_numbers(node: Recorded, count: Any, dtype: Any) -> dict[str, Any]:
-    """The arguments as an author's body gets them: hyperparameters as numbers of `dtype`, schedules evaluated at `count`."""
+    """The arguments as a body gets them: hyperparameters as numbers of `dtype`, schedules evaluated at `count`."""
     return {p.name: _numbers(node, p, node._arguments[p.name], count, dtype) for p in node._parameters}
 
 
@@ -87,15 +94,16 @@ def _numbers(node: Recorded, parameter: Parameter, value: Any, count: Any, dtype
     if isinstance(value, (float, int)):
         number = np.dtype(dtype).type(value)
         if float(number) not in parameter.interval:
+            rounded = f"which rounds to {float(number)!r} in {number.dtype}"
             raise ValueError(
-                f"gradtx.{node.name}: {parameter.name} is {value!r}, which rounds to {float(number)!r} in {np.dtype(dtype).name}; "
-                f"allowed: {parameter.interval}. Choose a value that {np.dtype(dtype).name} can tell from the limit, or use float64."
+                f"gradtx.{node.name}: {parameter.name} is {value!r}, {rounded}; allowed: {parameter.interval}. "
+                f"Choose a value that {number.dtype} can tell from the limit, or compute in float64."
             )
         return number
     if value.ndim > 0:
         raise ValueError(
-            f"gradtx.{node.name}: {parameter.name} holds {value.shape[0]} values: this is a sweep of optimizers. Map over it: "
-            "jax.vmap(lambda tx: tx.init(params))(txs), and likewise for update."
+            f"gradtx.{node.name}: {parameter.name} holds {value.shape[0]} values: this is a sweep of optimizers. "
+            "Map over it: jax.vmap(lambda tx: tx.init(params))(txs), and likewise for update."
         )
     return value.astype(dtype)
 
@@ -104,7 +112,9 @@ def _placeholders(value: Any) -> Any:
     """Numbers for the run of a body at the call, when neither dtype nor time are known."""
 
     def placeholder(leaf: Any) -> Any:
-        return np.float32(1.0) if isinstance(leaf, Recorded) else (np.float32(leaf) if isinstance(leaf, float) else leaf)
+        return (
+            np.float32(1.0) if isinstance(leaf, Recorded) else (np.float32(leaf) if isinstance(leaf, float) else leaf)
+        )
 
     return jax.tree.map(placeholder, value, is_leaf=lambda leaf: isinstance(leaf, Schedule))
 
@@ -138,7 +148,9 @@ def as_schedule(value: Any, where: str) -> Schedule:
         raise TypeError(f"{where} is the factory gradtx.{value.node.name} itself; call it: {value.node.name}(...).")
     if callable(value) and not isinstance(value, Recorded) and not isinstance(value, type):
         return custom_schedule(value)
-    raise TypeError(f"{where} is {value!r}; allowed: a number or a schedule (a gradtx schedule, or a function of the count).")
+    raise TypeError(
+        f"{where} is {value!r}; allowed: a number or a schedule (a gradtx schedule, or a function of the count)."
+    )
 
 
 record.enter_coercion(Kind.SCHEDULE, as_schedule)

@@ -12,7 +12,8 @@ def find(state: Any, name: str) -> Any:
 
     Args:
       state: a transform's state.
-      name: a transform's name ("scale_by_rms"), a field's ("nu"), or a path's end ("scale_by_rms/nu") where a name is not unique.
+      name: a transform's name ("scale_by_rms"), a field's ("nu"), or a path's end ("scale_by_rms/nu") where a name is
+        not unique.
 
     Errors: KeyError if nothing, or more than one entry, has the name; it lists what there is.
 
@@ -46,13 +47,12 @@ def step_count(state: Any) -> Array:
 
 
 def _entries(state: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """All named entries of nested dicts, NamedTuples and tuples, outermost first; not those of the params' own trees."""
+    """All named entries of nested dicts, NamedTuples and tuples, outermost first."""
     if isinstance(state, dict):
         items = list(cast(dict[Any, Any], state).items())
-    elif isinstance(state, tuple) and hasattr(state, "_fields"):
-        items = list(zip(cast(Any, state)._fields, cast(Any, state), strict=True))
     elif isinstance(state, tuple):
-        items = list(enumerate(cast(tuple[Any, ...], state)))
+        values = cast(tuple[Any, ...], state)
+        items = list(zip(getattr(values, "_fields", range(len(values))), values, strict=True))
     else:
         return
     for key, value in items:

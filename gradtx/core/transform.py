@@ -12,9 +12,9 @@
     >>> tx
     scale_by_half_life(half_life=5.0)
 
-The decorator owns what every transform needs alike: the recorded value, the counter, schedules, dtypes, checks, errors. A
-state is a dict with one entry for each elementary transform, whatever the nesting: `{"scale_by_rms": {"count": ..., "nu": ...},
-...}`; so a checkpoint is restored by name, and a transform put in front renames nothing.
+The decorator owns what every transform needs alike: the recorded value, the counter, schedules, dtypes, checks,
+errors. A state is a dict with one entry for each elementary transform, whatever the nesting: `{"scale_by_rms":
+{"count": ..., "nu": ...}, ...}`; so a checkpoint is restored by name, and a transform put in front renames nothing.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from gradtx import numerics, tree
 from gradtx.core import check, record
-from gradtx.core.annotations import Kind
+from gradtx.core.annotations import Kind, is_traced
 from gradtx.core.record import Recorded
 from gradtx.core.schedule import blame, concrete_numbers
 
@@ -44,16 +44,16 @@ class Rule:
 
     Args:
       init: `init(params) -> dict of fields`; None for a transform that remembers nothing.
-      update: `update(updates, state, ...) -> (updates, state)`. It names what else it wants: `params` (positional, required
-        unless it has a default); keyword-only `observed` (the gradient to measure, see `join`), `count` (1 at the first update),
-        and any extra argument, required unless it has a default. `**extra` passes on whatever the transforms among the
-        factory's arguments accept.
+      update: `update(updates, state, ...) -> (updates, state)`. It names what else it wants: `params` (positional,
+        required unless it has a default); keyword-only `observed` (the gradient to measure, see `join`), `count` (1
+        at the first update), and any extra argument, required unless it has a default. `**extra` passes on whatever
+        the transforms among the factory's arguments accept.
       reads: what the update of one element depends on: that "element" alone, its "leaf", or the whole "tree".
       nonnegative: the fields of the state that are never negative.
       random: whether the state holds a random key.
       complex: whether complex leaves are handled; if not they are refused by name.
-      observable: False for what decides when others run, or cannot be told which gradient to measure; it may only stand first
-        in `a + b`.
+      observable: False for what decides when others run, or cannot be told which gradient to measure; it may only
+        stand first in `a + b`.
     """
 
     init: Callable[[Params], State] | None = None
@@ -95,6 +95,7 @@ def _wants(code: Any, defaults: int, keyword_defaults: frozenset[str]) -> _Wants
 
 
 def wants(rule: Rule) -> _Wants:
+    """What the rule's update names."""
     function = cast(Any, rule.update)
     return _wants(function.__code__, len(function.__defaults__ or ()), frozenset(function.__kwdefaults__ or ()))
 
@@ -167,7 +168,7 @@ class Transform(Recorded):
         return tree.cast_like(flowing, updates), new_state
 
     def _check_extra(self, who: str, extra: dict[str, Any]) -> None:
-        accepted = self.extra_args | ({"observed"} if self.observable else frozenset())
+        accepted = self.extra_args.union(["observed"] if self.observable else [])
         for name in extra:
             if name not in accepted:
                 known = f"It accepts: {', '.join(sorted(self.extra_args)) or 'none'}."
@@ -273,7 +274,7 @@ class Elementary(Transform):
             return self._cache["rule"]
         with blame(self.name):
             rule = self._call(self._arguments)
-        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self)):
+        if not any(is_traced(leaf) for leaf in jax.tree.leaves(self)):
             self._cache["rule"] = rule
         return rule
 
@@ -283,7 +284,7 @@ class Elementary(Transform):
     @property
     def _inner(self) -> list[Transform]:
         """The transforms among its arguments."""
-        return [cast(Transform, child) for _, child in record.children(self._arguments) if isinstance(child, Transform)]
+        return [child for _, child in record.children(self._arguments) if isinstance(child, Transform)]
 
     @property
     def _timed(self) -> bool:
@@ -339,7 +340,7 @@ class Elementary(Transform):
         return {self.name: ({"count": jnp.zeros((), jnp.int32)} if self._timed else {}) | fields}
 
     def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
-        own = state[self.name] if self.slots else {}
+        own: State = state[self.name] if self.slots else {}
         with jax.named_scope(self.name), blame(f"{self.name}.update"):
             numbers = concrete_numbers(self, own.get("count", 0), tree.precision(updates, own, params))
             rule = cast(Rule, self._call(numbers))
@@ -354,7 +355,9 @@ class Elementary(Transform):
                 check.check_values(self.name, result, own, new, rule.nonnegative)
         return result, ({self.name: new} if self.slots else {})
 
-    def _named(self, rule: Rule, updates: Updates, params: Params, extra: dict[str, Any], timed: State) -> dict[str, Any]:
+    def _named(
+        self, rule: Rule, updates: Updates, params: Params, extra: dict[str, Any], timed: State
+    ) -> dict[str, Any]:
         """The keyword arguments that the author's update names."""
         wanted = wants(rule)
         accepted = self.extra_args if wanted.passes_on else wanted.extra
@@ -371,8 +374,8 @@ class Elementary(Transform):
         for path, leaf in tree.named_leaves(leaves):
             if tree.is_complex(leaf):
                 raise TypeError(
-                    f"{self._who()}.{where}: the leaf at {path} is complex ({tree.dtype_of(leaf)}), and {self.name} is defined for "
-                    "real ones only; give the real and the imaginary part as two leaves."
+                    f"{self._who()}.{where}: the leaf at {path} is complex ({tree.dtype_of(leaf)}); allowed: real leaves "
+                    "(it is not defined for others). Give the real and the imaginary part as two leaves."
                 )
 
 
@@ -388,16 +391,17 @@ class Named(Transform):
         expanded = self._cache.get("expanded")
         if expanded is None:
             with blame(self.name):
-                expanded = cast(Transform, record.coerce(Kind.TRANSFORM, self._call(self._arguments), f"{self._who()}: its result"))
-            if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(expanded)):
+                expanded = cast(
+                    Transform, record.coerce(Kind.TRANSFORM, self._call(self._arguments), f"{self._who()}: its result")
+                )
+            if not any(is_traced(leaf) for leaf in jax.tree.leaves(expanded)):
                 self._cache["expanded"] = expanded
         return expanded.expand(deep=True) if deep else expanded
 
 
 def widest(reads: list[Literal["element", "leaf", "tree"]]) -> Literal["element", "leaf", "tree"]:
     """The widest of several reaches."""
-    order: tuple[Literal["element", "leaf", "tree"], ...] = ("element", "leaf", "tree")
-    return max(reads, key=order.index, default="element")
+    return "tree" if "tree" in reads else "leaf" if "leaf" in reads else "element"
 
 
 @overload

@@ -1,13 +1,14 @@
 """Hyperparameters kept in the state, for users whose optimizer is static."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from gradtx import tree
 from gradtx.core import record
+from gradtx.core.annotations import is_traced
 from gradtx.core.transform import Params, Rule, State, Transform, Updates, transform
 
 
@@ -15,8 +16,8 @@ from gradtx.core.transform import Params, Rule, State, Transform, Updates, trans
 def tunable(inner: Transform) -> Rule:
     """Keeps the hyperparameters of `inner` in the state, where they can be changed without recompiling.
 
-    For a transform that is a static part of something compiled (a field of TrainState, nnx.Optimizer). Where you can pass the
-    transform to your jitted function as an argument, pass `tx.replace(learning_rate=...)` instead.
+    For a transform that is a static part of something compiled (a field of TrainState, nnx.Optimizer). Where you can
+    pass the transform to your jitted function as an argument, pass `tx.replace(learning_rate=...)` instead.
 
     Args:
       inner: any transform. Its hyperparameters are read at init; afterwards those in the state count.
@@ -34,14 +35,12 @@ def tunable(inner: Transform) -> Rule:
 
     def init(params: Params) -> State:
         dtype = tree.precision(params)
-        leaves = jax.tree_util.tree_leaves_with_path(inner)
-        hyperparameters = {_name(path): jnp.array(leaf, dtype=dtype, copy=True) for path, leaf in leaves}
+        hyperparameters = {name: jnp.array(leaf, dtype=dtype, copy=True) for name, leaf in _named_leaves(inner)}
         return {"hyperparameters": hyperparameters, "inner": inner.init(params)}
 
     def update(updates: Updates, state: State, params: Params = None, **extra: Any) -> tuple[Updates, State]:
-        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(inner)]
-        leaves = [state["hyperparameters"][_name(path)] for path in paths]
-        tx: Transform = jax.tree.unflatten(jax.tree.structure(inner), leaves)
+        leaves = [state["hyperparameters"][name] for name, _ in _named_leaves(inner)]
+        tx: Transform = cast(Any, jax.tree.unflatten)(jax.tree.structure(inner), leaves)
         updates, inner_state = tx.update(updates, state["inner"], params, **extra)
         return updates, {"hyperparameters": state["hyperparameters"], "inner": inner_state}
 
@@ -59,31 +58,33 @@ def tune(state: State, **values: Any) -> State:
     """
     if not _holds_hyperparameters(state):
         raise KeyError("gradtx.tune: the state holds no hyperparameters; build the optimizer as gradtx.tunable(tx).")
+    if "hyperparameters" in state:
+        return state | {"hyperparameters": _changed(state["hyperparameters"], values)}
+    return {key: tune(entry, **values) if _holds_hyperparameters(entry) else entry for key, entry in state.items()}
 
-    def change(node: Any) -> Any:
-        if not isinstance(node, dict):
-            return node
-        if "hyperparameters" not in node:
-            return {key: change(value) for key, value in node.items()}
-        known = dict(node["hyperparameters"])
-        for name, value in values.items():
-            if name not in known:
-                hint = record.suggestion(name, known)
-                raise KeyError(f"gradtx.tune: no hyperparameter is called {name!r}.{hint} There are: {', '.join(known)}.")
-            if isinstance(value, (str, bool)) or jnp.shape(value) != jnp.shape(known[name]):
-                raise TypeError(f"gradtx.tune: {name} is {value!r}; allowed: a number.")
-            if not isinstance(value, jax.core.Tracer) and not math.isfinite(float(value)):
-                raise ValueError(f"gradtx.tune: {name} is {value!r}; allowed: a finite number.")
-            known[name] = jnp.array(value, dtype=known[name].dtype, copy=True)
-        return node | {"hyperparameters": known}
 
-    return change(state)
+def _changed(known: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The hyperparameters with new values in their old dtypes."""
+    changed = dict(known)
+    for name, value in values.items():
+        if name not in known:
+            hint = record.suggestion(name, known)
+            raise KeyError(f"gradtx.tune: no hyperparameter is called {name!r}.{hint} There are: {', '.join(known)}.")
+        if isinstance(value, (str, bool)) or jnp.shape(value) != jnp.shape(known[name]):
+            raise TypeError(f"gradtx.tune: {name} is {value!r}; allowed: a number.")
+        if not is_traced(value) and not math.isfinite(float(value)):
+            raise ValueError(f"gradtx.tune: {name} is {value!r}; allowed: a finite number.")
+        changed[name] = jnp.array(value, dtype=known[name].dtype, copy=True)
+    return changed
 
 
 def _holds_hyperparameters(state: Any) -> bool:
-    return isinstance(state, dict) and ("hyperparameters" in state or any(map(_holds_hyperparameters, state.values())))
+    if not isinstance(state, dict):
+        return False
+    entries = cast(dict[str, Any], state)
+    return "hyperparameters" in entries or any(map(_holds_hyperparameters, entries.values()))
 
 
-def _name(path: tuple[Any, ...]) -> str:
-    """A hyperparameter's name: `learning_rate`, or `stages[0].decay` in a composition."""
-    return jax.tree_util.keystr(path).removeprefix(".")
+def _named_leaves(tx: Transform) -> list[tuple[str, Any]]:
+    """The hyperparameters with their names: `learning_rate`, or `stages[0].decay` in a composition."""
+    return [(name.removeprefix("."), leaf) for name, leaf in tree.named_leaves(tx)]

@@ -1,7 +1,7 @@
 """Adagrad and its heirs: a step size for each parameter, from its own past gradients.
 
-`adagrad` divides by all of the past, `rmsprop` by the recent past, and `adadelta` multiplies by the size of its own recent steps as
-well, so that it needs no learning rate.
+`adagrad` divides by all of the past, `rmsprop` by the recent past, and `adadelta` multiplies by the size of its own
+recent steps as well, so that it needs no learning rate.
 """
 
 from typing import Any
@@ -24,10 +24,10 @@ def adagrad(
 ) -> Transform:
     """Adagrad: each parameter's step shrinks with the gradients it has seen.
 
-        s <- s + g²;   w <- w - lr g / sqrt(s + eps)                                                   (lr = learning_rate)
+        s <- s + g²;   w <- w - lr g / sqrt(s + eps)   (lr = learning_rate)
 
-    Source: Duchi, Hazan, Singer 2011 (JMLR 12). Defaults as optax and Keras; PyTorch: (lr, 0.0, 1e-10, eps_in_sqrt=False), its lr_decay
-    is `inverse_time_schedule`.
+    Source: Duchi, Hazan, Singer 2011 (JMLR 12). Defaults as optax and Keras; PyTorch: (lr, 0.0, 1e-10,
+    eps_in_sqrt=False), its lr_decay is `inverse_time_schedule`.
 
     Args:
       learning_rate: >= 0, a number or a schedule. [params per step] at first.
@@ -61,10 +61,10 @@ def rmsprop(
 ) -> Transform:
     """RMSProp: Adagrad that forgets; with momentum, a decayed sum of the *scaled* gradients.
 
-        v <- b v + (1 - b) g²;   w <- w - lr g / sqrt(v + eps)                               (b = decay, lr = learning_rate)
+        v <- b v + (1 - b) g²;   w <- w - lr g / sqrt(v + eps)   (b = decay, lr = learning_rate)
 
-    Source: Hinton 2012 (lecture 6e). eps and lr stand where optax has them; PyTorch: eps_in_sqrt=False, lr_inside_momentum=False,
-    decay 0.99; Keras: eps 1e-7.
+    Source: Hinton 2012 (lecture 6e). eps and lr stand where optax has them; PyTorch: eps_in_sqrt=False,
+    lr_inside_momentum=False, decay 0.99; Keras: eps 1e-7.
 
     Args:
       learning_rate: >= 0, a number or a schedule. [params per step]
@@ -109,8 +109,8 @@ def adadelta(
 
         s <- r s + (1 - r) g²;   u = g sqrt(d + eps) / sqrt(s + eps);   d <- r d + (1 - r) u²;   w <- w - lr u
 
-    Source: Zeiler 2012 (arXiv 1212.5701), algorithm 1, which has no learning rate: the default is 1. optax's default (None) climbs;
-    Keras: (0.001, 0.95, 1e-7).
+    Source: Zeiler 2012 (arXiv 1212.5701), algorithm 1, which has no learning rate: the default is 1. optax's default
+    (None) climbs; Keras: (0.001, 0.95, 1e-7).
 
     Args:
       learning_rate: >= 0, a number or a schedule. [1]

@@ -31,10 +31,10 @@ def adam(
     """Adam: momentum and RMSProp side by side, both with their bias corrected.
 
         m <- b1 m + (1 - b1) g;   v <- b2 v + (1 - b2) g²
-        w <- w - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)                                      (lr = learning_rate)
+        w <- w - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)   (lr = learning_rate)
 
-    Source: Kingma and Ba 2014 (arXiv 1412.6980), algorithm 1. As PyTorch and optax. Keras has the eps-hat of their section 2
-    (eps_hat=True, 1e-7).
+    Source: Kingma and Ba 2014 (arXiv 1412.6980), algorithm 1. As PyTorch and optax. Keras has the eps-hat of their
+    section 2 (eps_hat=True, 1e-7).
 
     Args:
       learning_rate: >= 0, a number or a schedule. [params per step]
@@ -46,14 +46,17 @@ def adam(
 
     State: `mu` and `nu`, 8 bytes per parameter.
 
-    Errors: ValueError for a decay outside [0, 1), a negative eps or learning rate, NaN; TypeError for None, a string, a bool.
+    Errors: ValueError for a decay outside [0, 1), a negative eps or learning rate, NaN; TypeError for None, a string,
+    a bool.
 
     >>> import gradtx
     >>> gradtx.adam(1e-3).expand()
     scale_by_momentum(decay=0.9) + scale_by_rms(decay=0.999, eps=1e-08) >> scale_by_learning_rate(learning_rate=0.001)
     """
     direction = scale_by_momentum(b1, nesterov=nesterov)
-    return direction + scale_by_rms(b2, eps, eps_root=eps_root, eps_hat=eps_hat) >> scale_by_learning_rate(learning_rate)
+    return direction + scale_by_rms(b2, eps, eps_root=eps_root, eps_hat=eps_hat) >> scale_by_learning_rate(
+        learning_rate
+    )
 
 
 @transform
@@ -71,10 +74,10 @@ def adamw(
 ) -> Transform:
     """Adam with decoupled weight decay.
 
-        w <- w - lr (u + weight_decay w),   u being Adam's direction                                   (lr = learning_rate)
+        w <- w - lr (u + weight_decay w),   u being Adam's direction   (lr = learning_rate)
 
-    Source: Loshchilov and Hutter 2017 (arXiv 1711.05101), algorithm 2, with the decay times the learning rate, as PyTorch
-    (weight_decay 0.01), Keras (0.004) and optax (1e-4, the default here) have it.
+    Source: Loshchilov and Hutter 2017 (arXiv 1711.05101), algorithm 2, with the decay times the learning rate, as
+    PyTorch (weight_decay 0.01), Keras (0.004) and optax (1e-4, the default here) have it.
 
     Args:
       learning_rate, b1, b2, eps, eps_root, nesterov, eps_hat: as `adam`.
@@ -104,10 +107,11 @@ def amsgrad(
 ) -> Transform:
     """Adam that divides by the largest second moment so far, so that no step size grows again.
 
-        x <- max(x, v / (1 - b2^t));   w <- w - lr m / (1 - b1^t) / (sqrt(x) + eps)                    (lr = learning_rate)
+        x <- max(x, v / (1 - b2^t));   w <- w - lr m / (1 - b1^t) / (sqrt(x) + eps)   (lr = learning_rate)
 
-    Source: Reddi, Kale, Kumar 2018 (arXiv 1904.09237), algorithm 2, which corrects no bias. The default is optax's; PyTorch
-    takes the maximum of the raw v and corrects it afterwards (maximum="raw"), Keras so too, with eps-hat (eps_hat=True).
+    Source: Reddi, Kale, Kumar 2018 (arXiv 1904.09237), algorithm 2, which corrects no bias. The default is optax's;
+    PyTorch takes the maximum of the raw v and corrects it afterwards (maximum="raw"), Keras so too, with eps-hat
+    (eps_hat=True).
 
     Args:
       learning_rate, b1, b2, eps, eps_root, eps_hat: as `adam`.
@@ -136,7 +140,7 @@ def adamax(
 ) -> Transform:
     """Adam with the decayed maximum of the gradients in place of their root mean square.
 
-        n <- max(b2 n, |g| + eps);   w <- w - lr m / (1 - b1^t) / n                                    (lr = learning_rate)
+        n <- max(b2 n, |g| + eps);   w <- w - lr m / (1 - b1^t) / n   (lr = learning_rate)
 
     Source: Kingma and Ba 2014 (arXiv 1412.6980), algorithm 2. eps as PyTorch and optax; Keras adds it after the maximum
     (eps_in_max=False, 1e-7).
@@ -157,7 +161,9 @@ def adamax(
 
 def _nadam_direction(b1: Any, momentum_decay: Any) -> Transform:
     """Nadam's direction with constant b1, or with Dozat's warming momentum."""
-    return scale_by_momentum(b1, nesterov=True) if momentum_decay is None else scale_by_nadam_momentum(b1, momentum_decay)
+    return (
+        scale_by_momentum(b1, nesterov=True) if momentum_decay is None else scale_by_nadam_momentum(b1, momentum_decay)
+    )
 
 
 @transform
@@ -173,13 +179,13 @@ def nadam(
 ) -> Transform:
     """Adam with Nesterov's look-ahead in its direction.
 
-        w <- w - lr (b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)     (lr = learning_rate)
+        w <- w - lr (b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
-    Source: Dozat 2016 ("Incorporating Nesterov momentum into Adam"). The default, constant b1, is optax's. PyTorch and Keras
-    warm the momentum up: momentum_decay=4e-3 and 1 (see `scale_by_nadam_momentum`).
+    Source: Dozat 2016 ("Incorporating Nesterov momentum into Adam"). The default, constant b1, is optax's. PyTorch
+    and Keras warm the momentum up: momentum_decay=4e-3 and 1 (see `scale_by_nadam_momentum`).
 
     Args:
-      learning_rate, b1, b2, eps, eps_root, eps_hat: as `adam`.
+      learning_rate (lr), b1, b2, eps, eps_root, eps_hat: as `adam`.
       momentum_decay: None for constant b1, or ψ >= 0 of Dozat's μ_t = b1 (1 - 0.96^(t ψ) / 2).
 
     State: `mu` and `nu`, 8 bytes per parameter.

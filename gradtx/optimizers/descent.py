@@ -1,7 +1,8 @@
 """Gradient descent and momentum: directions without a scaling.
 
-`sgd(0.1)` is w <- w - 0.1 g. `sgd(0.1, momentum=0.9)` follows the decayed sum of past gradients, and with `nesterov=True` looks one
-step ahead. The gradient of a mini-batch makes it stochastic gradient descent; nothing else changes.
+`sgd(0.1)` is w <- w - 0.1 g. `sgd(0.1, momentum=0.9)` follows the decayed sum of past gradients, and with
+`nesterov=True` looks one step ahead. The gradient of a mini-batch makes it stochastic gradient descent; nothing else
+changes.
 """
 
 from gradtx.core.annotations import NonNegative, Unit
@@ -21,10 +22,10 @@ def sgd(
 ) -> Transform:
     """Gradient descent, by itself or with momentum.
 
-        v <- b v + g;   w <- w - lr v;   nesterov: w <- w - lr (b v + g)                  (b = momentum, lr = learning_rate)
+        v <- b v + g;   w <- w - lr v;   nesterov: w <- w - lr (b v + g)   (b = momentum, lr = learning_rate)
 
-    Source: Sutskever, Martens, Dahl, Hinton 2013. As PyTorch and optax: v holds gradients and lr multiplies it. Keras has lr inside
-    the velocity (`lr_inside_momentum=True`): v <- b v - lr g; w <- w + v; equal under a constant rate.
+    Source: Sutskever, Martens, Dahl, Hinton 2013. As PyTorch and optax: v holds gradients and lr multiplies it. Keras
+    has lr inside the velocity (`lr_inside_momentum=True`): v <- b v - lr g; w <- w + v; equal under a constant rate.
 
     Args:
       learning_rate: >= 0, a number or a schedule. [params² per loss]

@@ -1,4 +1,4 @@
-"""Methods that step by the sign of an average: every coordinate moves by the learning rate, whatever its gradient's size."""
+"""Methods that step by the sign of an average: every coordinate moves by the learning rate, whatever its gradient."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from gradtx.momentum import scale_by_momentum
 def signum(learning_rate: NonNegative, beta: Unit = 0.9) -> Transform:
     """Steps by the sign of the average gradient.
 
-        m <- b m + (1 - b) g;   w <- w - lr sign(m)                                           (b = beta, lr = learning_rate)
+        m <- b m + (1 - b) g;   w <- w - lr sign(m)   (b = beta, lr = learning_rate)
 
     Source: Bernstein et al. 2018 (arXiv 1802.04434), algorithm 2. beta=0 is signSGD.
 
@@ -36,9 +36,10 @@ def lion(
 ) -> Transform:
     """Lion: the sign of one average of gradients, while a longer one is kept; with decoupled weight decay.
 
-        w <- w - lr (sign(b1 m + (1 - b1) g) + weight_decay w);   m <- b2 m + (1 - b2) g               (lr = learning_rate)
+        w <- w - lr (sign(b1 m + (1 - b1) g) + weight_decay w);   m <- b2 m + (1 - b2) g   (lr = learning_rate)
 
-    Source: Chen et al. 2023 (arXiv 2302.06675), algorithm 2. weight_decay 1e-3 is optax's default; Keras decays nothing by default.
+    Source: Chen et al. 2023 (arXiv 2302.06675), algorithm 2. weight_decay 1e-3 is optax's default; Keras decays
+    nothing by default.
 
     Args:
       learning_rate: >= 0, a number or a schedule. [params per step]; 3 to 10 times smaller than Adam's.
