@@ -26,30 +26,30 @@ from gradtx.core.schedule import custom_schedule as custom_schedule
 from gradtx.core.schedule import schedule as schedule
 from gradtx.core.state import find as find
 from gradtx.core.state import step_count as step_count
-from gradtx.core.transform import Rule as Rule
+from gradtx.core.rule import Rule as Rule
 from gradtx.core.transform import Transform as Transform
 from gradtx.core.transform import transform as transform
 from gradtx.core.tunable import tunable as tunable
 from gradtx.core.tunable import tune as tune
 
 # Schedules
-from gradtx.schedules import constant_schedule as constant_schedule
-from gradtx.schedules import cosine_decay_schedule as cosine_decay_schedule
-from gradtx.schedules import cosine_onecycle_schedule as cosine_onecycle_schedule
-from gradtx.schedules import exponential_decay as exponential_decay
-from gradtx.schedules import inverse_sqrt_schedule as inverse_sqrt_schedule
-from gradtx.schedules import inverse_time_schedule as inverse_time_schedule
-from gradtx.schedules import join_schedules as join_schedules
-from gradtx.schedules import linear_onecycle_schedule as linear_onecycle_schedule
-from gradtx.schedules import linear_schedule as linear_schedule
-from gradtx.schedules import piecewise_constant_schedule as piecewise_constant_schedule
-from gradtx.schedules import piecewise_interpolate_schedule as piecewise_interpolate_schedule
-from gradtx.schedules import polynomial_schedule as polynomial_schedule
-from gradtx.schedules import sgdr_schedule as sgdr_schedule
-from gradtx.schedules import warmup_constant_schedule as warmup_constant_schedule
-from gradtx.schedules import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
-from gradtx.schedules import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
-from gradtx.schedules import warmup_stable_decay_schedule as warmup_stable_decay_schedule
+from gradtx.schedules.curves import constant_schedule as constant_schedule
+from gradtx.schedules.curves import cosine_decay_schedule as cosine_decay_schedule
+from gradtx.schedules.pieces import cosine_onecycle_schedule as cosine_onecycle_schedule
+from gradtx.schedules.curves import exponential_decay as exponential_decay
+from gradtx.schedules.curves import inverse_sqrt_schedule as inverse_sqrt_schedule
+from gradtx.schedules.curves import inverse_time_schedule as inverse_time_schedule
+from gradtx.schedules.pieces import join_schedules as join_schedules
+from gradtx.schedules.pieces import linear_onecycle_schedule as linear_onecycle_schedule
+from gradtx.schedules.curves import linear_schedule as linear_schedule
+from gradtx.schedules.pieces import piecewise_constant_schedule as piecewise_constant_schedule
+from gradtx.schedules.pieces import piecewise_interpolate_schedule as piecewise_interpolate_schedule
+from gradtx.schedules.curves import polynomial_schedule as polynomial_schedule
+from gradtx.schedules.pieces import sgdr_schedule as sgdr_schedule
+from gradtx.schedules.curves import warmup_constant_schedule as warmup_constant_schedule
+from gradtx.schedules.curves import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
+from gradtx.schedules.curves import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
+from gradtx.schedules.curves import warmup_stable_decay_schedule as warmup_stable_decay_schedule
 
 # Directions
 from gradtx.averages import ema as ema

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 
 from gradtx import averages, numerics, tree
 from gradtx.core.annotations import NonNegative, Unit
-from gradtx.core.transform import Rule, Transform, transform
+from gradtx.core.rule import Rule
+from gradtx.core.transform import Transform, transform
 from gradtx.momentum import scale_by_momentum
 
 PyTree = Any

@@ -22,7 +22,8 @@ from jax.typing import ArrayLike
 
 from gradtx import numerics, tree
 from gradtx.core.annotations import Unit
-from gradtx.core.transform import Rule, transform
+from gradtx.core.rule import Rule
+from gradtx.core.transform import transform
 
 PyTree = Any
 

@@ -13,8 +13,9 @@ from jax import Array
 
 from gradtx import tree
 from gradtx.core.annotations import Finite, NonNegative, Positive
+from gradtx.core.rule import Rule
 from gradtx.core.schedule import Schedule
-from gradtx.core.transform import Rule, Transform, transform
+from gradtx.core.transform import Transform, transform
 
 PyTree = Any
 

@@ -17,7 +17,8 @@ from jax import Array
 
 from gradtx import averages, tree
 from gradtx.core.annotations import NonNegative, Unit
-from gradtx.core.transform import Rule, transform
+from gradtx.core.rule import Rule
+from gradtx.core.transform import transform
 
 PyTree = Any
 State = dict[str, Any]

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradtx import tree
 from gradtx.core import check
-from gradtx.core.transform import Params, Updates
+from gradtx.core.rule import Params, Updates
 
 
 def apply_updates(params: Params, updates: Updates) -> Params:

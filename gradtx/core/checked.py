@@ -3,7 +3,8 @@
 from typing import Any
 
 from gradtx.core import check
-from gradtx.core.transform import Params, Rule, State, Transform, Updates, transform
+from gradtx.core.rule import Params, Rule, State, Updates
+from gradtx.core.transform import Transform, transform
 
 
 @transform

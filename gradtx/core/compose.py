@@ -21,7 +21,8 @@ import jax
 
 from gradtx.core import record
 from gradtx.core.foreign import as_transform
-from gradtx.core.transform import Params, Rule, State, Transform, Updates, transform, widest
+from gradtx.core.rule import Params, Rule, State, Updates, widest
+from gradtx.core.transform import Transform, transform
 
 
 class Composition(Transform):

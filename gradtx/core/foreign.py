@@ -9,8 +9,9 @@ import jax
 from gradtx import tree
 from gradtx.core import record
 from gradtx.core.annotations import Kind
+from gradtx.core.rule import Params, State, Updates
 from gradtx.core.schedule import blame
-from gradtx.core.transform import Params, State, Transform, Updates
+from gradtx.core.transform import Transform
 
 
 class Foreign(Transform):

@@ -7,7 +7,6 @@ the author's code when JAX takes it apart and puts it together again.
 
 import functools
 import inspect
-import struct
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NoReturn, Self, TypeVar, cast
@@ -16,49 +15,12 @@ import jax
 import numpy as np
 
 from gradtx.core.annotations import ARRAYS, Kind, Parameter, as_hyper, as_static, is_traced, parameters_of, suggestion
+from gradtx.core.arguments import ArgumentKey, Static, freeze, show
 
 _registry: dict[str, Callable[..., Any]] = {}
 
 registry: Mapping[str, Callable[..., Any]] = types.MappingProxyType(_registry)
 """Every recorded factory by name: the methods, their parts, and your own."""
-
-
-class ArgumentKey:
-    """The key of an argument in a pytree path, printed `.b1`."""
-
-    def __init__(self, key: str):
-        self.key = self.name = key
-
-    def __str__(self) -> str:
-        return f".{self.key}"
-
-    def __repr__(self) -> str:
-        return f"ArgumentKey({self.key!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ArgumentKey) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-
-class Static:
-    """A static argument in a treedef: compared and hashed by value, also where the value itself cannot be."""
-
-    __slots__ = ("key", "value")
-
-    def __init__(self, value: Any):
-        self.value = value
-        self.key = freeze(value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Static) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __repr__(self) -> str:
-        return repr(self.value)
 
 
 class Recorded:
@@ -242,9 +204,9 @@ class Recorded:
         for parameter in self._parameters:
             value = self._arguments[parameter.name]
             if parameter.variadic:
-                shown.extend(_show(item) for item in value)
+                shown.extend(show(item) for item in value)
             elif not (parameter.keyword_only and freeze(value) == freeze(parameter.default)):
-                shown.append(f"{parameter.name}={_show(value)}")
+                shown.append(f"{parameter.name}={show(value)}")
         return f"{self.name}({', '.join(shown)})"
 
     def to_config(self) -> dict[str, Any]:
@@ -365,33 +327,6 @@ def coerce(kind: Kind, value: Any, where: str) -> Recorded:
     return _coercions[kind](value, where)
 
 
-def freeze(value: Any) -> Any:
-    """A hashable key: floats by bits, arrays by identity, containers by value, NumPy arrays by content."""
-    if isinstance(value, Recorded):
-        return value
-    if isinstance(value, float):
-        return ("float", struct.pack("d", value))
-    if isinstance(value, jax.Array) or is_traced(value):
-        return ("array", id(value))
-    if isinstance(value, ARRAYS):
-        return ("ndarray", value.shape, str(value.dtype), value.tobytes())
-    if isinstance(value, Mapping):
-        items = cast(Mapping[Any, Any], value).items()
-        return ("mapping", tuple(sorted(((repr(key), freeze(item)) for key, item in items), key=lambda pair: pair[0])))
-    if isinstance(value, (tuple, list)):
-        return ("sequence", tuple(freeze(item) for item in cast(tuple[Any, ...], value)))
-    if isinstance(value, (bool, int)):
-        return (type(value).__name__, value)  # True is not 1
-    try:
-        hash(value)
-    except TypeError:
-        leaves, treedef = cast(Any, jax.tree.flatten(value))
-        if len(leaves) == 1 and leaves[0] is value:
-            return ("object", id(value))
-        return (treedef, tuple(freeze(leaf) for leaf in leaves))
-    return value
-
-
 def children(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], Recorded]]:
     """The recorded values directly inside arguments, with their places."""
     if isinstance(value, Recorded):
@@ -415,21 +350,6 @@ def _set_in(container: Any, place: tuple[Any, ...], value: Any) -> Any:
         items[place[0]] = _set_in(items[place[0]], place[1:], value)
         return tuple(items)
     return container | {place[0]: _set_in(container[place[0]], place[1:], value)}
-
-
-def _show(value: Any) -> str:
-    if is_traced(value):
-        return f"<traced {value.dtype}{list(value.shape)}>"
-    if isinstance(value, jax.Array):
-        return f"array({float(value)!r})" if value.ndim == 0 else f"<{value.dtype}{list(value.shape)}>"
-    if isinstance(value, (tuple, list)):
-        items = [_show(item) for item in cast(tuple[Any, ...], value)]
-        return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key!r}: {_show(item)}" for key, item in cast(dict[Any, Any], value).items()) + "}"
-    if inspect.isroutine(value):
-        return value.__name__
-    return repr(value)
 
 
 def _encode(value: Any, where: str) -> Any:

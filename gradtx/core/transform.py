@@ -17,8 +17,6 @@ errors. A state is a dict with one entry for each elementary transform, whatever
 {"count": ..., "nu": ...}, ...}`; so a checkpoint is restored by name, and a transform put in front renames nothing.
 """
 
-import dataclasses
-import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, ParamSpec, cast, overload
@@ -30,74 +28,10 @@ from gradtx import numerics, tree
 from gradtx.core import check, record
 from gradtx.core.annotations import Kind, is_traced
 from gradtx.core.record import Recorded
+from gradtx.core.rule import Params, Rule, State, Updates, wants, widest
 from gradtx.core.schedule import blame, concrete_numbers
 
-Updates = Any
-Params = Any
-State = dict[str, Any]
 P = ParamSpec("P")
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """What an author's body returns: the pure pair, and what code and tests may ask about it.
-
-    Args:
-      init: `init(params) -> dict of fields`; None for a transform that remembers nothing.
-      update: `update(updates, state, ...) -> (updates, state)`. It names what else it wants: `params` (positional,
-        required unless it has a default); keyword-only `observed` (the gradient to measure, see `join`), `count` (1
-        at the first update), and any extra argument, required unless it has a default. `**extra` passes on whatever
-        the transforms among the factory's arguments accept.
-      reads: what the update of one element depends on: that "element" alone, its "leaf", or the whole "tree".
-      nonnegative: the fields of the state that are never negative.
-      random: whether the state holds a random key.
-      complex: whether complex leaves are handled; if not they are refused by name.
-      observable: False for what decides when others run, or cannot be told which gradient to measure; it may only
-        stand first in `a + b`.
-    """
-
-    init: Callable[[Params], State] | None = None
-    update: Callable[..., tuple[Updates, State]] = dataclasses.field(kw_only=True)
-    reads: Literal["element", "leaf", "tree"] = "element"
-    nonnegative: tuple[str, ...] = ()
-    random: bool = False
-    complex: bool = True
-    observable: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
-class _Wants:
-    """What an author's update names."""
-
-    params: bool
-    params_required: bool
-    observed: bool
-    count: bool
-    extra: frozenset[str]
-    extra_required: frozenset[str]
-    passes_on: bool
-
-
-@functools.lru_cache(maxsize=4096)
-def _wants(code: Any, defaults: int, keyword_defaults: frozenset[str]) -> _Wants:
-    names = code.co_varnames[: code.co_argcount]
-    keywords = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
-    extra = frozenset(keywords) - {"observed", "count"}
-    return _Wants(
-        params=len(names) > 2,
-        params_required=len(names) > 2 and defaults == 0,
-        observed="observed" in keywords,
-        count="count" in keywords,
-        extra=extra,
-        extra_required=extra - keyword_defaults,
-        passes_on=bool(code.co_flags & inspect.CO_VARKEYWORDS),
-    )
-
-
-def wants(rule: Rule) -> _Wants:
-    """What the rule's update names."""
-    function = cast(Any, rule.update)
-    return _wants(function.__code__, len(function.__defaults__ or ()), frozenset(function.__kwdefaults__ or ()))
 
 
 class _Method:
@@ -266,6 +200,8 @@ class Elementary(Transform):
         rule = self.rule
         if not isinstance(cast(Any, rule), Rule):
             raise TypeError(f"{self._who()}: its body returned {rule!r}, and is annotated to return a Rule.")
+        with blame(self.name):
+            wants(rule)
 
     @property
     def rule(self) -> Rule:
@@ -374,8 +310,8 @@ class Elementary(Transform):
         for path, leaf in tree.named_leaves(leaves):
             if tree.is_complex(leaf):
                 raise TypeError(
-                    f"{self._who()}.{where}: the leaf at {path} is complex ({tree.dtype_of(leaf)}); allowed: real leaves "
-                    "(it is not defined for others). Give the real and the imaginary part as two leaves."
+                    f"{self._who()}.{where}: the leaf at {path} is complex ({tree.dtype_of(leaf)}); allowed: real "
+                    f"leaves, since {self.name} is not defined for others. Give real and imaginary part as two leaves."
                 )
 
 
@@ -397,11 +333,6 @@ class Named(Transform):
             if not any(is_traced(leaf) for leaf in jax.tree.leaves(expanded)):
                 self._cache["expanded"] = expanded
         return expanded.expand(deep=True) if deep else expanded
-
-
-def widest(reads: list[Literal["element", "leaf", "tree"]]) -> Literal["element", "leaf", "tree"]:
-    """The widest of several reaches."""
-    return "tree" if "tree" in reads else "leaf" if "leaf" in reads else "element"
 
 
 @overload

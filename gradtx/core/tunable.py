@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from gradtx import tree
 from gradtx.core import record
 from gradtx.core.annotations import is_traced
-from gradtx.core.transform import Params, Rule, State, Transform, Updates, transform
+from gradtx.core.rule import Params, Rule, State, Updates
+from gradtx.core.transform import Transform, transform
 
 
 @transform

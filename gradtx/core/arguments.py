@@ -1,0 +1,89 @@
+"""Recorded arguments as keys and as words: in pytree paths and treedefs, in hashes, in print."""
+
+import inspect
+import struct
+from collections.abc import Mapping
+from typing import Any, cast
+
+import jax
+
+from gradtx.core.annotations import ARRAYS, is_traced
+
+
+class ArgumentKey:
+    """The key of an argument in a pytree path, printed `.b1`."""
+
+    def __init__(self, key: str):
+        self.key = self.name = key
+
+    def __str__(self) -> str:
+        return f".{self.key}"
+
+    def __repr__(self) -> str:
+        return f"ArgumentKey({self.key!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ArgumentKey) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+class Static:
+    """A static argument in a treedef: compared and hashed by value, also where the value itself cannot be."""
+
+    __slots__ = ("key", "value")
+
+    def __init__(self, value: Any):
+        self.value = value
+        self.key = freeze(value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Static) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+def freeze(value: Any) -> Any:
+    """A hashable key: floats by bits, arrays by identity, containers by value, NumPy arrays by content."""
+    if isinstance(value, float):
+        return ("float", struct.pack("d", value))
+    if isinstance(value, jax.Array) or is_traced(value):
+        return ("array", id(value))
+    if isinstance(value, ARRAYS):
+        return ("ndarray", value.shape, str(value.dtype), value.tobytes())
+    if isinstance(value, Mapping):
+        items = cast(Mapping[Any, Any], value).items()
+        return ("mapping", tuple(sorted(((repr(key), freeze(item)) for key, item in items), key=lambda pair: pair[0])))
+    if isinstance(value, (tuple, list)):
+        return ("sequence", tuple(freeze(item) for item in cast(tuple[Any, ...], value)))
+    if isinstance(value, (bool, int)):
+        return (type(value).__name__, value)  # True is not 1
+    try:
+        hash(value)
+    except TypeError:
+        leaves, treedef = cast(Any, jax.tree.flatten(value))
+        if len(leaves) == 1 and leaves[0] is value:
+            return ("object", id(value))
+        return (treedef, tuple(freeze(leaf) for leaf in leaves))
+    return value
+
+
+def show(value: Any) -> str:
+    """An argument in a repr: code where it can be code."""
+    if is_traced(value):
+        return f"<traced {value.dtype}{list(value.shape)}>"
+    if isinstance(value, jax.Array):
+        return f"array({float(value)!r})" if value.ndim == 0 else f"<{value.dtype}{list(value.shape)}>"
+    if isinstance(value, (tuple, list)):
+        items = [show(item) for item in cast(tuple[Any, ...], value)]
+        return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {show(item)}" for key, item in cast(dict[Any, Any], value).items()) + "}"
+    if inspect.isroutine(value):
+        return value.__name__
+    return repr(value)

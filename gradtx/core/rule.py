@@ -1,0 +1,93 @@
+"""What an author's body returns, and what may be asked about it."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+Updates = Any
+Params = Any
+State = dict[str, Any]
+
+
+def _missing(*args: Any) -> Any:
+    raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What an author's body returns: the pure pair, and what code and tests may ask about it.
+
+    Args:
+      init: `init(params) -> dict of fields`; None for a transform that remembers nothing.
+      update: `update(updates, state, ...) -> (updates, state)`. It names what else it wants: `params` (positional,
+        required unless it has a default); keyword-only `observed` (the gradient to measure, see `join`), `count` (1
+        at the first update), and any extra argument, required unless it has a default. `**extra` passes on whatever
+        the transforms among the factory's arguments accept.
+      reads: what the update of one element depends on: that "element" alone, its "leaf", or the whole "tree".
+      nonnegative: the fields of the state that are never negative.
+      random: whether the state holds a random key.
+      complex: whether complex leaves are handled; if not they are refused by name.
+      observable: False for what decides when others run, or cannot be told which gradient to measure; it may only
+        stand first in `a + b`.
+    """
+
+    init: Callable[[Params], State] | None = None
+    update: Callable[..., tuple[Updates, State]] = _missing
+    reads: Literal["element", "leaf", "tree"] = "element"
+    nonnegative: tuple[str, ...] = ()
+    random: bool = False
+    complex: bool = True
+    observable: bool = True
+
+    def __post_init__(self) -> None:
+        if self.update is _missing:
+            raise TypeError("gradtx.Rule: update is missing; allowed: Rule(init, update), or Rule(update=update).")
+
+
+@dataclasses.dataclass(frozen=True)
+class Wants:
+    """What an author's update names."""
+
+    params: bool
+    params_required: bool
+    observed: bool
+    count: bool
+    extra: frozenset[str]
+    extra_required: frozenset[str]
+    passes_on: bool
+
+
+@functools.lru_cache(maxsize=4096)
+def _wants(code: Any, defaults: int, keyword_defaults: frozenset[str]) -> Wants:
+    names = code.co_varnames[: code.co_argcount]
+    keywords = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    if len(names) < 2 or names[2:] not in ((), ("params",)):
+        raise TypeError(
+            f"{code.co_name}({', '.join(names)}): allowed: update(updates, state) or update(updates, state, params), and "
+            "behind a * whatever else it wants: observed, count, extra arguments."
+        )
+    extra = frozenset(keywords) - {"observed", "count"}
+    return Wants(
+        params=len(names) > 2,
+        params_required=len(names) > 2 and defaults == 0,
+        observed="observed" in keywords,
+        count="count" in keywords,
+        extra=extra,
+        extra_required=extra - keyword_defaults,
+        passes_on=bool(code.co_flags & inspect.CO_VARKEYWORDS),
+    )
+
+
+def wants(rule: Rule) -> Wants:
+    """What the rule's update names."""
+    function = cast(Any, rule.update)
+    if not inspect.isfunction(function):
+        raise TypeError(f"gradtx.Rule: update is {function!r}; allowed: a plain function, whose arguments can be read.")
+    return _wants(function.__code__, len(function.__defaults__ or ()), frozenset(function.__kwdefaults__ or ()))
+
+
+def widest(reads: list[Literal["element", "leaf", "tree"]]) -> Literal["element", "leaf", "tree"]:
+    """The widest of several reaches."""
+    return "tree" if "tree" in reads else "leaf" if "leaf" in reads else "element"

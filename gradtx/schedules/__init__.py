@@ -1,0 +1,12 @@
+"""Schedules: hyperparameters that depend on time.
+
+A schedule maps the number of updates already made (0 at the first) to a number. It stands wherever a number stands:
+`adam(cosine_decay_schedule(1e-3, 10_000))`, or `adam(1e-3, b2=linear_schedule(0.9, 0.999, 1000))`. Most are a
+straight line, a cosine or a power, bent at some steps:
+
+- `linear_schedule`: from one value to another in so many steps.
+- `cosine_decay_schedule`: the same way down, slow at both ends.
+- `warmup_cosine_decay_schedule`: a line up, then that cosine: what large models are trained with.
+
+Values are hyperparameters (swept, differentiated, passed to jit); lengths and boundaries are static.
+"""

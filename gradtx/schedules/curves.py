@@ -1,0 +1,295 @@
+"""Schedules of one formula: lines, powers, exponentials, cosines, with and without a warmup."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from gradtx.core.annotations import Finite, NonNegative, NonNegativeInt, Positive, PositiveInt
+from gradtx.core.schedule import Rate, schedule
+from gradtx.schedules.shapes import half_cosine, line, passed, refuse
+
+
+def _exponential(count: Array, init: Any, steps: int, rate: Any, begin: int, staircase: bool, end: Any) -> Array:
+    exponent = jnp.maximum(count - begin, 0).astype(rate.dtype) / steps
+    value = init * rate ** (jnp.floor(exponent) if staircase else exponent)
+    if end is None:
+        return value
+    return jnp.where(rate < 1, jnp.maximum(value, end), jnp.minimum(value, end))
+
+
+@schedule
+def constant_schedule(value: Finite) -> Rate:
+    """The same value at every step.
+
+    Args:
+      value: a finite number.
+
+    >>> import gradtx
+    >>> gradtx.constant_schedule(0.1)(5)
+    Array(0.1, dtype=float32)
+    """
+    return lambda count: value
+
+
+@schedule
+def linear_schedule(
+    init_value: Finite, end_value: Finite, transition_steps: PositiveInt, transition_begin: NonNegativeInt = 0
+) -> Rate:
+    """A straight line from `init_value` to `end_value`, constant before and after.
+
+        init_value + (end_value - init_value) min(max(count - transition_begin, 0) / transition_steps, 1)
+
+    Args:
+      init_value, end_value: finite numbers.
+      transition_steps: length of the line, at least 1. [updates]
+      transition_begin: where it begins. [updates]
+
+    >>> import gradtx
+    >>> gradtx.linear_schedule(1.0, 0.0, 10)(3)
+    Array(0.7, dtype=float32)
+    """
+    return lambda count: line(init_value, end_value, passed(count, transition_begin, transition_steps, init_value))
+
+
+@schedule
+def polynomial_schedule(
+    init_value: Finite,
+    end_value: Finite,
+    power: Positive,
+    transition_steps: PositiveInt,
+    transition_begin: NonNegativeInt = 0,
+) -> Rate:
+    """From `init_value` to `end_value` along a power of the time that is left.
+
+        end_value + (init_value - end_value) (1 - share)^power,   share of transition_steps passed, from 0 to 1
+
+    Args:
+      init_value, end_value: finite numbers.
+      power: > 0; 1 is the straight line.
+      transition_steps: length, at least 1. [updates]
+      transition_begin: where it begins. [updates]
+
+    >>> import gradtx
+    >>> gradtx.polynomial_schedule(1.0, 0.0, 2.0, 10)(5)
+    Array(0.25, dtype=float32)
+    """
+
+    def rate(count: Array) -> Array:
+        left = 1 - passed(count, transition_begin, transition_steps, init_value)
+        return end_value + (init_value - end_value) * left**power
+
+    return rate
+
+
+@schedule
+def exponential_decay(
+    init_value: Finite,
+    transition_steps: PositiveInt,
+    decay_rate: Positive,
+    transition_begin: NonNegativeInt = 0,
+    staircase: bool = False,
+    end_value: Finite | None = None,
+) -> Rate:
+    """Multiplied by `decay_rate` every `transition_steps`.
+
+        init_value decay_rate^(max(count - transition_begin, 0) / transition_steps)
+
+    Args:
+      init_value: a finite number.
+      transition_steps: at least 1. [updates]
+      decay_rate: > 0, per transition_steps.
+      transition_begin: where the decay begins. [updates]
+      staircase: decay at once at the end of each interval.
+      end_value: where it stops: a lower bound for a rate below 1, else an upper bound.
+
+    >>> import gradtx
+    >>> gradtx.exponential_decay(1.0, 10, 0.5)(20)
+    Array(0.25, dtype=float32)
+    """
+    return lambda count: _exponential(
+        count, init_value, transition_steps, decay_rate, transition_begin, staircase, end_value
+    )
+
+
+@schedule
+def cosine_decay_schedule(
+    init_value: Finite, decay_steps: PositiveInt, alpha: Finite = 0.0, exponent: Positive = 1.0
+) -> Rate:
+    """From `init_value` to `alpha init_value` along half a cosine.
+
+        init_value ((1 - alpha) (½ + ½ cos(π share))^exponent + alpha),   share of decay_steps passed, from 0 to 1
+
+    Source: Loshchilov and Hutter 2016 (arXiv 1608.03983), equation 5, one period.
+
+    Args:
+      init_value: a finite number.
+      decay_steps: at least 1. [updates]
+      alpha: the share of init_value at the end.
+      exponent: > 0.
+
+    >>> import gradtx
+    >>> print(f"{gradtx.cosine_decay_schedule(1.0, 10)(5):.3f}")
+    0.500
+    """
+
+    def rate(count: Array) -> Array:
+        cosine = half_cosine(passed(count, 0, decay_steps, init_value)) ** exponent
+        return init_value * ((1 - alpha) * cosine + alpha)
+
+    return rate
+
+
+@schedule
+def warmup_constant_schedule(init_value: Finite, peak_value: Finite, warmup_steps: NonNegativeInt) -> Rate:
+    """A line from `init_value` to `peak_value`, then constant.
+
+    Args:
+      init_value, peak_value: finite numbers.
+      warmup_steps: length of the line; 0 starts at the peak. [updates]
+
+    >>> import gradtx
+    >>> gradtx.warmup_constant_schedule(0.0, 1.0, 10)(5)
+    Array(0.5, dtype=float32)
+    """
+    return lambda count: line(init_value, peak_value, passed(count, 0, warmup_steps, init_value))
+
+
+@schedule
+def warmup_cosine_decay_schedule(
+    init_value: Finite,
+    peak_value: Finite,
+    warmup_steps: NonNegativeInt,
+    decay_steps: PositiveInt,
+    end_value: Finite = 0.0,
+    exponent: Positive = 1.0,
+) -> Rate:
+    """A line from `init_value` to `peak_value`, then half a cosine down to `end_value`.
+
+    Args:
+      init_value, peak_value, end_value: finite numbers.
+      warmup_steps: length of the line; 0 starts at the peak. [updates]
+      decay_steps: where the cosine ends, the warmup *included* (as optax): more than warmup_steps. [updates]
+      exponent: > 0, of the cosine.
+
+    Errors: ValueError for a warmup as long as the whole schedule.
+
+    >>> import gradtx
+    >>> print(f"{gradtx.warmup_cosine_decay_schedule(0.0, 1.0, 10, 110)(60):.3f}")
+    0.500
+    """
+    refuse(
+        decay_steps <= warmup_steps,
+        "warmup_cosine_decay_schedule",
+        f"the warmup never ends: decay_steps={decay_steps} includes the warmup, so it must be more than "
+        f"warmup_steps={warmup_steps}",
+    )
+
+    def rate(count: Array) -> Array:
+        rising = line(init_value, peak_value, passed(count, 0, warmup_steps, init_value))
+        cosine = half_cosine(passed(count, warmup_steps, decay_steps - warmup_steps, init_value)) ** exponent
+        return jnp.where(count < warmup_steps, rising, end_value + (peak_value - end_value) * cosine)
+
+    return rate
+
+
+@schedule
+def warmup_exponential_decay_schedule(
+    init_value: Finite,
+    peak_value: Finite,
+    warmup_steps: NonNegativeInt,
+    transition_steps: PositiveInt,
+    decay_rate: Positive,
+    transition_begin: NonNegativeInt = 0,
+    staircase: bool = False,
+    end_value: Finite | None = None,
+) -> Rate:
+    """A line from `init_value` to `peak_value`, then `exponential_decay` from there, its time counted from the peak.
+
+    Args:
+      init_value, peak_value: finite numbers.
+      warmup_steps: length of the line; 0 starts at the peak. [updates]
+      transition_steps, decay_rate, transition_begin, staircase, end_value: as `exponential_decay`.
+
+    >>> import gradtx
+    >>> gradtx.warmup_exponential_decay_schedule(0.0, 1.0, 10, 10, 0.5)(20)
+    Array(0.5, dtype=float32)
+    """
+
+    def rate(count: Array) -> Array:
+        rising = line(init_value, peak_value, passed(count, 0, warmup_steps, init_value))
+        begin = warmup_steps + transition_begin
+        falling = _exponential(count, peak_value, transition_steps, decay_rate, begin, staircase, end_value)
+        return jnp.where(count < warmup_steps, rising, falling)
+
+    return rate
+
+
+@schedule
+def warmup_stable_decay_schedule(
+    peak_value: Finite,
+    warmup_steps: NonNegativeInt,
+    stable_steps: NonNegativeInt,
+    decay_steps: PositiveInt,
+    init_value: Finite = 0.0,
+    end_value: Finite = 0.0,
+) -> Rate:
+    """A line up, a plateau, a line down (WSD).
+
+    Source: Hu et al. 2024 (MiniCPM, arXiv 2404.06395), section 4; the decay here is linear.
+
+    Args:
+      peak_value, init_value, end_value: finite numbers.
+      warmup_steps, stable_steps, decay_steps: lengths of the three parts, one after another. [updates]
+
+    >>> import gradtx
+    >>> wsd = gradtx.warmup_stable_decay_schedule(1.0, 10, 80, 10)
+    >>> wsd(5), wsd(50), wsd(95)
+    (Array(0.5, dtype=float32), Array(1., dtype=float32), Array(0.5, dtype=float32))
+    """
+
+    def rate(count: Array) -> Array:
+        rising = line(init_value, peak_value, passed(count, 0, warmup_steps, init_value))
+        falling = line(peak_value, end_value, passed(count, warmup_steps + stable_steps, decay_steps, init_value))
+        return jnp.where(count < warmup_steps, rising, falling)
+
+    return rate
+
+
+@schedule
+def inverse_sqrt_schedule(peak_value: Finite, warmup_steps: PositiveInt) -> Rate:
+    """A line from 0 to `peak_value`, then down with the root of time.
+
+        peak_value min(count / warmup_steps, sqrt(warmup_steps / count))
+
+    Source: Vaswani et al. 2017 (arXiv 1706.03762), equation 3, scaled to reach `peak_value`.
+
+    Args:
+      peak_value: a finite number.
+      warmup_steps: at least 1. [updates]
+
+    >>> import gradtx
+    >>> gradtx.inverse_sqrt_schedule(1.0, 100)(400)
+    Array(0.5, dtype=float32)
+    """
+
+    def rate(count: Array) -> Array:
+        since = jnp.maximum(count, warmup_steps).astype(peak_value.dtype)
+        return peak_value * passed(count, 0, warmup_steps, peak_value) * jnp.sqrt(warmup_steps / since)
+
+    return rate
+
+
+@schedule
+def inverse_time_schedule(init_value: Finite, decay_rate: NonNegative) -> Rate:
+    """`init_value / (1 + decay_rate count)`: PyTorch's `lr_decay` of Adagrad.
+
+    Args:
+      init_value: a finite number.
+      decay_rate: >= 0, per update.
+
+    >>> import gradtx
+    >>> gradtx.inverse_time_schedule(1.0, 0.5)(2)
+    Array(0.5, dtype=float32)
+    """
+    return lambda count: init_value / (1 + decay_rate * count.astype(init_value.dtype))

@@ -1,0 +1,223 @@
+"""Schedules of several pieces: steps, cycles, one schedule after another."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradtx.core.annotations import Finite, Interval, NonNegative, Positive, PositiveInt
+from gradtx.core.schedule import Rate, Schedule, schedule
+from gradtx.schedules.curves import warmup_cosine_decay_schedule
+from gradtx.schedules.shapes import half_cosine, line, passed, refuse
+
+Share = Annotated[float, Interval(0, 1, closed_low=False)]
+"""A static share of the steps, in (0, 1)."""
+
+
+def _check_boundaries(who: str, boundaries: Sequence[Any]) -> None:
+    whole = all(isinstance(b, int) and not isinstance(b, bool) and b > 0 for b in boundaries)
+    rising = whole and all(a < b for a, b in itertools.pairwise(boundaries))
+    refuse(
+        not rising,
+        who,
+        f"boundaries {list(boundaries)!r} must be whole numbers of updates > 0, each larger than the one before",
+    )
+
+
+@schedule
+def piecewise_constant_schedule(
+    init_value: Finite, boundaries_and_scales: dict[int, NonNegative] | None = None
+) -> Rate:
+    """Multiplied by a scale at each boundary; between them constant.
+
+    Args:
+      init_value: a finite number.
+      boundaries_and_scales: {count: scale}, in rising order. A scale holds from its boundary on.
+
+    Errors: ValueError for boundaries that are not rising whole numbers above 0.
+
+    >>> import gradtx
+    >>> steps = gradtx.piecewise_constant_schedule(1.0, {10: 0.5, 20: 0.5})
+    >>> steps(9), steps(10), steps(20)
+    (Array(1., dtype=float32), Array(0.5, dtype=float32), Array(0.25, dtype=float32))
+    """
+    _check_boundaries("piecewise_constant_schedule", list(boundaries_and_scales or {}))
+
+    def rate(count: Array) -> Any:
+        value = init_value
+        for boundary, scale in (boundaries_and_scales or {}).items():
+            value = jnp.where(count >= boundary, value * scale, value)
+        return value
+
+    return rate
+
+
+def _interpolate(count: Array, kind: str, boundaries: Sequence[int], values: Sequence[Any]) -> Any:
+    """Through `values` at 0 and the boundaries, along lines or half cosines; constant after the last."""
+    result = values[0]
+    for begin, end, start, stop in zip([0, *boundaries], boundaries, values, values[1:], strict=False):
+        share = passed(count, begin, end - begin, values[0])
+        bent = share if kind == "linear" else 1 - half_cosine(share)
+        result = jnp.where(count >= begin, line(start, stop, bent), result)
+    return result
+
+
+@schedule
+def piecewise_interpolate_schedule(
+    interpolate_type: Literal["linear", "cosine"],
+    init_value: Finite,
+    boundaries_and_scales: dict[int, NonNegative] | None = None,
+) -> Rate:
+    """From value to value along lines or half cosines; at each boundary the value is the one before times a scale.
+
+    Args:
+      interpolate_type: "linear" or "cosine".
+      init_value: a finite number, the value at 0.
+      boundaries_and_scales: {count: scale}, in rising order.
+
+    Errors: ValueError for boundaries that are not rising whole numbers above 0, or another type.
+
+    >>> import gradtx
+    >>> gradtx.piecewise_interpolate_schedule("linear", 1.0, {10: 3.0})(5)
+    Array(2., dtype=float32)
+    """
+    scales = boundaries_and_scales or {}
+    _check_boundaries("piecewise_interpolate_schedule", list(scales))
+
+    def rate(count: Array) -> Any:
+        values = [init_value]
+        for scale in scales.values():
+            values.append(values[-1] * scale)
+        return _interpolate(count, interpolate_type, list(scales), values)
+
+    return rate
+
+
+@schedule
+def linear_onecycle_schedule(
+    transition_steps: PositiveInt,
+    peak_value: Finite,
+    pct_start: Share = 0.3,
+    pct_final: Share = 0.85,
+    div_factor: Positive = 25.0,
+    final_div_factor: Positive = 1e4,
+) -> Rate:
+    """One cycle of lines: up to `peak_value`, down to where it began, and down to almost nothing.
+
+    Source: Smith and Topin 2017 (arXiv 1708.07120), in optax's parametrization.
+
+    Args:
+      transition_steps: length of the whole. [updates]
+      peak_value: a finite number.
+      pct_start, pct_final: static shares of the steps at which the peak and the beginning's value are reached.
+      div_factor: the beginning is peak_value / div_factor.
+      final_div_factor: the end is the beginning / final_div_factor.
+
+    Errors: ValueError unless 0 < pct_start < pct_final < 1 leaves at least one step for each part.
+
+    >>> import gradtx
+    >>> gradtx.linear_onecycle_schedule(100, 1.0)(30)
+    Array(1., dtype=float32)
+    """
+    boundaries = [int(pct_start * transition_steps), int(pct_final * transition_steps), transition_steps]
+    _check_boundaries("linear_onecycle_schedule", boundaries)
+
+    def rate(count: Array) -> Any:
+        low = peak_value / div_factor
+        return _interpolate(count, "linear", boundaries, [low, peak_value, low, low / final_div_factor])
+
+    return rate
+
+
+@schedule
+def cosine_onecycle_schedule(
+    transition_steps: PositiveInt,
+    peak_value: Finite,
+    pct_start: Share = 0.3,
+    div_factor: Positive = 25.0,
+    final_div_factor: Positive = 1e4,
+) -> Rate:
+    """One cycle of half cosines: up to `peak_value` and down to almost nothing.
+
+    Source: Smith and Topin 2017 (arXiv 1708.07120), in optax's parametrization.
+
+    Args:
+      transition_steps: length of the whole. [updates]
+      peak_value: a finite number.
+      pct_start: a static share of the steps, at which the peak is reached.
+      div_factor: the beginning is peak_value / div_factor.
+      final_div_factor: the end is the beginning / final_div_factor.
+
+    Errors: ValueError unless pct_start leaves at least one step for each part.
+
+    >>> import gradtx
+    >>> gradtx.cosine_onecycle_schedule(100, 1.0)(30)
+    Array(1., dtype=float32)
+    """
+    boundaries = [int(pct_start * transition_steps), transition_steps]
+    _check_boundaries("cosine_onecycle_schedule", boundaries)
+
+    def rate(count: Array) -> Any:
+        low = peak_value / div_factor
+        return _interpolate(count, "cosine", boundaries, [low, peak_value, low / final_div_factor])
+
+    return rate
+
+
+@schedule
+def join_schedules(schedules: tuple[Schedule, ...], boundaries: tuple[int, ...]) -> Rate:
+    """One schedule after another, each with its own time, counted from its boundary.
+
+    Args:
+      schedules: at least one.
+      boundaries: the counts at which the second, third ... begin: one fewer than schedules, rising. [updates]
+
+    Errors: ValueError for boundaries that don't match the pieces.
+
+    >>> import gradtx
+    >>> up, down = gradtx.linear_schedule(0.0, 1.0, 10), gradtx.linear_schedule(1.0, 0.0, 10)
+    >>> triangle = gradtx.join_schedules((up, down), (10,))
+    >>> triangle(5), triangle(15)
+    (Array(0.5, dtype=float32), Array(0.5, dtype=float32))
+    """
+    refuse(
+        len(schedules) == 0 or len(boundaries) != len(schedules) - 1,
+        "join_schedules",
+        f"{len(schedules)} schedules need {max(len(schedules) - 1, 0)} boundaries, got {len(boundaries)}",
+    )
+    _check_boundaries("join_schedules", boundaries)
+
+    def rate(count: Array) -> Any:
+        pieces = list(schedules)
+        value: Any = pieces[0](count)
+        for later, boundary in zip(pieces[1:], boundaries, strict=True):
+            value = jnp.where(count < boundary, value, later(jnp.maximum(count - boundary, 0)))
+        return value
+
+    return rate
+
+
+@schedule
+def sgdr_schedule(cosine_kwargs: Sequence[Mapping[str, Any]]) -> Rate:
+    """Warm restarts: one `warmup_cosine_decay_schedule` after another.
+
+    Source: Loshchilov and Hutter 2016 (arXiv 1608.03983).
+
+    Args:
+      cosine_kwargs: the arguments of each. They are static here; where they are to be swept, join the schedules
+        yourself.
+
+    Errors: ValueError for no cycle at all; what `warmup_cosine_decay_schedule` refuses.
+
+    >>> import gradtx
+    >>> cycle = dict(init_value=0.0, peak_value=1.0, warmup_steps=10, decay_steps=110)
+    >>> print(f"{gradtx.sgdr_schedule([cycle, cycle])(170):.3f}")
+    0.500
+    """
+    refuse(not cosine_kwargs, "sgdr_schedule", "got no cycles; pass the arguments of at least one")
+    cycles = tuple(warmup_cosine_decay_schedule(**cycle) for cycle in cosine_kwargs)
+    ends = np.cumsum([cycle["decay_steps"] for cycle in cosine_kwargs])
+    return join_schedules(cycles, tuple(int(end) for end in ends[:-1]))

@@ -1,0 +1,87 @@
+"""Adam on one large leaf, against a kernel that only moves the same bytes, and against optax.
+
+    python -m tests.benchmarks.one_leaf [--millions 32] [--pairs 15]
+
+Adam reads p, m, v, g and writes p, m, v: 28 bytes per float32 parameter. The floor is a program with the same inputs,
+outputs and donations that adds g to each. Programs take turns in one process; each row is the median of the ratios of
+neighbouring runs, with the range of its middle half, so that a slow moment of the machine hits both sides.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import gradtx
+
+
+def adam_step(tx: Any) -> Callable[..., Any]:
+    """One donated step p, state, g -> p, state."""
+
+    def step(p: Any, state: Any, g: Any) -> Any:
+        updates, state = tx.update(g, state, p)
+        return optax.apply_updates(p, updates), state
+
+    return jax.jit(step, donate_argnums=(0, 1))
+
+
+def floor_step() -> Callable[..., Any]:
+    """A program that moves Adam's bytes and computes next to nothing; g is read by each output."""
+
+    def step(p: Any, state: Any, g: Any) -> Any:
+        m, v = state
+        return p + g, (m + g, v + g)
+
+    return jax.jit(step, donate_argnums=(0, 1))
+
+
+class Program:
+    """A compiled step with its donated arguments."""
+
+    def __init__(self, step: Callable[..., Any], state: Any, size: int):
+        self.step, self.state, self.p = step, state, jnp.zeros(size)
+
+    def run(self, g: Any) -> float:
+        """Seconds of one step."""
+        begin = time.perf_counter()
+        self.p, self.state = jax.block_until_ready(self.step(self.p, self.state, g))
+        return time.perf_counter() - begin
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--millions", type=float, default=32, help="parameters in the leaf")
+    parser.add_argument("--pairs", type=int, default=15, help="rounds in which the programs take turns")
+    arguments = parser.parse_args()
+    size = int(arguments.millions * 2**20)
+    g = jax.random.normal(jax.random.key(0), (size,))
+    like = jnp.zeros(size)
+    tx, peer = gradtx.adam(1e-3), optax.adam(1e-3)
+    programs = {
+        "floor": Program(floor_step(), (jnp.zeros(size), jnp.zeros(size)), size),
+        "gradtx": Program(adam_step(tx), tx.init(like), size),
+        "optax": Program(adam_step(peer), peer.init(like), size),
+    }
+    del like
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    for turn in range(arguments.pairs + 2):
+        for name, program in programs.items():
+            seconds = program.run(g)
+            if turn >= 2:
+                times[name].append(seconds)
+    print(f"Adam on one leaf of {size:,} float32; jax {jax.__version__}, {jax.devices()[0].device_kind}")
+    print(f"floor: {statistics.median(times['floor']) * 1e3:.1f} ms a step, {7 * 4 * size / 1e9:.2f} GB moved")
+    for name, over in (("gradtx", "floor"), ("optax", "floor"), ("gradtx", "optax")):
+        ratios = [a / b for a, b in zip(times[name], times[over], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        print(f"{name:>7} / {over:<6} {middle:.3f}   ({low:.3f} to {high:.3f})")
+
+
+if __name__ == "__main__":
+    main()
