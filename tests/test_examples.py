@@ -1,0 +1,82 @@
+"""Every example runs from end to end with --smoke, and the ones that claim something prove it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "examples"
+EXAMPLES = sorted(FOLDER.glob("*.py"))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs an example as a user does, in an empty folder, and returns what it printed.
+
+    In a process of its own: without the strict flags (flax is not written for them), with one device, and a transform
+    it defines stays out of the registry here. JAX's warning about a donation it could not use is an error.
+    """
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+
+    def run_example(name, *arguments):
+        command = [sys.executable, "-W", "error::UserWarning", str(FOLDER / name), *arguments]
+        result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run_example
+
+
+def test_every_example_is_run_here():
+    here = Path(__file__).read_text()
+    assert EXAMPLES
+    assert [path.stem for path in EXAMPLES if f"def test_{path.stem}" not in here] == []
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_is_short_and_in_cells(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 120
+    assert sum(line.startswith("# %% ") for line in lines) >= 3
+    assert "donate_arg" in path.read_text()
+    assert f"python examples/{path.name}" in path.read_text()
+
+
+def test_train_digits(run, tmp_path):
+    printed = run("train_digits.py", "--smoke", "--out", "curves.png")
+    accuracies = [float(found) for found in re.findall(r"test accuracy ([\d.]+)%", printed)]
+    assert len(accuracies) == 2
+    mean = float(re.search(r"mean of 2 seeds: ([\d.]+)%", printed)[1])
+    assert mean == pytest.approx(sum(accuracies) / 2, abs=0.06)
+    assert mean > 80  # two epochs; the full run reaches 97%
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nnx_optimizer(run):
+    assert run("nnx_optimizer.py", "--smoke").count("test accuracy") == 2
+
+
+def test_train_state_is_compiled_once_for_two_equal_optimizers(run):
+    printed = run("train_state.py", "--smoke")
+    assert printed.count("compiling") == 2  # full batches and the last one, for both seeds together
+    assert printed.count("test accuracy") == 2
+
+
+def test_plain_loop(run):
+    assert run("plain_loop.py", "--smoke").count("test accuracy") == 2
+
+
+def test_write_your_own(run):
+    printed = run("write_your_own.py", "--smoke")
+    assert "clip_spikes(factor=2.0, decay=0.9) >> adam(" in printed
+    assert "refused: gradtx.clip_spikes: decay is 1.5" in printed
+    assert "equal to NumPy" in printed
+
+
+def test_sweep_learning_rates(run):
+    printed = run("sweep_learning_rates.py", "--smoke")
+    assert len(re.findall(r"^ +[\d.]+e[+-]\d\d ", printed, re.MULTILINE)) == 8
+    assert "best: " in printed
