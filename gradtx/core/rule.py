@@ -65,8 +65,8 @@ def _wants(code: Any, defaults: int, keyword_defaults: frozenset[str]) -> Wants:
     keywords = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
     if len(names) < 2 or names[2:] not in ((), ("params",)):
         raise TypeError(
-            f"{code.co_name}({', '.join(names)}): allowed: update(updates, state) or update(updates, state, params), and "
-            "behind a * whatever else it wants: observed, count, extra arguments."
+            f"{code.co_name}({', '.join(names)}): allowed: update(updates, state) or update(updates, state, params), "
+            "and behind a * whatever else it wants: observed, count, extra arguments."
         )
     extra = frozenset(keywords) - {"observed", "count"}
     return Wants(
