@@ -41,7 +41,8 @@ def _divide_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> 
     x, y = primals
     dx, dy = tangents
     quotient = divide(x, y)
-    return quotient, divide(dx - quotient * dy, y)
+    safe = jnp.where(y == 0, jnp.ones_like(y), y)  # not divide again: its transpose would be 0 / 0
+    return quotient, jnp.where(y == 0, jnp.zeros_like(quotient), (dx - quotient * dy) / safe)
 
 
 def abs_squared(x: Array) -> Array:

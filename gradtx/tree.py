@@ -47,7 +47,7 @@ def precision(*trees: PyTree) -> np.dtype[Any]:
 
 def _compute_dtype(leaf: Any, real: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype of one leaf in arithmetic of precision ``real``."""
-    return jnp.result_type(real, np.complex64) if is_complex(leaf) else real
+    return np.promote_types(real, np.complex64) if is_complex(leaf) else real
 
 
 def _cast(leaf: Any, dtype: np.dtype[Any]) -> Array:

@@ -171,7 +171,8 @@ def as_hyper(value: Any, parameter: Parameter, who: str) -> Any:
         _require(number in parameter.interval, f"{where} is {number!r}; {allowed}.")
         return number
     if not isinstance(value, ARRAYS):
-        raise TypeError(f"{where} is {value!r} of type {type(value).__name__}; {allowed}.")
+        kind = "" if value is None else f" of type {type(value).__name__}"
+        raise TypeError(f"{where} is {value!r}{kind}; {allowed}.")
     _require(
         value.ndim == 0,
         f"{where} has shape {value.shape}; {allowed}: a scalar. For many values at once, build the optimizer under "

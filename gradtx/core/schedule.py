@@ -100,11 +100,6 @@ def _numbers(node: Recorded, parameter: Parameter, value: Any, count: Any, dtype
                 f"Choose a value that {number.dtype} can tell from the limit, or compute in float64."
             )
         return number
-    if value.ndim > 0:
-        raise ValueError(
-            f"gradtx.{node.name}: {parameter.name} holds {value.shape[0]} values: this is a sweep of optimizers. "
-            "Map over it: jax.vmap(lambda tx: tx.init(params))(txs), and likewise for update."
-        )
     return value.astype(dtype)
 
 

@@ -83,6 +83,7 @@ class Transform(Recorded):
         return iter((self.init, self.update))
 
     def _checked_init(self, params: Params) -> State:
+        self._refuse_sweep("init")
         check.check_leaves(f"{self._who()}.init", "params", params)
         return self._init(params)
 
@@ -90,6 +91,7 @@ class Transform(Recorded):
         self, updates: Updates, state: State, params: Params = None, **extra: Any
     ) -> tuple[Updates, State]:
         who = f"{self._who()}.update"
+        self._refuse_sweep("update")
         self._check_extra(who, extra)
         if params is None and self.needs_params:
             raise ValueError(f"{who}: params are missing; this optimizer needs them: tx.update(grads, state, params).")
@@ -100,6 +102,15 @@ class Transform(Recorded):
             verified.add(key)
         flowing, new_state = self._step(tree.to_compute_dtype(updates), state, params, extra)
         return tree.cast_like(flowing, updates), new_state
+
+    def _refuse_sweep(self, method: str) -> None:
+        if "sweep" not in self._cache:
+            self._cache["sweep"] = next((leaf.shape for leaf in jax.tree.leaves(self) if jnp.ndim(leaf) > 0), None)
+        if self._cache["sweep"]:
+            raise ValueError(
+                f"{self._who()}.{method}: this is a sweep of {self._cache['sweep'][0]} optimizers in one value; "
+                f"map over it: jax.vmap(lambda tx, ...: tx.{method}(...))(txs, ...)."
+            )
 
     def _check_extra(self, who: str, extra: dict[str, Any]) -> None:
         accepted = self.extra_args.union(["observed"] if self.observable else [])
