@@ -111,7 +111,7 @@ def ema(decay: Unit, *, debias: bool = True) -> Rule:
       decay: b in [0, 1), a number or a schedule.
       debias: divide by the sum of the weights.
 
-    State: `ema`, the biased average, like the params in at least float32: 4 bytes per parameter; `weights` (with
+    State: `mean`, the biased average, like the params in at least float32: 4 bytes per parameter; `weights` (with
     debias) and `count`, scalars.
 
     Errors: ValueError for a decay outside [0, 1).
@@ -126,11 +126,11 @@ def ema(decay: Unit, *, debias: bool = True) -> Rule:
     """
 
     def init(params: PyTree) -> dict[str, Any]:
-        return {"ema": tree.zeros_like(params), "weights": Weights.none(params) if debias else None}
+        return {"mean": tree.zeros_like(params), "weights": Weights.none(params) if debias else None}
 
     def update(updates: PyTree, state: dict[str, Any]) -> tuple[PyTree, dict[str, Any]]:
-        biased = average(state["ema"], updates, decay)
+        biased = average(state["mean"], updates, decay)
         weights = state["weights"].after(decay) if debias else None
-        return correct_bias(biased, weights), {"ema": biased, "weights": weights}
+        return correct_bias(biased, weights), {"mean": biased, "weights": weights}
 
     return Rule(init=init, update=update)

@@ -43,7 +43,8 @@ def scale_by_momentum(
     Source: Sutskever, Martens, Dahl, Hinton 2013 ("On the importance of initialization and momentum") for the sum and
     its Nesterov form, in the reformulation that tracks the look-ahead point; Kingma and Ba 2014 (arXiv 1412.6980),
     algorithm 1, for the debiased average; Dozat 2016 ("Incorporating Nesterov momentum into Adam") for its Nesterov
-    form, here with constant b. optax calls the sum `trace`; PyTorch's SGD is the sum, with this dampening.
+    form, here with constant b. optax calls the sum `trace`; PyTorch's SGD is the sum, with this dampening (and
+    without Nesterov, which it refuses then).
 
     Args:
       decay: b in [0, 1), a number or a schedule. About 1 / (1 - b) gradients are remembered.

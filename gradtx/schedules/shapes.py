@@ -11,7 +11,9 @@ def passed(count: Array, begin: int, steps: int, like: Any) -> Array:
     """The share of `steps` that has passed since `begin`, from 0 to 1, in the dtype of the number `like`."""
     if steps == 0:
         return (count >= begin).astype(like.dtype)
-    return jnp.clip(count - begin, 0, steps).astype(like.dtype) / steps
+    steps_passed = jnp.clip(count - begin, 0, steps)
+    # XLA may multiply by 1 / steps, which does not give 1 at the end: 49 (1 / 49) < 1 in float32.
+    return jnp.where(steps_passed == steps, 1, steps_passed.astype(like.dtype) / steps)
 
 
 def line(start: Any, end: Any, share: Array) -> Array:
