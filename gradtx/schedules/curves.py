@@ -7,7 +7,7 @@ from jax import Array
 
 from gradtx.core.annotations import Finite, NonNegative, NonNegativeInt, Positive, PositiveInt
 from gradtx.core.schedule import Rate, schedule
-from gradtx.schedules.shapes import half_cosine, line, passed, refuse
+from gradtx.schedules.shapes import half_cosine, left, line, passed, refuse
 
 
 def _exponential(count: Array, init: Any, steps: int, rate: Any, begin: int, staircase: bool, end: Any) -> Array:
@@ -76,8 +76,8 @@ def polynomial_schedule(
     """
 
     def rate(count: Array) -> Array:
-        left = 1 - passed(count, transition_begin, transition_steps, init_value)
-        return end_value + (init_value - end_value) * left**power
+        share = left(count, transition_begin, transition_steps, init_value)
+        return end_value + (init_value - end_value) * share**power
 
     return rate
 

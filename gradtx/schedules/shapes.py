@@ -11,9 +11,12 @@ def passed(count: Array, begin: int, steps: int, like: Any) -> Array:
     """The share of `steps` that has passed since `begin`, from 0 to 1, in the dtype of the number `like`."""
     if steps == 0:
         return (count >= begin).astype(like.dtype)
-    steps_passed = jnp.clip(count - begin, 0, steps)
-    # XLA may multiply by 1 / steps, which does not give 1 at the end: 49 (1 / 49) < 1 in float32.
-    return jnp.where(steps_passed == steps, 1, steps_passed.astype(like.dtype) / steps)
+    return jnp.clip(count - begin, 0, steps).astype(like.dtype) / steps
+
+
+def left(count: Array, begin: int, steps: int, like: Any) -> Array:
+    """The share of `steps` that is left, from 1 to exactly 0, which `1 - passed` may miss on either side under XLA."""
+    return jnp.clip(begin + steps - count, 0, steps).astype(like.dtype) / steps
 
 
 def line(start: Any, end: Any, share: Array) -> Array:
