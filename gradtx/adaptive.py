@@ -64,7 +64,8 @@ def scale_by_adagrad(
         return {"sum_of_squares": tree.full_like(params, initial_accumulator_value, real=True)}
 
     def update(updates: PyTree, state: State, *, observed: PyTree) -> tuple[PyTree, State]:
-        total = tree.map(lambda s, g: s + numerics.abs_squared(g), state["sum_of_squares"], observed)
+        # The maximum changes no value; it keeps XLA from fusing product and sum in some programs and not in others.
+        total = tree.map(lambda s, g: s + jnp.maximum(numerics.abs_squared(g), 0), state["sum_of_squares"], observed)
         return _divide_by_root(updates, total, eps, eps_in_sqrt), {"sum_of_squares": total}
 
     return Rule(init=init, update=update, nonnegative=("sum_of_squares",))

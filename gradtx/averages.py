@@ -40,12 +40,12 @@ def average(previous: PyTree, values: PyTree, decay: ArrayLike) -> PyTree:
     >>> averages.average(0.75, 4.0, 0.9)
     Array(1.075, dtype=float32)
     """
-    return tree.map(lambda v, x, b: b * v + (1 - b) * x, previous, values, b=decay)
+    return tree.map(lambda v, x, b, c: b * v + c * x, previous, values, b=decay, c=1 - decay)
 
 
 def average_squares(previous: PyTree, values: PyTree, decay: ArrayLike) -> PyTree:
     """`b v + (1 - b) |x|²` at every leaf; the arguments are those of `average`."""
-    return tree.map(lambda v, x, b: b * v + (1 - b) * numerics.abs_squared(x), previous, values, b=decay)
+    return tree.map(lambda v, x, b, c: b * v + c * numerics.abs_squared(x), previous, values, b=decay, c=1 - decay)
 
 
 class Weights(NamedTuple):
@@ -95,7 +95,8 @@ def correct_bias(biased: PyTree, weights: Weights | None) -> PyTree:
     """
     if weights is None:
         return biased
-    return tree.map(lambda v, total: v / total, biased, total=weights.total)
+    # Once the inverse, then products: XLA itself divides in one program and multiplies by an inverse in another.
+    return tree.map(lambda v, inverse: inverse * v, biased, inverse=1 / weights.total)
 
 
 @transform

@@ -188,7 +188,7 @@ def clip_by_global_norm(max_norm: Positive) -> Rule:
 
     def update(updates: PyTree, state: dict[str, Any]) -> tuple[PyTree, dict[str, Any]]:
         norm = tree.global_norm(updates)
-        limit: Array = max_norm
+        limit: Array = max_norm.astype(norm.dtype)
         factor = jnp.where(
             norm > limit, limit / jnp.where(norm > limit, norm, jnp.ones_like(norm)), jnp.ones_like(norm)
         )

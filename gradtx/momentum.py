@@ -18,6 +18,7 @@ from jax import Array
 from gradtx import averages, tree
 from gradtx.core.annotations import NonNegative, Unit
 from gradtx.core.rule import Rule
+from gradtx.core.schedule import differs
 from gradtx.core.transform import transform
 
 PyTree = Any
@@ -65,16 +66,17 @@ def scale_by_momentum(
     >>> print(f"{v:.2f}")
     1.90
     """
-    if form != "sum" and isinstance(dampening, float) and dampening != 0:
-        raise ValueError(f"gradtx.scale_by_momentum: dampening={dampening!r} needs form='sum', got form={form!r}.")
+    if form != "sum" and differs(dampening, 0):
+        raise ValueError(f"gradtx.scale_by_momentum: dampening needs form='sum', got form={form!r}.")
 
     def init(params: PyTree) -> State:
         return {"mu": tree.zeros_like(params), "weights": averages.Weights.none(params) if form == "debiased" else None}
 
     def sum_of(g: PyTree, state: State, count: Array) -> tuple[PyTree, State]:
         k = jnp.where(count == 1, 1, 1 - dampening)
-        mu = tree.map(lambda m, g, b, k: b * m + k * g, state["mu"], g, b=decay, k=k)
-        ahead = tree.map(lambda m, g, b, k: b * m + k * g, mu, g, b=decay, k=k) if nesterov else mu
+        weighted = tree.map(lambda g, k: k * g, g, k=k)
+        mu = tree.map(lambda m, g, b: b * m + g, state["mu"], weighted, b=decay)
+        ahead = tree.map(lambda m, g, b: b * m + g, mu, weighted, b=decay) if nesterov else mu
         return ahead, {"mu": mu, "weights": None}
 
     def average_of(g: PyTree, state: State, count: Array) -> tuple[PyTree, State]:

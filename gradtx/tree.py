@@ -31,6 +31,8 @@ _DOUBLE = (np.dtype(np.float64), np.dtype(np.complex128))
 
 def dtype_of(leaf: Any) -> np.dtype[Any]:
     """The dtype JAX gives a leaf (of a Python number: the default one)."""
+    if isinstance(leaf, (np.ndarray, np.generic)):
+        return jax.dtypes.canonicalize_dtype(leaf.dtype)
     return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
 
 

@@ -21,7 +21,8 @@ import numpy as np
 from jax.core import Tracer
 
 ARRAYS: tuple[type[Any], ...] = (jax.Array, np.ndarray)
-NUMPY_NUMBERS: tuple[type[Any], ...] = (np.integer, np.floating)
+DTYPES: tuple[type[Any], ...] = (np.dtype,)
+NUMPY_NUMBERS: tuple[type[Any], ...] = (np.integer, np.floating, jax.numpy.bfloat16.dtype.type)
 
 
 def is_traced(value: Any) -> bool:
@@ -116,10 +117,13 @@ def parameters_of(body: Callable[..., Any], reserved: Iterable[str]) -> tuple[Pa
                 f"{name}: {parameter.name!r} cannot be the name of a parameter; it is taken by the transform itself."
             )
         described = _describe(parameter.name, hints[parameter.name])
+        default = parameter.default
+        if described.kind is Kind.HYPER and isinstance(default, int) and not isinstance(default, bool):
+            default = float(default)
         parameters.append(
             dataclasses.replace(
                 described,
-                default=parameter.default,
+                default=default,
                 keyword_only=parameter.kind is parameter.KEYWORD_ONLY,
                 variadic=parameter.kind is parameter.VAR_POSITIONAL,
                 container=tuple if parameter.kind is parameter.VAR_POSITIONAL else described.container,
@@ -167,7 +171,7 @@ def as_hyper(value: Any, parameter: Parameter, who: str) -> Any:
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{where} is {value!r}, a bool; {allowed}.")
     if isinstance(value, (int, float, *NUMPY_NUMBERS)):
-        number = float(value)
+        number = _as_float(value)
         _require(number in parameter.interval, f"{where} is {number!r}; {allowed}.")
         return number
     if not isinstance(value, ARRAYS):
@@ -196,9 +200,9 @@ def as_static(value: Any, parameter: Parameter, who: str) -> Any:
         raise (ValueError if "Literal" in str(parameter.types[0]) or "got a value" in problems[0] else TypeError)(
             f"{who}: {parameter.name} is {value!r}; {' or '.join(problems).replace('got a value ', '')}."
         )
-    if isinstance(value, list):
+    if isinstance(value, list) and typing.get_origin(parameter.types[0]) in (tuple, Sequence):
         return tuple(typing.cast(list[Any], value))
-    if isinstance(value, dict):  # a copy: a later change of the caller's dict does not reach into the recorded value
+    if isinstance(value, (dict, list)):  # a copy: a later change of the caller's does not reach into the recorded value
         return copy.deepcopy(typing.cast(Any, value))
     return typing.cast(Any, value)
 
@@ -226,6 +230,13 @@ def _static_problem(value: Any, annotation: Any) -> str:
     if annotation is Callable or typing.get_origin(annotation) is Callable:
         return "" if callable(value) else "allowed: a function"
     return ""
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _number_in(text: str) -> str:

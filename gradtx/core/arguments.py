@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
+import numpy as np
 
-from gradtx.core.annotations import ARRAYS, is_traced
+from gradtx.core.annotations import ARRAYS, DTYPES, is_traced
 
 
 class ArgumentKey:
@@ -60,7 +61,9 @@ def freeze(value: Any) -> Any:
         items = cast(Mapping[Any, Any], value).items()
         return ("mapping", tuple(sorted(((repr(key), freeze(item)) for key, item in items), key=lambda pair: pair[0])))
     if isinstance(value, (tuple, list)):
-        return ("sequence", tuple(freeze(item) for item in cast(tuple[Any, ...], value)))
+        return (type(cast(Any, value)), tuple(freeze(item) for item in cast(tuple[Any, ...], value)))
+    if is_dtype(value):
+        return ("dtype", np.dtype(value))
     if isinstance(value, (bool, int)):
         return (type(value).__name__, value)  # True is not 1
     try:
@@ -73,13 +76,24 @@ def freeze(value: Any) -> Any:
     return value
 
 
+def is_dtype(value: Any) -> bool:
+    """Whether this names a dtype, as `jnp.float32`, `np.float32` and `np.dtype("float32")` all do."""
+    if isinstance(value, type):
+        return (
+            issubclass(cast(type[Any], value), np.generic) or type(value).__name__ == "_ScalarMeta"
+        )  # JAX's jnp.float32
+    return isinstance(value, DTYPES)
+
+
 def show(value: Any) -> str:
     """An argument in a repr: code where it can be code."""
     if is_traced(value):
         return f"<traced {value.dtype}{list(value.shape)}>"
     if isinstance(value, jax.Array):
         return f"array({float(value)!r})" if value.ndim == 0 else f"<{value.dtype}{list(value.shape)}>"
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, list):
+        return f"[{', '.join(show(item) for item in cast(list[Any], value))}]"
+    if isinstance(value, tuple):
         items = [show(item) for item in cast(tuple[Any, ...], value)]
         return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
     if isinstance(value, dict):

@@ -35,7 +35,7 @@ def check_alike(who: str, name: str, value: Any, like_name: str, like: Any) -> N
     """Same structure, same shapes, and complex where the other is complex."""
     try:
         chex.assert_trees_all_equal_structs(value, like)
-        chex.assert_trees_all_equal_shapes(value, like)
+        chex.assert_trees_all_equal_shapes(_shapes(value), _shapes(like))
     except (AssertionError, TypeError, ValueError):
         raise ValueError(
             f"{who}: {name} do not match {like_name}: {_difference(name, value, like_name, like)}"
@@ -48,19 +48,50 @@ def check_alike(who: str, name: str, value: Any, like_name: str, like: Any) -> N
             )
 
 
+def check_unchanged(who: str, name: str, value: Any, like_name: str, like: Any) -> None:
+    """Same structure and shapes, asked at every step and so only looked into if they are not."""
+    leaves: list[Any] = jax.tree.leaves(value)
+    others: list[Any] = jax.tree.leaves(like)
+    if not _same_structure(value, like) or any(
+        jnp.shape(leaf) != jnp.shape(other) for leaf, other in zip(leaves, others, strict=True)
+    ):
+        raise ValueError(f"{who}: {_difference(name, value, like_name, like)}")
+
+
+def _same_structure(value: Any, like: Any) -> bool:
+    structures: list[Any] = [jax.tree.structure(value), jax.tree.structure(like)]
+    return structures[0] == structures[1]
+
+
 def check_state(who: str, state: Any, expected: Any, *, dtypes: bool) -> None:
     """The state has the structure, shapes and (where the params say them) dtypes that `init` gives."""
     try:
         chex.assert_trees_all_equal_structs(state, expected)
-        chex.assert_trees_all_equal_shapes(state, expected)
+        chex.assert_trees_all_equal_shapes(_shapes(state), _shapes(expected))
         if dtypes:
-            chex.assert_trees_all_equal_dtypes(state, expected)
+            chex.assert_trees_all_equal_dtypes(_shapes(state), _shapes(expected))
+        elif not _same_kinds(state, expected):
+            raise ValueError
     except (AssertionError, TypeError, ValueError):
         raise ValueError(
             f"{who}: the state is not one that init makes for these params: "
             f"{_difference('the state', state, 'the expected state', expected, dtypes=dtypes)} "
             "Pass the state returned by init or by the last update of this very optimizer."
         ) from None
+
+
+def _shapes(value: Any) -> Any:
+    """Shapes and dtypes in place of arrays, Python numbers included."""
+
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(jnp.shape(leaf), tree.dtype_of(leaf))
+
+    return jax.tree.map(shape, value)
+
+
+def _same_kinds(value: Any, like: Any) -> bool:
+    pairs = zip(jax.tree.leaves(value), jax.tree.leaves(like), strict=True)
+    return all(tree.is_complex(leaf) == tree.is_complex(other) for leaf, other in pairs)
 
 
 def _difference(name: str, value: Any, like_name: str, like: Any, *, dtypes: bool = False) -> str:
@@ -71,7 +102,8 @@ def _difference(name: str, value: Any, like_name: str, like: Any, *, dtypes: boo
         if jnp.shape(leaf) != jnp.shape(other):
             shapes = f"shape {jnp.shape(leaf)}, {like_name} {jnp.shape(other)}"
             return f"at {path}, {name} has {shapes} (shapes must be equal; nothing is broadcast)."
-        if dtypes and tree.dtype_of(leaf) != tree.dtype_of(other):
+        kinds_differ = tree.is_complex(leaf) != tree.is_complex(other)
+        if kinds_differ or (dtypes and tree.dtype_of(leaf) != tree.dtype_of(other)):
             return f"at {path}, {name} has dtype {tree.dtype_of(leaf)}, {like_name} {tree.dtype_of(other)}."
     return "they differ."
 
@@ -97,7 +129,8 @@ def _some(paths: list[str]) -> str:
 def struct_key(*trees: Any) -> Any:
     """What a structural check depends on: structure, shapes and dtypes. Equal keys need checking once."""
     leaves: list[Any] = jax.tree.leaves(trees)
-    return jax.tree.structure(trees), tuple((getattr(leaf, "shape", ()), tree.dtype_of(leaf)) for leaf in leaves)
+    kinds: list[Any] = [(getattr(leaf, "shape", ()), getattr(leaf, "dtype", None) or type(leaf)) for leaf in leaves]
+    return jax.tree.structure(trees), tuple(kinds)
 
 
 # Value checks in the running program ----------------------------------------------------------------------------------
@@ -127,16 +160,6 @@ def check_values(
     step = cast(Array, new.get("count", jnp.int32(-1)))
     at_step = f"gradtx.{who}, step {{step}}: " if "count" in new else f"gradtx.{who}: "
     known: dict[str, Any] = {"step": step} if "count" in new else {}
-    for what, value in (("updates", updates), *((f"state {field!r}", new[field]) for field in new if field != "count")):
-        for path, leaf in tree.named_leaves(value):
-            if jnp.issubdtype(leaf.dtype, jnp.inexact):
-                bad = jnp.sum(~jnp.isfinite(leaf))
-                checkify.check(
-                    bad == 0,
-                    at_step + f"{what} at {_braces(path)}: {{bad}} of {leaf.size} elements not finite",
-                    bad=bad,
-                    **known,
-                )
     for field in nonnegative:
         for path, leaf in tree.named_leaves(new[field]):
             least = jnp.min(leaf, initial=0.0)
@@ -146,6 +169,16 @@ def check_values(
                 least=least,
                 **known,
             )
+    for what, value in (*((f"state {field!r}", new[field]) for field in new if field != "count"), ("updates", updates)):
+        for path, leaf in tree.named_leaves(value):
+            if jnp.issubdtype(leaf.dtype, jnp.inexact):
+                bad = jnp.sum(~jnp.isfinite(leaf))
+                checkify.check(
+                    bad == 0,
+                    at_step + f"{what} at {_braces(path)}: {{bad}} of {leaf.size} elements not finite",
+                    bad=bad,
+                    **known,
+                )
     if "count" in new:
         counts: dict[str, Any] = {"before": cast(Array, old["count"]), "after": step}
         # The counter stays at the largest int32 once it is there.

@@ -14,8 +14,9 @@ compositions are associative, and `identity()` is neutral in both.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import jax
 
@@ -137,12 +138,11 @@ class Join(Composition):
 
 
 def _numbered(names: tuple[str, ...]) -> list[str]:
-    """The names, with `_2`, `_3` ... behind those that came before."""
-    seen: dict[str, int] = {}
+    """The names, with `_2`, `_3` ... behind those that are taken."""
     numbered: list[str] = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        numbered.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        candidates = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+        numbered.append(next(candidate for candidate in candidates if candidate not in numbered))
     return numbered
 
 
@@ -159,27 +159,32 @@ def _flat(kind: type[Composition], stages: tuple[Transform, ...]) -> list[Transf
     return [stage for stage in flat if not _is_identity(stage)]
 
 
-def _composition(kind: type[Composition], body: Callable[..., Transform]) -> Callable[..., Transform]:
+def _composition(kind: type[Composition]) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
     """The factory of a composition; it may return less than one: the only stage that is left, or identity()."""
-    node = record.define(kind, body)
 
-    @functools.wraps(body)
-    def compose(*stages: Any) -> Transform:
-        who = f"gradtx.{body.__name__}"
-        if not stages:
-            raise TypeError(
-                f"{who}: got no transforms; pass at least one, or use identity() for one that does nothing."
-            )
-        given = [as_transform(stage, f"{who}: stage {index}") for index, stage in enumerate(stages)]
-        flat = _flat(kind, tuple(given))
-        if kind is Join:
-            for stage in flat[1:]:
-                _refuse_unobservable(stage)
-        if len(flat) < 2:
-            return flat[0] if flat else identity()
-        return node._from_arguments({"stages": tuple(flat)})
+    def decorate(body: Callable[..., Any]) -> Callable[..., Transform]:
+        node = record.define(kind, body)
 
-    return record.enter(node, compose)
+        @functools.wraps(body)
+        def compose(*stages: Any) -> Transform:
+            flat = _flat(kind, _given(f"gradtx.{body.__name__}", stages))
+            if kind is Join:
+                for stage in flat[1:]:
+                    _refuse_unobservable(stage)
+            if len(flat) < 2:
+                return flat[0] if flat else identity()
+            return node._from_arguments({"stages": tuple(flat)})
+
+        return record.enter(node, compose)
+
+    return decorate
+
+
+def _given(who: str, stages: tuple[Any, ...]) -> tuple[Transform, ...]:
+    """The stages as transforms; at least one."""
+    if not stages:
+        raise TypeError(f"{who}: got no transforms; pass at least one, or use identity() for one that does nothing.")
+    return tuple(as_transform(stage, f"{who}: stage {index}") for index, stage in enumerate(stages))
 
 
 def _refuse_unobservable(stage: Transform) -> None:
@@ -190,14 +195,16 @@ def _refuse_unobservable(stage: Transform) -> None:
         )
 
 
-def _chain(*stages: Transform) -> Transform:
+@_composition(Chain)
+def chain(*stages: Transform) -> Transform:
     """`a >> b`: one after another; each transform reads what the one before it wrote.
 
     Args:
       stages: transforms, or any objects with `init` and `update` (optax's). Chains among them are opened, and stages
         that do nothing are dropped, so the composition is associative and `identity()` is neutral.
 
-    State: one flat dict, an entry for each elementary transform that has a state, in order; a repeated name gets `_2`.
+    State: one flat dict, an entry for each elementary transform that has a state, in order; a repeated name gets `_2`,
+    so that a second transform of a name put in front renames the first.
 
     Errors: TypeError for no stages, a list, or a factory that was not called.
 
@@ -205,10 +212,11 @@ def _chain(*stages: Transform) -> Transform:
     >>> gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.adam(1e-3))
     clip_by_global_norm(max_norm=1.0) >> adam(learning_rate=0.001, b1=0.9, b2=0.999, eps=1e-08)
     """
-    return cast(Any, stages)
+    raise NotImplementedError  # a record only: its class says what it does
 
 
-def _join(*stages: Transform) -> Transform:
+@_composition(Join)
+def join(*stages: Transform) -> Transform:
     """`a + b`: side by side; effects are applied left to right, each scaling is measured on the gradient that came in.
 
     Args:
@@ -221,13 +229,7 @@ def _join(*stages: Transform) -> Transform:
     >>> gradtx.join(gradtx.scale_by_momentum(), gradtx.scale_by_rms()) == gradtx.scale_by_adam().expand()
     True
     """
-    return cast(Any, stages)
-
-
-_chain.__name__ = _chain.__qualname__ = "chain"
-_join.__name__ = _join.__qualname__ = "join"
-chain = _composition(Chain, _chain)
-join = _composition(Join, _join)
+    raise NotImplementedError  # a record only: its class says what it does
 
 
 @transform

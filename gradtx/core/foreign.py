@@ -7,7 +7,7 @@ from typing import Any, cast
 import jax
 
 from gradtx import tree
-from gradtx.core import record
+from gradtx.core import check, record
 from gradtx.core.annotations import Kind
 from gradtx.core.rule import Params, State, Updates
 from gradtx.core.schedule import blame
@@ -21,6 +21,8 @@ class Foreign(Transform):
 
     def _probe(self) -> None:
         _check_pair(self._arguments["object"], self._who())
+        if isinstance(self._arguments["accepts"], str):
+            raise TypeError(f"{self._who()}: accepts is {self._arguments['accepts']!r}; allowed: a tuple of names.")
 
     def expand(self, *, deep: bool = False) -> Transform:
         return self
@@ -30,7 +32,7 @@ class Foreign(Transform):
         """The name of what made it: the function in which an optax pair's init was defined, else the type."""
         pair = self._arguments["object"]
         made_in, is_local, _ = getattr(pair.init, "__qualname__", "").partition(".<locals>")
-        return made_in if is_local else type(pair).__name__
+        return made_in if is_local and not inspect.ismethod(pair.init) else type(pair).__name__
 
     def __repr__(self) -> str:
         return f"<foreign {self._title}>"
@@ -75,11 +77,16 @@ class Foreign(Transform):
     def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
         known = {name: value for name, value in extra.items() if name in self.extra_args}
         with jax.named_scope(self._title), blame(f"foreign.update ({self._title})"):
-            result, new = self._arguments["object"].update(updates, state[self._title], params, **known)
-            return tree.cast_like(result, updates), {self._title: tree.cast_like(new, state[self._title])}
+            old = state[self._title]
+            result, new = self._arguments["object"].update(updates, old, params, **known)
+            result, new = tree.cast_like(result, updates), tree.cast_like(new, old)
+            if check.checking():
+                check.check_values(self._title, result, {}, {"state": new}, ())
+        return result, {self._title: new}
 
 
-def _foreign(object: Any, *, accepts: tuple[str, ...] = ()) -> Transform:  # noqa: A002 - any object at all
+@record.recorded(Foreign)
+def foreign(object: Any, *, accepts: tuple[str, ...] = ()) -> Transform:  # noqa: A002 - any object at all
     """Any object with `init` and `update` as a transform; compositions and wrappers apply it by themselves.
 
     Args:
@@ -93,16 +100,12 @@ def _foreign(object: Any, *, accepts: tuple[str, ...] = ()) -> Transform:  # noq
     raise NotImplementedError  # a record only: Foreign says what it does
 
 
-_foreign.__name__ = _foreign.__qualname__ = "foreign"
-foreign = record.factory_of(record.define(Foreign, _foreign))
-
-
 def _check_pair(value: Any, where: str) -> None:
     if record.is_factory(value):
         raise TypeError(f"{where} is the factory gradtx.{value.node.name} itself; call it: {value.node.name}(...).")
     kind = type(value).__name__
     if kind in ("list", "tuple"):
-        raise TypeError(f"{where} is a {kind}; pass the transforms themselves: chain(*transforms).")
+        raise TypeError(f"{where} is a {kind}; pass the transforms themselves, with a * in front.")
     if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
         raise TypeError(f"{where} is {value!r}; allowed: a transform, or any object with init and update.")
 

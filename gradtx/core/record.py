@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from gradtx.core.annotations import ARRAYS, Kind, Parameter, as_hyper, as_static, is_traced, parameters_of, suggestion
-from gradtx.core.arguments import ArgumentKey, Static, freeze, show
+from gradtx.core.arguments import ArgumentKey, Static, freeze, is_dtype, show
 
 _registry: dict[str, Callable[..., Any]] = {}
 
@@ -48,13 +48,15 @@ class Recorded:
 
     @classmethod
     def _from_call(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
+        known = [parameter.name for parameter in cls._parameters]
         try:
+            for name in kwargs:
+                if name not in known:
+                    raise TypeError(f"got an unknown argument {name!r}.{suggestion(name, known)}")
             bound = cls._signature.bind(*args, **kwargs)
         except TypeError as error:
-            known = [parameter.name for parameter in cls._parameters]
-            unknown = [name for name in kwargs if name not in known]
-            hint = suggestion(unknown[0], known) if unknown else ""
-            raise TypeError(f"{cls._who()}: {error}.{hint} Its arguments: {', '.join(known)}.") from None
+            problem = str(error).removesuffix(".")
+            raise TypeError(f"{cls._who()}: {problem}. Its arguments: {', '.join(known) or 'none'}.") from None
         bound.apply_defaults()
         return cls._checked({p.name: cls._normalize(p, bound.arguments[p.name]) for p in cls._parameters})
 
@@ -87,10 +89,10 @@ class Recorded:
     def _normalize_one(cls, parameter: Parameter, value: Any) -> Any:
         if parameter.kind is Kind.STATIC:
             return as_static(value, parameter, cls._who())
-        if parameter.kind is not Kind.HYPER or isinstance(value, Recorded) or callable(value):
-            kind = Kind.SCHEDULE if parameter.kind is Kind.HYPER else parameter.kind
-            return coerce(kind, value, f"{cls._who()}: {parameter.name}")
-        return as_hyper(value, parameter, cls._who())
+        if parameter.kind is Kind.HYPER and not callable(value):
+            return as_hyper(value, parameter, cls._who())
+        kind = Kind.SCHEDULE if parameter.kind is Kind.HYPER else parameter.kind  # a hyperparameter may be a schedule
+        return coerce(kind, value, f"{cls._who()}: {parameter.name}")
 
     @classmethod
     def _who(cls) -> str:
@@ -121,6 +123,8 @@ class Recorded:
             raise AttributeError(name)
         if name in self._arguments:
             return self._arguments[name]
+        if hasattr(type(self), name):
+            return object.__getattribute__(self, name)  # a property of ours failed: let its own error be seen
         owners = self._owners(name)
         if len(owners) == 1:
             return getattr(owners[0][1], name)
@@ -162,10 +166,17 @@ class Recorded:
             return (
                 f"{self._who()}: {name!r} is an argument of several of its transforms ({names}); build that one anew."
             )
-        own = [parameter.name for parameter in self._parameters]
+        own = self._names()
         return (
             f"{self._who()} has no argument {name!r}.{suggestion(name, own)} Its arguments: {', '.join(own) or 'none'}."
         )
+
+    def _names(self) -> list[str]:
+        """The names of its arguments, and of those of the transforms it contains."""
+        names = [parameter.name for parameter in self._parameters]
+        for _, child in children(self._arguments):
+            names.extend(name for name in child._names() if child._kind is Kind.TRANSFORM and name not in names)
+        return names
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(
@@ -211,8 +222,14 @@ class Recorded:
 
     def to_config(self) -> dict[str, Any]:
         """The call as JSON: `{"name": ..., "arguments": {...}}`, to be read by `from_config`."""
-        arguments = {p.name: _encode(self._arguments[p.name], f"{self._who()}: {p.name}") for p in self._parameters}
+        arguments = {p.name: self._encoded(p) for p in self._parameters}
         return {"name": self.name, "arguments": arguments}
+
+    def _encoded(self, parameter: Parameter) -> Any:
+        value, where = self._arguments[parameter.name], f"{self._who()}: {parameter.name}"
+        if parameter.container is tuple and value is not None:
+            return [_encode(item, where) for item in value]  # known to be a tuple
+        return _encode(value, where)
 
 
 R = TypeVar("R", bound=Recorded)
@@ -221,7 +238,7 @@ R = TypeVar("R", bound=Recorded)
 def define(base: type[R], body: Callable[..., Any]) -> type[R]:
     """Generate the node type of a factory and make it known to JAX."""
     name = body.__name__
-    reserved = {n for n in dir(base) if not n.startswith("_")}
+    reserved = {n for n in dir(base) if not n.startswith("_")} | {"name", "factory"}
     members = {
         "__slots__": (),
         "__module__": body.__module__,
@@ -252,6 +269,11 @@ def define(base: type[R], body: Callable[..., Any]) -> type[R]:
 
     jax.tree_util.register_pytree_with_keys(node, flatten_with_keys, unflatten, flatten)
     return node
+
+
+def recorded(base: type[R]) -> Callable[[Callable[..., Any]], Callable[..., R]]:
+    """A decorator that makes a factory of nodes of this base."""
+    return lambda body: factory_of(define(base, body))
 
 
 def factory_of(node: type[R]) -> Callable[..., R]:
@@ -290,8 +312,11 @@ def from_config(config: Mapping[str, Any]) -> Any:
     >>> gradtx.from_config(gradtx.adam(1e-3).to_config()) == gradtx.adam(1e-3)
     True
     """
-    if not isinstance(cast(Any, config), Mapping) or set(config) != {"name", "arguments"}:
-        raise ValueError(f"gradtx.from_config: got {config!r}; allowed: a dict with the keys 'name' and 'arguments'.")
+    is_config = isinstance(cast(Any, config), Mapping) and set(config) == {"name", "arguments"}
+    if not (is_config and isinstance(config["name"], str) and isinstance(config["arguments"], Mapping)):
+        raise ValueError(
+            f"gradtx.from_config: got {config!r}; allowed: a dict of a 'name' and 'arguments', as to_config gives."
+        )
     name = config["name"]
     if name not in _registry:
         raise ValueError(
@@ -300,12 +325,13 @@ def from_config(config: Mapping[str, Any]) -> Any:
         )
     node = cast(type[Recorded], cast(Any, _registry[name]).node)
     positional: list[Any] = []
-    keywords = {key: _decode(value) for key, value in config["arguments"].items()}
+    arguments = cast(Mapping[str, Any], config["arguments"])
+    keywords = {key: _decode(value) for key, value in arguments.items()}
     if any(_has_batch(value) for value in keywords.values()):  # a sweep: built under vmap, so not by a call
         return node._from_arguments({p.name: keywords[p.name] for p in node._parameters})
     for parameter in node._parameters:
         if parameter.variadic:
-            positional.extend(keywords.pop(parameter.name))
+            positional.extend(keywords.pop(parameter.name, None) or ())
     return _registry[name](*positional, **keywords)
 
 
@@ -359,7 +385,10 @@ def _encode(value: Any, where: str) -> Any:
     if isinstance(value, Recorded):
         return value.to_config()
     if isinstance(value, (tuple, list)):
-        return [_encode(item, where) for item in cast(tuple[Any, ...], value)]
+        items = [_encode(item, where) for item in cast(tuple[Any, ...], value)]
+        return items if isinstance(value, list) else {"tuple": items}
+    if is_dtype(value):
+        return {"dtype": np.dtype(value).name}
     if isinstance(value, dict):
         items = cast(dict[Any, Any], value).items()
         return {"dict": [[_encode(key, where), _encode(item, where)] for key, item in items]}
@@ -373,12 +402,16 @@ def _encode(value: Any, where: str) -> Any:
 
 def _decode(value: Any) -> Any:
     if isinstance(value, list):
-        return tuple(_decode(item) for item in cast(list[Any], value))
+        return [_decode(item) for item in cast(list[Any], value)]
     if not isinstance(value, dict):
         return value
     fields = cast(dict[str, Any], value)
     if set(fields) == {"dict"}:
         return {_decode(key): _decode(item) for key, item in fields["dict"]}
+    if set(fields) == {"tuple"}:
+        return tuple(_decode(item) for item in fields["tuple"])
+    if set(fields) == {"dtype"}:
+        return jax.numpy.dtype(fields["dtype"])
     if set(fields) == {"array", "dtype"}:
         return jax.numpy.asarray(fields["array"], dtype=fields["dtype"])
     return from_config(fields)

@@ -24,7 +24,7 @@ import numpy as np
 from jax import Array
 
 from gradtx.core import record
-from gradtx.core.annotations import Kind, Parameter
+from gradtx.core.annotations import Kind, Parameter, is_traced
 from gradtx.core.record import Recorded
 
 P = ParamSpec("P")
@@ -39,12 +39,8 @@ class Schedule(Recorded):
     _kind = Kind.SCHEDULE
 
     def _probe(self) -> None:
-        numbers = {
-            p.name: _placeholders(self._arguments[p.name]) if p.is_child else self._arguments[p.name]
-            for p in self._parameters
-        }
         with blame(self.name):
-            rate = self._call(numbers)
+            rate = self._call(placeholders(self))
         if not callable(rate):
             raise TypeError(
                 f"{self._who()}: its body returned {rate!r}; a schedule's body returns a function of the count."
@@ -56,14 +52,21 @@ class Schedule(Recorded):
 
     def at(self, count: Any, dtype: Any) -> Array:
         """The value after `count` updates, computed in `dtype`."""
-        count = jnp.asarray(count)
-        if not jnp.issubdtype(count.dtype, jnp.integer):
+        if isinstance(count, bool) or not (isinstance(count, int) or jnp.issubdtype(_dtype_of(count), jnp.integer)):
             raise TypeError(
                 f"{self._who()}: the count is {count!r}; allowed: an integer, the number of updates already made."
             )
+        count = jnp.asarray(count, dtype=jnp.int32)
         numbers = concrete_numbers(self, count, dtype)
         with blame(self.name):
-            return jnp.asarray(self._call(numbers)(count.astype(jnp.int32))).astype(dtype)
+            value = jnp.asarray(self._call(numbers)(count))
+        real = jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+        if value.shape not in ((), count.shape) or not real:
+            raise TypeError(
+                f"{self._who()}: its function returned an array of shape {value.shape} and dtype {value.dtype}; "
+                "allowed: one real number."
+            )
+        return jnp.broadcast_to(value, count.shape).astype(dtype)
 
 
 @contextlib.contextmanager
@@ -93,25 +96,50 @@ def _numbers(node: Recorded, parameter: Parameter, value: Any, count: Any, dtype
         return value.at(count, dtype)
     if isinstance(value, (float, int)):
         number = np.dtype(dtype).type(value)
-        if float(number) not in parameter.interval:
-            rounded = f"which rounds to {float(number)!r} in {number.dtype}"
-            raise ValueError(
-                f"gradtx.{node.name}: {parameter.name} is {value!r}, {rounded}; allowed: {parameter.interval}. "
-                f"Choose a value that {number.dtype} can tell from the limit, or compute in float64."
-            )
+        _refuse_rounded(node, parameter, value, number)
         return number
-    return value.astype(dtype)
+    number = value.astype(dtype)
+    if value.dtype != number.dtype and number.ndim == 0 and not is_traced(number):
+        _refuse_rounded(node, parameter, value, number)
+    return number
 
 
-def _placeholders(value: Any) -> Any:
-    """Numbers for the run of a body at the call, when neither dtype nor time are known."""
-
-    def placeholder(leaf: Any) -> Any:
-        return (
-            np.float32(1.0) if isinstance(leaf, Recorded) else (np.float32(leaf) if isinstance(leaf, float) else leaf)
+def _refuse_rounded(node: Recorded, parameter: Parameter, value: Any, number: Any) -> None:
+    if float(number) not in parameter.interval:
+        rounded = f"which rounds to {float(number)!r} in {number.dtype}"
+        raise ValueError(
+            f"gradtx.{node.name}: {parameter.name} is {value!r}, {rounded}; allowed: {parameter.interval}. "
+            f"Choose a value that {number.dtype} can tell from the limit, or compute in float64."
         )
 
-    return jax.tree.map(placeholder, value, is_leaf=lambda leaf: isinstance(leaf, Schedule))
+
+def placeholders(node: Recorded) -> dict[str, Any]:
+    """The arguments for a run of the body at the call, when neither dtype nor time are known."""
+
+    def placeholder(leaf: Any) -> Any:
+        if isinstance(leaf, Schedule):
+            return np.float32(1)
+        return np.float32(leaf) if isinstance(leaf, float) else leaf
+
+    def of(parameter: Parameter, value: Any) -> Any:
+        if parameter.kind is not Kind.HYPER:
+            return value
+        return jax.tree.map(placeholder, value, is_leaf=_is_schedule)
+
+    return {p.name: of(p, node._arguments[p.name]) for p in node._parameters}
+
+
+def _is_schedule(leaf: Any) -> bool:
+    return isinstance(leaf, Schedule)
+
+
+def differs(value: Any, number: float) -> bool:
+    """Whether a hyperparameter is known not to be this number: a schedule is, a traced value is not known to be."""
+    return isinstance(value, Schedule) or (not is_traced(value) and bool(np.any(np.asarray(value) != number)))
+
+
+def _dtype_of(value: Any) -> Any:
+    return getattr(value, "dtype", np.dtype(object))
 
 
 def schedule(body: Callable[P, Rate]) -> Callable[P, Schedule]:
@@ -143,9 +171,7 @@ def as_schedule(value: Any, where: str) -> Schedule:
         raise TypeError(f"{where} is the factory gradtx.{value.node.name} itself; call it: {value.node.name}(...).")
     if callable(value) and not isinstance(value, Recorded) and not isinstance(value, type):
         return custom_schedule(value)
-    raise TypeError(
-        f"{where} is {value!r}; allowed: a number or a schedule (a gradtx schedule, or a function of the count)."
-    )
+    raise TypeError(f"{where} is {value!r}; allowed: a schedule, or a function of the count.")
 
 
 record.enter_coercion(Kind.SCHEDULE, as_schedule)

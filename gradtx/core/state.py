@@ -41,21 +41,31 @@ def step_count(state: Any) -> Array:
     """
     count = jnp.zeros((), jnp.int32)
     for path, value in _entries(state, ()):
-        if path[-1] == "count":
+        if path[-1] == "count" and jnp.ndim(value) == 0:
             count = jnp.maximum(count, value)
     return count
 
 
 def _entries(state: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """All named entries of nested dicts, NamedTuples and tuples, outermost first."""
+    """The named entries of a state: transforms, their fields, what is inside; not the params' trees in the fields."""
+    for name, entry in _items(state):
+        yield (*path, name), entry
+        is_ours = isinstance(state, dict) and isinstance(entry, dict)
+        for field, value in _items(entry) if is_ours else ():
+            yield (*path, name, field), value
+            if field == "inner":
+                yield from _entries(value, (*path, name, field))
+        # What comes from elsewhere: tuples of states; the dicts in a NamedTuple's fields are the params'.
+        if not is_ours and not (hasattr(state, "_fields") and isinstance(entry, dict)):
+            yield from _entries(entry, (*path, name))
+
+
+def _items(state: Any) -> list[tuple[str, Any]]:
+    """The named items of a dict, NamedTuple or tuple."""
     if isinstance(state, dict):
-        items = list(cast(dict[Any, Any], state).items())
-    elif isinstance(state, tuple):
-        values = cast(tuple[Any, ...], state)
-        items = list(zip(getattr(values, "_fields", range(len(values))), values, strict=True))
-    else:
-        return
-    for key, value in items:
-        yield (*path, str(key)), value
-    for key, value in items:
-        yield from _entries(value, (*path, str(key)))
+        return [(str(key), value) for key, value in cast(dict[Any, Any], state).items()]
+    if isinstance(state, tuple):
+        values = cast(Any, state)
+        names = getattr(values, "_fields", range(len(values)))
+        return [(str(name), value) for name, value in zip(names, values, strict=True)]
+    return []

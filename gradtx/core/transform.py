@@ -29,7 +29,7 @@ from gradtx.core import check, record
 from gradtx.core.annotations import Kind, is_traced
 from gradtx.core.record import Recorded
 from gradtx.core.rule import Params, Rule, State, Updates, wants, widest
-from gradtx.core.schedule import blame, concrete_numbers
+from gradtx.core.schedule import blame, concrete_numbers, placeholders
 
 P = ParamSpec("P")
 
@@ -216,12 +216,12 @@ class Elementary(Transform):
 
     @property
     def rule(self) -> Rule:
-        """The rule as the body gives it for these arguments (its numbers unconverted: for asking, not for running)."""
+        """The rule as the body gives it, with placeholders for what is not known yet: for asking, not for running."""
         if "rule" in self._cache:
             return self._cache["rule"]
         with blame(self.name):
-            rule = self._call(self._arguments)
-        if not any(is_traced(leaf) for leaf in jax.tree.leaves(self)):
+            rule = self._call(placeholders(self))
+        if not is_traced(jnp.zeros(())):  # a rule built while tracing may hold tracers
             self._cache["rule"] = rule
         return rule
 
@@ -296,6 +296,10 @@ class Elementary(Transform):
             fields = {name: value for name, value in own.items() if name != "count"}
             timed = {"count": numerics.saturating_increment(own["count"])} if "count" in own else {}
             result, new_fields = rule.update(updates, fields, **self._named(rule, updates, params, extra, timed))
+            check.check_unchanged(
+                f"{self._who()}.update", "the updates it returned", result, "those it was given", updates
+            )
+            check.check_unchanged(f"{self._who()}.update", "the state it returned", new_fields, "the old state", fields)
             result = tree.cast_like(result, updates)
             new = timed | tree.cast_like(new_fields, fields)
             if check.checking():

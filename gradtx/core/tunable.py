@@ -59,31 +59,43 @@ def tune(state: State, **values: Any) -> State:
     """
     if not _holds_hyperparameters(state):
         raise KeyError("gradtx.tune: the state holds no hyperparameters; build the optimizer as gradtx.tunable(tx).")
-    if "hyperparameters" in state:
-        return state | {"hyperparameters": _changed(state["hyperparameters"], values)}
-    return {key: tune(entry, **values) if _holds_hyperparameters(entry) else entry for key, entry in state.items()}
+
+    def change(entry: Any) -> Any:
+        return tune(entry, **values) if _holds_hyperparameters(entry) else entry
+
+    if isinstance(cast(Any, state), dict):
+        if "hyperparameters" in state:
+            return state | {"hyperparameters": _changed(state["hyperparameters"], values)}
+        return {key: change(entry) for key, entry in state.items()}
+    entries = [change(entry) for entry in cast(Any, state)]  # optax.chain's tuple, a NamedTuple
+    return type(state)(*entries) if hasattr(state, "_fields") else type(state)(cast(Any, entries))
 
 
 def _changed(known: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """The hyperparameters with new values in their old dtypes."""
     changed = dict(known)
     for name, value in values.items():
-        if name not in known:
+        found = [full for full in known if full == name] or [full for full in known if full.split(".")[-1] == name]
+        if len(found) != 1:
+            problem = (
+                f"several hyperparameters are called {name!r}" if found else f"no hyperparameter is called {name!r}"
+            )
             hint = record.suggestion(name, known)
-            raise KeyError(f"gradtx.tune: no hyperparameter is called {name!r}.{hint} There are: {', '.join(known)}.")
-        if isinstance(value, (str, bool)) or jnp.shape(value) != jnp.shape(known[name]):
+            raise KeyError(f"gradtx.tune: {problem}.{hint} There are: {', '.join(found or known)}.")
+        old = known[found[0]]
+        if value is None or isinstance(value, (str, bool)) or jnp.shape(value) != jnp.shape(old):
             raise TypeError(f"gradtx.tune: {name} is {value!r}; allowed: a number.")
         if not is_traced(value) and not math.isfinite(float(value)):
             raise ValueError(f"gradtx.tune: {name} is {value!r}; allowed: a finite number.")
-        changed[name] = jnp.array(value, dtype=known[name].dtype, copy=True)
+        changed[found[0]] = jnp.array(value, dtype=old.dtype, copy=True)
     return changed
 
 
 def _holds_hyperparameters(state: Any) -> bool:
-    if not isinstance(state, dict):
-        return False
-    entries = cast(dict[str, Any], state)
-    return "hyperparameters" in entries or any(map(_holds_hyperparameters, entries.values()))
+    if isinstance(state, dict):
+        entries = cast(dict[str, Any], state)
+        return "hyperparameters" in entries or any(map(_holds_hyperparameters, entries.values()))
+    return isinstance(state, tuple) and any(map(_holds_hyperparameters, cast(tuple[Any, ...], state)))
 
 
 def _named_leaves(tx: Transform) -> list[tuple[str, Any]]:

@@ -6,6 +6,7 @@ changes.
 """
 
 from gradtx.core.annotations import NonNegative, Unit
+from gradtx.core.schedule import differs
 from gradtx.core.transform import Transform, transform
 from gradtx.effects import scale_by_learning_rate
 from gradtx.momentum import scale_by_momentum
@@ -42,7 +43,7 @@ def sgd(
     >>> gradtx.sgd(0.1, momentum=0.9).expand()
     scale_by_momentum(decay=0.9, form='sum') >> scale_by_learning_rate(learning_rate=0.1)
     """
-    dampened = isinstance(dampening, float) and dampening != 0
+    dampened = differs(dampening, 0)
     if momentum is None and (nesterov or lr_inside_momentum or dampened):
         named = "nesterov" if nesterov else "dampening" if dampened else "lr_inside_momentum"
         raise ValueError(f"gradtx.sgd: {named} needs momentum; pass momentum=0.9, for example.")

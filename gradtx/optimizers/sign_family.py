@@ -32,7 +32,7 @@ def signum(learning_rate: NonNegative, beta: Unit = 0.9) -> Transform:
 
 @transform
 def lion(
-    learning_rate: NonNegative, b1: Unit = 0.9, b2: Unit = 0.99, weight_decay: NonNegative = 1e-3, *, mask: Any = None
+    learning_rate: NonNegative, b1: Unit = 0.9, b2: Unit = 0.99, *, weight_decay: NonNegative = 1e-3, mask: Any = None
 ) -> Transform:
     """Lion: the sign of one average of gradients, while a longer one is kept; with decoupled weight decay.
 

@@ -1,0 +1,230 @@
+"""The laws of running: compiled, mapped, scanned, donated, or split over devices, an optimizer does the same."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gradtx import tree
+from gradtx.core.transform import Transform
+from gradtx.testing.runs import (
+    PyTree,
+    Trajectory,
+    assert_same,
+    fail,
+    gradients,
+    jitted_step,
+    law,
+    numbers_of,
+    pick,
+    take_step,
+    trajectory,
+)
+
+# Compiled, mapped, scanned --------------------------------------------------------------------------------------------
+
+
+@law
+def eager_is_jit(tx: Transform, params: PyTree, *, ulps: float = 8, **extra: Any) -> None:
+    """`jit(update) = update`, to so many ulps."""
+    grads = gradients(params)
+    assert_same(
+        "eager_is_jit", tx, trajectory(tx, params, grads, extra), trajectory(tx, params, grads, extra, take_step), ulps
+    )
+
+
+@law
+def passed_is_closed_over(tx: Transform, params: PyTree, *, ulps: float = 0, **extra: Any) -> None:
+    """`jit(lambda tx, g: tx.update(g))(tx, g) = jit(tx.update)(g)`: numbers are the same however they arrive."""
+    grads = gradients(params)
+    closed = jax.jit(lambda gradient, state, params, extra: tx.update(gradient, state, params, **extra))
+    actual = trajectory(tx, params, grads, extra, lambda _, *args: closed(*args))
+    assert_same("passed_is_closed_over", tx, actual, trajectory(tx, params, grads, extra), ulps)
+
+
+@law
+def sweep_is_separate(
+    tx: Transform, params: PyTree, *, name: str | None = "learning_rate", size: int = 3, ulps: float = 0, **extra: Any
+) -> None:
+    """`vmap(update)(txs) = [update(tx) for tx in txs]`, txs differing in one hyperparameter, eager and compiled.
+
+    Where tx has no number of that name (or with `name=None`) the txs differ in all their numbers.
+    """
+    if not jax.tree.leaves(tx):
+        return
+    factors = jnp.linspace(0.1, 1.0, size, dtype=np.float32)
+    chosen = {key: value for key, value in numbers_of(tx).items() if key == name}
+
+    def variant(factor: jax.Array) -> Transform:
+        if chosen:
+            return tx.replace(**{key: factor * np.float32(value) for key, value in chosen.items()})
+        return jax.tree.map(lambda number: factor * jnp.float32(number), tx)
+
+    grads, txs = gradients(params), jax.vmap(variant)(factors)
+    mapped = jax.vmap(take_step, in_axes=(0, None, 0, None, None))
+    init = jax.vmap(lambda tx: tx.init(params))
+    for step, together in ((take_step, mapped), (jitted_step, jax.jit(mapped))):
+        batch = trajectory(txs, params, grads, extra, together, init(txs))
+        for index, factor in enumerate(factors):
+            actual = jax.tree.map(lambda leaf, index=index: leaf[:, index], batch)
+            one = variant(factor)
+            assert_same("sweep_is_separate", one, actual, trajectory(one, params, grads, extra, step), ulps)
+
+
+@law
+def vmap_is_loop(tx: Transform, params: PyTree, *, ulps: float = 8, **extra: Any) -> None:
+    """`vmap(update)(gs, states, ps) = [update(g, s, p) for g, s, p in ...]`: several models under one optimizer."""
+    models = [params, *gradients(params, 2, seed=1)]
+    streams = [gradients(params, seed=seed) for seed in range(3)]
+    stack = functools.partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
+    batch, grads = stack(*models), [stack(*step) for step in zip(*streams, strict=True)]
+    together = jax.jit(jax.vmap(take_step, in_axes=(None, 0, 0, 0, None)))
+    actual = trajectory(tx, batch, grads, extra, together, jax.vmap(tx.init)(batch))
+    for index, (model, stream) in enumerate(zip(models, streams, strict=True)):
+        one = jax.tree.map(lambda leaf, index=index: leaf[:, index], actual)
+        assert_same("vmap_is_loop", tx, one, trajectory(tx, model, stream, extra), ulps)
+
+
+@law
+def scan_is_loop(tx: Transform, params: PyTree, *, ulps: float = 8, **extra: Any) -> None:
+    """`scan(update, init(p), gs) = for g in gs: update(g)`, init and loop compiled as one program."""
+    grads = gradients(params)
+
+    @jax.jit
+    def run(tx: Transform, grads: PyTree, params: PyTree) -> Trajectory:
+        def step(state: PyTree, gradient: PyTree) -> tuple[PyTree, Trajectory]:
+            updates, state = tx.update(gradient, state, params, **extra)
+            return state, {"updates": updates, "state": state}
+
+        return jax.lax.scan(step, tx.init(params), grads)[1]
+
+    actual = run(tx, jax.tree.map(lambda *leaves: jnp.stack(leaves), *grads), params)
+    expected = trajectory(tx, params, grads, extra)
+    expected["state"] = pick(slice(1, None), expected["state"])  # scan gives no state before the first step
+    assert_same("scan_is_loop", tx, actual, expected, ulps)
+
+
+@law
+def compiles_once(tx: Transform, params: PyTree, **extra: Any) -> None:
+    """Nothing is traced again: not at the second step, not for a rebuilt tx or new numbers, not in `jit(tx.update)`."""
+    grads = gradients(params, 2)
+    rebuilt = jax.tree.unflatten(jax.tree.structure(tx), jax.tree.leaves(tx))
+    moved = jax.tree.map(lambda number: 0.9 * number, tx)
+    state = trajectory(tx, params, grads, extra) and tx.init(params)
+    jax.block_until_ready(jax.jit(tx.update)(grads[0], state, params, **extra))
+    _, later = jitted_step(tx, grads[0], state, params, extra)
+    calls: dict[str, Callable[[], Any]] = {
+        "the second step": lambda: jitted_step(tx, grads[1], later, params, extra),
+        "a rebuilt transform": lambda: jitted_step(rebuilt, grads[0], state, params, extra),
+        "other numbers": lambda: jitted_step(moved, grads[0], state, params, extra),
+        "jit(tx.update) of a rebuilt transform": lambda: jax.jit(rebuilt.update)(grads[0], state, params, **extra),
+    }
+    for what, call in calls.items():
+        if (programs := _count_programs(call)) > 0:
+            fail("compiles_once", tx, f"{what} was traced again ({programs} new programs); allowed: none.")
+
+
+def _count_programs(call: Callable[[], Any]) -> int:
+    """How many newly traced functions a call hands to the compiler."""
+    count = 0
+
+    def listen(event: str, *_: Any, **__: Any) -> None:
+        nonlocal count
+        count += event == "/jax/core/compile/jaxpr_to_mlir_module_duration"
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        call()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return count
+
+
+# Memory and devices ---------------------------------------------------------------------------------------------------
+
+
+@law
+def donation_is_safe(tx: Transform, params: PyTree, **extra: Any) -> None:
+    """No buffer of the state is that of another leaf: params and state can be donated together right after init."""
+    grads = gradients(params, 2)
+    donating = jax.jit(_step_keeping_params, donate_argnums=(2, 3))
+    for how, init in (("init", tx.init), ("jit(init)", jax.jit(tx.init))):
+        params_now = jax.tree.map(jnp.copy, params)
+        expected = trajectory(tx, params, grads, extra)
+        state = init(params_now)
+        _assert_no_alias(tx, f"after {how}", {"params": params_now, "state": state})
+        for index, gradient in enumerate(grads):
+            updates, state, params_now = donating(tx, gradient, state, params_now, extra)
+            assert_same("donation_is_safe", tx, updates, pick(index, expected["updates"]), 8)
+    _, state = take_step(tx, grads[0], tx.init(params), params, extra)
+    _assert_no_alias(tx, "after update", {"params": params, "state": state})
+
+
+def _step_keeping_params(
+    tx: Transform, gradient: PyTree, state: PyTree, params: PyTree, extra: dict[str, Any]
+) -> tuple[PyTree, PyTree, PyTree]:
+    return *take_step(tx, gradient, state, params, extra), params
+
+
+def _assert_no_alias(tx: Transform, when: str, value: PyTree) -> None:
+    seen: dict[int, str] = {}
+    for path, leaf in tree.named_leaves(value):
+        for shard in leaf.addressable_shards if leaf.size else ():
+            pointer = shard.data.unsafe_buffer_pointer()
+            if pointer in seen:
+                fail("donation_is_safe", tx, f"{when}, {path} has the buffer of {seen[pointer]}; make it a copy.")
+            seen[pointer] = path
+
+
+@law
+def sharded_is_replicated(
+    tx: Transform, params: PyTree, *, mesh: Mesh | None = None, ulps: float = 8, **extra: Any
+) -> None:
+    """`update(sharded) = update(replicated)`, and the state lies where the params lie, after jit(init) too.
+
+    A leaf is split along its first axis where the devices divide it. Without a mesh: all devices, one automatic axis.
+    """
+    mesh = mesh or jax.make_mesh((jax.device_count(),), ("devices",), axis_types=(AxisType.Auto,))
+    axis = mesh.axis_names[0]
+
+    def place(leaf: jax.Array) -> jax.Array:
+        split = leaf.ndim > 0 and leaf.shape[0] % mesh.shape[axis] == 0
+        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(axis) if split else PartitionSpec()))
+
+    def run() -> Trajectory:
+        here, grads = jax.tree.map(place, (params, gradients(params, 2)))
+        for how, init in (("init", tx.init), ("jit(init)", jax.jit(tx.init))):
+            state = init(here)
+            _assert_placed(tx, f"after {how}", state, here)
+        for how, step in (("update", take_step), ("jit(update)", jitted_step)):
+            _assert_placed(tx, f"after {how}", step(tx, grads[0], state, here, extra)[1], here)
+        return trajectory(tx, here, grads, extra, state=state)
+
+    if all(kind is AxisType.Auto for kind in mesh.axis_types):
+        actual = run()
+    else:
+        with jax.set_mesh(mesh):
+            actual = run()
+    expected = trajectory(tx, params, gradients(params, 2), extra)
+    assert_same("sharded_is_replicated", tx, actual, expected, ulps)
+
+
+def _assert_placed(tx: Transform, when: str, state: PyTree, params: PyTree) -> None:
+    """Every subtree of the state that is shaped like the params lies on the devices as they do."""
+    structure = jax.tree.structure(params)
+    like_params = lambda node: jax.tree.structure(node) == structure  # noqa: E731 - a predicate
+    for path, field in jax.tree_util.tree_leaves_with_path(state, is_leaf=like_params):
+        if not like_params(field):
+            continue
+        for leaf, param in zip(jax.tree.leaves(field), jax.tree.leaves(params), strict=True):
+            if leaf.shape == param.shape and not leaf.sharding.is_equivalent_to(param.sharding, leaf.ndim):
+                where = tree.path_name(path)
+                fail(
+                    "sharded_is_replicated",
+                    tx,
+                    f"{when}, state at {where} lies as {leaf.sharding}, its parameter as {param.sharding}.",
+                )

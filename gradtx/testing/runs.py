@@ -1,0 +1,113 @@
+"""What the laws are made of: seeded gradients, runs, and a comparison that says where two runs differ."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradtx import tree
+from gradtx.core.transform import Transform
+
+PyTree = Any
+Trajectory = dict[str, PyTree]
+Law = Callable[..., None]
+
+LAWS: dict[str, Law] = {}
+"""Every law by name."""
+
+
+def law(function: Law) -> Law:
+    """Enter a law under its name."""
+    LAWS[function.__name__] = function
+    return function
+
+
+def gradients(params: PyTree, steps: int = 4, *, seed: int = 0) -> list[PyTree]:
+    """Random gradients like the params, some elements exactly 0: the same ones for the same seed."""
+    generator = np.random.default_rng(seed)
+
+    def like(leaf: Any) -> jax.Array:
+        values = generator.normal(size=leaf.shape) * (generator.uniform(size=leaf.shape) < 0.9)
+        return jnp.asarray(values.astype(np.float32)).astype(leaf.dtype)
+
+    return [jax.tree.map(like, params) for _ in range(steps)]
+
+
+def take_step(
+    tx: Transform, gradient: PyTree, state: PyTree, params: PyTree, extra: dict[str, Any]
+) -> tuple[PyTree, PyTree]:
+    """One update."""
+    return tx.update(gradient, state, params, **extra)
+
+
+jitted_step = jax.jit(take_step)  # one function for all laws: they share what it compiles
+
+
+def trajectory(
+    tx: Transform,
+    params: PyTree,
+    grads: list[PyTree],
+    extra: dict[str, Any],
+    step: Any = jitted_step,
+    state: Any = None,
+) -> Trajectory:
+    """All updates and all states of a run, each leaf with a leading axis of steps."""
+    states, updates = [tx.init(params) if state is None else state], []
+    for gradient in grads:
+        update, state = step(tx, gradient, states[-1], params, extra)
+        updates.append(update)
+        states.append(state)
+    return {"updates": stacked(updates), "state": stacked(states)}
+
+
+def stacked(trees: Iterable[PyTree]) -> PyTree:
+    """The leaves of several trees, as NumPy arrays with a leading axis."""
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
+
+
+def pick(index: Any, batch: PyTree) -> PyTree:
+    """One of them, or some."""
+    return jax.tree.map(lambda leaf: leaf[index], batch)
+
+
+def fail(law: str, tx: Any, problem: str) -> NoReturn:
+    """Say which law, which transform, and what."""
+    raise AssertionError(f"{law}: {tx!r}: {problem}")
+
+
+def assert_same(law: str, tx: Any, actual: PyTree, expected: PyTree, ulps: float = 0) -> None:
+    """Same structure, shapes, dtypes and values; to the bit, or to so many ulps of each leaf's largest element."""
+    if jax.tree.structure(actual) != jax.tree.structure(expected):
+        fail(law, tx, f"the structure is {jax.tree.structure(actual)}, not {jax.tree.structure(expected)}.")
+    for (path, leaf), other in zip(tree.named_leaves(actual), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(leaf), np.asarray(other)
+        if (a.shape, a.dtype) != (b.shape, b.dtype):
+            fail(law, tx, f"at {path}: {a.dtype}{list(a.shape)}, not {b.dtype}{list(b.shape)}.")
+        if a.tobytes() == b.tobytes():
+            continue
+        exact = ulps == 0 or not jnp.issubdtype(b.dtype, jnp.inexact)
+        unit = (
+            1.0
+            if exact
+            else float(jnp.finfo(b.dtype).eps) * max(float(np.abs(b).max()), float(jnp.finfo(b.dtype).tiny))
+        )
+        off = np.abs(a.astype(np.complex128) - b.astype(np.complex128)) / unit
+        worst = np.unravel_index(np.argmax(np.where(np.isnan(off), np.inf, off)), off.shape)
+        if exact or not off[worst] <= ulps:
+            allowed = (
+                "no difference in any bit"
+                if exact
+                else f"{ulps:g} ulps of the leaf's largest element, these are {off[worst]:.3g}"
+            )
+            fail(
+                law,
+                tx,
+                f"at {path}, element {tuple(map(int, worst))}: {a[worst]!r}, not {b[worst]!r}; allowed: {allowed}.",
+            )
+
+
+def numbers_of(tx: Transform) -> dict[str, Any]:
+    """The transform's own hyperparameters that are numbers."""
+    return {name: value for name, value in tx.arguments.items() if isinstance(value, float | jax.Array)}

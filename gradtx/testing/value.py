@@ -1,0 +1,279 @@
+"""The laws of the value: its dtypes and leaves, its copies and texts, its numbers and their derivatives."""
+
+import functools
+import json
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradtx import tree
+from gradtx.core.apply import tree_equal
+from gradtx.core.record import from_config, registry
+from gradtx.core.transform import Transform
+from gradtx.schedules.curves import constant_schedule, linear_schedule
+from gradtx.testing.runs import (
+    PyTree,
+    assert_same,
+    fail,
+    gradients,
+    law,
+    numbers_of,
+    pick,
+    stacked,
+    take_step,
+    trajectory,
+)
+
+# Dtypes, structure, leaves --------------------------------------------------------------------------------------------
+
+
+@law
+def dtypes_stay(tx: Transform, params: PyTree, **extra: Any) -> None:
+    """Updates have the gradients' dtype; the state keeps its own: at least float32, float64 where the params are.
+
+    For bfloat16, float16, float32 and float64 gradients on params of each; traced only.
+    """
+    with jax.enable_x64(True):
+        kinds = [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64]
+        for of_params, of_gradients in ((p, g) for p in kinds for g in kinds):
+            who = f"{np.dtype(of_gradients).name} gradients on {np.dtype(of_params).name} params"
+            shapes = functools.partial(jax.tree.map, lambda leaf, dtype: jax.ShapeDtypeStruct(leaf.shape, dtype))
+            like = [shapes(params, jax.tree.map(lambda _, d=d: d, params)) for d in (of_params, of_gradients)]
+            state = jax.eval_shape(tx.init, like[0])
+            updates, new = jax.eval_shape(lambda g, s, p: tx.update(g, s, p, **extra), like[1], state, like[0])
+            for path, leaf in tree.named_leaves(updates):
+                if leaf.dtype != of_gradients:
+                    fail(
+                        "dtypes_stay", tx, f"{who}: the update at {path} is {leaf.dtype}, not {np.dtype(of_gradients)}."
+                    )
+            if jax.tree.structure(new) != jax.tree.structure(state):
+                fail(
+                    "dtypes_stay",
+                    tx,
+                    f"{who}: the state becomes {jax.tree.structure(new)}, was {jax.tree.structure(state)}.",
+                )
+            for (path, leaf), old in zip(tree.named_leaves(new), jax.tree.leaves(state), strict=True):
+                if (leaf.shape, leaf.dtype) != (old.shape, old.dtype):
+                    fail("dtypes_stay", tx, f"{who}: the state at {path} becomes {leaf}, was {old}.")
+                least = 8 if of_params is jnp.float64 else 4
+                if jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.dtype.itemsize < least:
+                    fail(
+                        "dtypes_stay",
+                        tx,
+                        f"{who}: the state at {path} is {leaf.dtype}; allowed: {8 * least} bits or more.",
+                    )
+
+
+@law
+def state_is_as_declared(tx: Transform, params: PyTree, **extra: Any) -> None:
+    """A dict of dicts by name; counters are int32 and count; what a Rule calls nonnegative is; all is finite."""
+    run = trajectory(tx, params, gradients(params), extra)
+    for path, leaf in tree.named_leaves(run):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all():
+            fail("state_is_as_declared", tx, f"at {path}: not finite.")
+    state = run["state"]
+    if not isinstance(state, dict) or not all(isinstance(entry, dict) for entry in state.values()):
+        fail("state_is_as_declared", tx, f"the state is {jax.tree.structure(state)}; allowed: a dict of dicts.")
+    for name, entry in state.items():
+        if "count" in entry and (
+            entry["count"].dtype != np.int32 or list(entry["count"]) != list(range(len(entry["count"])))
+        ):
+            fail(
+                "state_is_as_declared",
+                tx,
+                f"at {name}: the count is {entry['count']}; allowed: int32 from 0 in steps of 1.",
+            )
+    for name, rule in tx.rules.items():
+        for field in rule.nonnegative:
+            if any((leaf < 0).any() for leaf in jax.tree.leaves(state[name][field])):
+                fail("state_is_as_declared", tx, f"at {name}: {field!r} is declared nonnegative, and is negative.")
+
+
+@law
+def empty_leaves_pass(tx: Transform, params: PyTree, **extra: Any) -> None:
+    """A tree without leaves gives one; None and leaves of no elements among others change nothing for them."""
+    for empty in ({}, (None,), {"none": None, "empty": ()}):
+        updates, _ = tx.update(empty, tx.init(empty), empty, **extra)
+        assert_same("empty_leaves_pass", tx, updates, empty)
+    filled = {"params": params, "none": None, "empty": {}, "size 0": jnp.zeros((0,), jnp.float32)}
+    (gradient,) = gradients(filled, 1)
+    updates, state = take_step(tx, gradient, tx.init(filled), filled, extra)
+    expected, _ = take_step(tx, gradient["params"], tx.init(params), params, extra)
+    assert_same("empty_leaves_pass", tx, updates, gradient | {"params": expected})
+    if jax.tree.structure(state) != jax.tree.structure(tx.init(filled)):
+        fail("empty_leaves_pass", tx, "with None among the params, update changes the structure of the state.")
+
+
+@law
+def integers_are_refused(tx: Transform, params: PyTree, **extra: Any) -> None:
+    """Leaves of ints and bools are refused with their path, by init and by update."""
+    for dtype in (jnp.int32, jnp.bool_):
+        wrong = {"params": params, "wrong": {"steps": jnp.zeros(2, dtype)}}
+        right = {"params": params, "wrong": {"steps": jnp.zeros(2, jnp.float32)}}
+        calls: dict[str, Callable[..., Any]] = {
+            "init": lambda wrong=wrong: tx.init(wrong),
+            "update": lambda wrong=wrong, right=right: tx.update(wrong, {}, right, **extra),
+        }
+        for what, call in calls.items():
+            try:
+                call()
+            except TypeError as error:
+                if "['wrong']['steps']" not in str(error) or np.dtype(dtype).name not in str(error):
+                    fail("integers_are_refused", tx, f"{what} does not name the leaf and its dtype: {error}")
+            else:
+                fail("integers_are_refused", tx, f"{what} takes a leaf of dtype {np.dtype(dtype).name}.")
+
+
+@law
+def reads_what_it_says(tx: Transform, params: PyTree, **extra: Any) -> None:
+    """`tx.reads` is true: "element": each update depends on its own gradients only, and elements may change places.
+
+    "leaf": on the gradients of its leaf. Nothing is to be shown for "tree".
+    """
+    if tx.reads == "tree":
+        return
+    grads = gradients(params)
+    expected = trajectory(tx, params, grads, extra, take_step)["updates"]
+    leaves, structure = jax.tree.flatten(params)
+    for chosen in range(len(leaves)):  # another gradient for the first element of one leaf
+
+        def moved(gradient: PyTree, chosen: int = chosen) -> PyTree:
+            parts = jax.tree.leaves(gradient)
+            first = jnp.arange(parts[chosen].size).reshape(parts[chosen].shape) == 0
+            parts[chosen] = jnp.where(first, 3 * parts[chosen] + 1, parts[chosen])
+            return jax.tree.unflatten(structure, parts)
+
+        actual = trajectory(tx, params, [moved(gradient) for gradient in grads], extra, take_step)["updates"]
+        rest, others = jax.tree.leaves(actual), jax.tree.leaves(expected)
+        for parts in (rest, others):  # what may differ is taken out
+            whole = parts[chosen].reshape(len(grads), -1)
+            parts[chosen] = whole[:, 1:] if tx.reads == "element" else whole[:, :0]
+        names = [path for path, _ in tree.named_leaves(params)]
+        assert_same(
+            "reads_what_it_says", tx, dict(zip(names, rest, strict=True)), dict(zip(names, others, strict=True))
+        )
+    if tx.reads == "element":
+        mixed = functools.partial(jax.tree.map, lambda leaf: jnp.flip(jnp.ravel(leaf)).reshape(leaf.shape))
+        actual = trajectory(tx, mixed(params), [mixed(gradient) for gradient in grads], extra, take_step)["updates"]
+        assert_same(
+            "reads_what_it_says", tx, actual, stacked(mixed(pick(index, expected)) for index in range(len(grads)))
+        )
+
+
+# As a value -----------------------------------------------------------------------------------------------------------
+
+
+@law
+def pickles_round_trip(tx: Transform, params: PyTree, **extra: Any) -> None:
+    """`loads(dumps(tx)) = tx`, with the same hash; and it runs to the same bits."""
+    copy = pickle.loads(pickle.dumps(tx))
+    _assert_equal_value("pickles_round_trip", tx, copy)
+    grads = gradients(params, 1)
+    assert_same("pickles_round_trip", tx, trajectory(copy, params, grads, extra), trajectory(tx, params, grads, extra))
+
+
+@law
+def configs_round_trip(tx: Transform, params: PyTree, **extra: Any) -> None:
+    """`from_config(tx.to_config()) = tx`, through JSON."""
+    _assert_equal_value("configs_round_trip", tx, from_config(json.loads(json.dumps(tx.to_config()))))
+
+
+@law
+def repr_is_code(tx: Transform, params: PyTree, *, names: dict[str, Any] | None = None, **extra: Any) -> None:
+    """`eval(repr(tx)) = tx`; `names` are those that the repr needs besides the registered factories."""
+    _assert_equal_value("repr_is_code", tx, eval(repr(tx), dict(registry) | {"array": jnp.float32} | (names or {})))
+
+
+def _assert_equal_value(law: str, tx: Transform, copy: Any) -> None:
+    """Equal, arrays by value; equal in hash too where there are no arrays (those compare by identity)."""
+    if type(copy) is not type(tx) or not tree_equal(copy, tx):
+        fail(law, tx, f"becomes {copy!r}.")
+    if not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tx)) and (copy != tx or hash(copy) != hash(tx)):
+        fail(law, tx, f"becomes {copy!r}, which has the same values and does not compare (or hash) equal.")
+
+
+@law
+def expansion_is_equal(tx: Transform, params: PyTree, **extra: Any) -> None:
+    """`tx.expand()` and `tx.expand(deep=True)` have the same state and updates."""
+    grads = gradients(params, 2)
+    expected = trajectory(tx, params, grads, extra, take_step)
+    for deep in (False, True):
+        assert_same(
+            "expansion_is_equal", tx, trajectory(tx.expand(deep=deep), params, grads, extra, take_step), expected
+        )
+
+
+@law
+def resumed_is_uninterrupted(tx: Transform, params: PyTree, **extra: Any) -> None:
+    """Half a run, everything saved and restored, the other half: the same as the whole."""
+    grads = gradients(params)
+    half = len(grads) // 2
+    whole = trajectory(tx, params, grads, extra)
+    first = trajectory(tx, params, grads[:half], extra)
+    saved = pickle.dumps((tx, params, pick(-1, first["state"])))
+    again, params_again, state = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, pickle.loads(saved)
+    )
+    second = trajectory(again, params_again, grads[half:], extra, state=state)
+    expected = {"updates": pick(slice(half, None), whole["updates"]), "state": pick(slice(half, None), whole["state"])}
+    assert_same("resumed_is_uninterrupted", tx, second, expected)
+
+
+@law
+def constant_schedule_is_constant(tx: Transform, params: PyTree, **extra: Any) -> None:
+    """Any number may be a schedule: a constant one changes no bit and no state structure, a moving one runs."""
+    own, grads = numbers_of(tx), gradients(params, 3)
+
+    def scheduled(make: Callable[[Any], Any]) -> Transform:
+        return tx.replace(**{name: make(value) for name, value in own.items()}) if own else jax.tree.map(make, tx)
+
+    constant = scheduled(constant_schedule)
+    expected = trajectory(tx, params, grads, extra)
+    assert_same("constant_schedule_is_constant", constant, trajectory(constant, params, grads, extra), expected)
+    moving = scheduled(lambda number: linear_schedule(number, 0.9 * number, 3))
+    updates, state = take_step(moving, grads[0], moving.init(params), params, extra)
+    assert_same(
+        "constant_schedule_is_constant",
+        moving,
+        stacked([state]),
+        pick(slice(1, 2), _eager_states(tx, params, grads[:1], extra)),
+    )
+    assert_same(
+        "constant_schedule_is_constant",
+        moving,
+        stacked([updates]),
+        trajectory(tx, params, grads[:1], extra, take_step)["updates"],
+    )
+
+
+def _eager_states(tx: Transform, params: PyTree, grads: list[PyTree], extra: dict[str, Any]) -> PyTree:
+    return trajectory(tx, params, grads, extra, take_step)["state"]
+
+
+@law
+def hypergradients_are_finite(tx: Transform, params: PyTree, **extra: Any) -> None:
+    """`d(all updates of a run)/d(tx, params, gradients)` is finite where gradients are 0: in some elements, in all."""
+
+    @jax.jit
+    @jax.grad
+    def slope(inputs: tuple[Transform, PyTree, PyTree]) -> jax.Array:
+        tx, params, grads = inputs
+
+        def step(state: PyTree, gradient: PyTree) -> tuple[PyTree, jax.Array]:
+            updates, state = tx.update(gradient, state, params, **extra)
+            return state, jnp.sum(jnp.stack([jnp.sum(jnp.real(leaf)) for leaf in jax.tree.leaves(updates)]))
+
+        return jnp.sum(jax.lax.scan(step, tx.init(params), grads)[1])
+
+    some = jax.tree.map(lambda *leaves: jnp.stack(leaves), *gradients(params, 3))
+    runs = {"some gradients are 0": some, "all gradients are 0": jax.tree.map(jnp.zeros_like, some)}
+    for when, grads in runs.items():
+        for path, leaf in tree.named_leaves(
+            dict(zip(("tx", "params", "gradients"), slope((tx, params, grads)), strict=True))
+        ):
+            if not np.isfinite(np.asarray(leaf)).all():
+                fail("hypergradients_are_finite", tx, f"where {when}, the derivative by {path} is {np.asarray(leaf)}.")

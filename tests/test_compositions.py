@@ -1,0 +1,392 @@
+"""The two compositions: what they mean, their laws, and what they refuse.
+
+Random programs of `>>` and `+` are run twice: by gradtx, and by `interpret`, which knows nothing of gradtx: it walks
+the program as written and computes each part in NumPy. So it sees what flattening and `observed` do to the meaning.
+"""
+
+import functools
+import math
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gradtx
+
+SHAPES = {"a": (3,), "b": ()}
+STEPS = 3
+
+# An interpreter -------------------------------------------------------------------------------------------------------
+# A program is a part's name, ("chain", programs) or ("join", programs). A part is a function of what flows through, of
+# what is to be measured, the params and its memory (a dict, empty at first; t is the step, 1 at the first).
+
+
+def momentum(b):
+    def part(u, observed, p, memory, t):
+        memory["m"] = b * memory.get("m", 0) + (1 - b) * u
+        return memory["m"] / (1 - b**t)
+
+    return part
+
+
+def velocity(b):
+    def part(u, observed, p, memory, t):
+        memory["v"] = b * memory.get("v", 0) + u
+        return memory["v"]
+
+    return part
+
+
+def rms(b, eps):
+    def part(u, observed, p, memory, t):
+        memory["v"] = b * memory.get("v", 0) + (1 - b) * observed**2
+        return u / (np.sqrt(memory["v"] / (1 - b**t)) + eps)
+
+    return part
+
+
+def adagrad(start, eps):
+    def part(u, observed, p, memory, t):
+        memory["s"] = memory.get("s", start) + observed**2
+        return u / np.sqrt(memory["s"] + eps)
+
+    return part
+
+
+def infinity_norm(b, eps):
+    def part(u, observed, p, memory, t):
+        memory["n"] = np.maximum(b * memory.get("n", 0), np.abs(observed) + eps)
+        return u / memory["n"]
+
+    return part
+
+
+def adadelta(r, eps):
+    def part(u, observed, p, memory, t):
+        memory["s"] = r * memory.get("s", 0) + (1 - r) * observed**2
+        d = memory.get("d", 0)
+        u = u * np.sqrt(d + eps) / np.sqrt(memory["s"] + eps)
+        memory["d"] = r * d + (1 - r) * u**2
+        return u
+
+    return part
+
+
+def lion(b1, b2):
+    def part(u, observed, p, memory, t):
+        m = memory.get("m", 0)
+        memory["m"] = b2 * m + (1 - b2) * u
+        return np.sign(b1 * m + (1 - b1) * u)
+
+    return part
+
+
+def clip_norm(limit):
+    return lambda u, observed, p, memory, t: u * min(1, limit / np.sqrt((u**2).sum()))
+
+
+def effect(function):
+    return lambda u, observed, p, memory, t: function(u, p)
+
+
+def adam_and_step(u, observed, p, memory, t):
+    """A whole method as a part; it is a chain, so only its first stage, a join, is told what to measure."""
+    u = momentum(0.9)(u, observed, p, memory.setdefault("m", {}), t)
+    return -0.1 * rms(0.99, 1e-3)(u, observed, p, memory.setdefault("r", {}), t)
+
+
+PARTS = {
+    "momentum": (lambda: gradtx.scale_by_momentum(0.83), momentum(0.83)),
+    "ema": (lambda: gradtx.ema(0.71), momentum(0.71)),
+    "velocity": (lambda: gradtx.scale_by_momentum(0.62, form="sum"), velocity(0.62)),
+    "rms": (lambda: gradtx.scale_by_rms(0.93, 1e-3), rms(0.93, 1e-3)),
+    "adagrad": (lambda: gradtx.scale_by_adagrad(0.1, 1e-3), adagrad(0.1, 1e-3)),
+    "infinity_norm": (lambda: gradtx.scale_by_infinity_norm(0.9, 1e-3), infinity_norm(0.9, 1e-3)),
+    "adadelta": (lambda: gradtx.scale_by_adadelta(0.8, 1e-3), adadelta(0.8, 1e-3)),
+    "lion": (lambda: gradtx.scale_by_lion(0.87, 0.95), lion(0.87, 0.95)),
+    "scale": (lambda: gradtx.scale(-1.7), effect(lambda u, p: -1.7 * u)),
+    "decay": (lambda: gradtx.add_decayed_weights(0.31), effect(lambda u, p: u + 0.31 * p)),
+    "clip": (lambda: gradtx.clip(0.57), effect(lambda u, p: np.clip(u, -0.57, 0.57))),
+    "clip_norm": (lambda: gradtx.clip_by_global_norm(0.9), clip_norm(0.9)),
+    "identity": (lambda: gradtx.identity(), effect(lambda u, p: u)),
+    "adam": (lambda: gradtx.adam(0.1, 0.9, 0.99, 1e-3), adam_and_step),
+    "foreign trace": (lambda: optax.trace(0.62), velocity(0.62)),
+    "foreign scale": (lambda: optax.scale(0.43), effect(lambda u, p: 0.43 * u)),
+}
+OURS = [name for name in PARTS if not name.startswith("foreign")]
+
+
+def interpret(program, u, observed, p, memory, t):
+    """What the two compositions mean, in ten lines."""
+    if isinstance(program, str):
+        return PARTS[program][1](u, u if observed is None else observed, p, memory, t)
+    kind, stages = program
+    incoming = u if observed is None else observed
+    for index, stage in enumerate(stages):
+        told = incoming if kind == "join" else observed if index == 0 else None
+        u = interpret(stage, u, told, p, memory.setdefault(index, {}), t)
+    return u
+
+
+def can_be_told(program) -> bool:
+    """Whether a program can be told what to measure: its first part is the one that would be."""
+    if isinstance(program, str):
+        return not program.startswith("foreign")
+    return can_be_told(next((stage for stage in program[1] if not does_nothing(stage)), "identity"))
+
+
+def does_nothing(program) -> bool:
+    return program == "identity" if isinstance(program, str) else all(map(does_nothing, program[1]))
+
+
+def is_allowed(program) -> bool:
+    if isinstance(program, str):
+        return True
+    kind, stages = program
+    working = [stage for stage in stages if not does_nothing(stage)]
+    if kind == "join" and not all(map(can_be_told, [part for stage in working[1:] for part in first_parts(stage)])):
+        return False
+    if kind == "join" and working and not all(map(can_be_told, first_parts(working[0])[1:])):
+        return False
+    return all(map(is_allowed, stages))
+
+
+def first_parts(program) -> list:
+    """The stages of a join inside a join are its own."""
+    if isinstance(program, str) or program[0] == "chain":
+        return [program]
+    return [part for stage in program[1] if not does_nothing(stage) for part in first_parts(stage)]
+
+
+def build(program):
+    if isinstance(program, str):
+        return PARTS[program][0]()
+    kind, stages = program
+    return getattr(gradtx, kind)(*map(build, stages))
+
+
+def run(tx, params, gradients):
+    state, updates = tx.init(params), []
+    with jax.numpy_dtype_promotion("standard"):  # for optax's parts
+        for gradient in gradients:
+            update, state = tx.update(gradient, state, params)
+            updates.append(update)
+    return updates, state
+
+
+def split(vector):
+    ends = np.cumsum([math.prod(shape) for shape in SHAPES.values()])
+    parts = np.split(np.asarray(vector), ends[:-1])
+    return {name: jnp.asarray(part.reshape(shape)) for (name, shape), part in zip(SHAPES.items(), parts)}
+
+
+def flat(updates):
+    return np.concatenate([np.ravel(updates[name]) for name in SHAPES])
+
+
+@st.composite
+def programs(draw, parts, depth=3):
+    """A composition of two or three programs, each as likely a part as a composition one level less deep."""
+    stages = st.sampled_from(parts)
+    if depth > 1:
+        stages = st.one_of(stages, programs(parts, depth - 1))
+    return draw(st.sampled_from(["chain", "join"])), draw(st.lists(stages, min_size=2, max_size=3))
+
+
+RANDOM = np.random.default_rng(5)
+START = RANDOM.normal(size=4)
+STREAM = RANDOM.normal(size=(STEPS, 4))
+tried: dict[str, int] = {}
+
+SETTINGS = functools.partial(
+    hypothesis.settings,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+
+
+def count(what: str) -> None:
+    tried[what] = tried.get(what, 0) + 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def report():
+    yield
+    print("\nrandom programs tried:", ", ".join(f"{number} {what}" for what, number in tried.items()))  # noqa: T201
+
+
+@pytest.mark.usefixtures("x64")
+@SETTINGS(max_examples=150)
+@hypothesis.given(programs(list(PARTS)))
+def test_random_programs_mean_what_the_interpreter_says(program):
+    if not is_allowed(program):
+        count("refused")
+        with pytest.raises(TypeError, match=r"cannot stand right of \+"):
+            build(program)
+        return
+    count("run")
+    actual, _ = run(build(program), split(START), [split(gradient) for gradient in STREAM])
+    memory: dict = {}
+    for t, gradient in enumerate(STREAM, start=1):
+        expected = interpret(program, gradient, None, START, memory, t)
+        np.testing.assert_allclose(flat(actual[t - 1]), expected, rtol=1e-9, atol=1e-12)
+
+
+@st.composite
+def regrouped(draw):
+    """One list of parts, grouped at random in two ways, with identities in between, under one composition."""
+    kind = draw(st.sampled_from(["chain", "join"]))
+    parts = draw(st.lists(st.one_of(st.sampled_from(OURS), programs(OURS, 1)), min_size=2, max_size=4))
+
+    def group(parts):
+        if len(parts) == 1:
+            alone = parts[0]
+        else:
+            cut = draw(st.integers(1, len(parts) - 1))
+            alone = (kind, [group(parts[:cut]), group(parts[cut:])])
+        neutral = draw(st.sampled_from(["", "left", "right"]))
+        other = draw(st.sampled_from(["chain", "join"]))
+        return {"": alone, "left": (other, ["identity", alone]), "right": (other, [alone, "identity"])}[neutral]
+
+    return group(parts), group(parts)
+
+
+@pytest.mark.usefixtures("x64")
+@SETTINGS(max_examples=60)
+@hypothesis.given(regrouped())
+def test_both_compositions_are_associative_and_identity_is_neutral(pair):
+    """Equal as values, and in structure of the state and bits of the updates."""
+    count("regrouped")
+    first, second = map(build, pair)
+    assert first == second
+    assert hash(first) == hash(second)
+    params, gradients = split(START), [split(gradient) for gradient in STREAM[:2]]
+    assert gradtx.tree_equal(run(first, params, gradients), run(second, params, gradients))
+
+
+# Claims by name -------------------------------------------------------------------------------------------------------
+
+PARAMS = {"w": jnp.asarray(START, jnp.float32)}
+GRADIENTS = [{"w": jnp.asarray(gradient, jnp.float32)} for gradient in np.random.default_rng(6).normal(size=(20, 4))]
+
+
+def updates_of(tx):
+    return run(tx, PARAMS, GRADIENTS)[0]
+
+
+def test_adam_is_momentum_and_rms_side_by_side_to_the_bit():
+    parts = gradtx.scale_by_momentum() + gradtx.scale_by_rms()
+    assert gradtx.tree_equal(run(parts, PARAMS, GRADIENTS), run(gradtx.scale_by_adam(), PARAMS, GRADIENTS))
+    assert gradtx.scale_by_adam().expand() == parts
+    whole = parts >> gradtx.scale_by_learning_rate(1e-3)
+    assert gradtx.tree_equal(run(whole, PARAMS, GRADIENTS), run(gradtx.adam(1e-3), PARAMS, GRADIENTS))
+
+
+def test_rms_then_momentum_is_rmsprop_with_momentum_in_both_compositions():
+    scaling = gradtx.scale_by_rms(0.9, 1e-8, debias=False, eps_in_sqrt=True)
+    velocity = gradtx.scale_by_momentum(0.9, form="sum")
+    rmsprop = gradtx.rmsprop(0.1, momentum=0.9, lr_inside_momentum=False)
+    step = gradtx.scale_by_learning_rate(0.1)
+    for direction in (scaling >> velocity, scaling + velocity):
+        assert gradtx.tree_equal(updates_of(direction >> step), updates_of(rmsprop))
+    assert not gradtx.tree_equal(updates_of(velocity + scaling >> step), updates_of(rmsprop)), "order is meant"
+
+
+def test_a_scaling_after_a_direction_measures_what_flows_in_a_chain():
+    chained = gradtx.scale_by_momentum() >> gradtx.scale_by_rms()
+    assert not gradtx.tree_equal(updates_of(chained), updates_of(gradtx.scale_by_adam()))
+
+
+def test_plus_binds_tighter_than_the_arrow():
+    a, b, c = gradtx.scale_by_momentum(), gradtx.scale_by_rms(), gradtx.scale(2.0)
+    assert (a + b >> c) == gradtx.chain(gradtx.join(a, b), c)
+    assert (c >> a + b) == gradtx.chain(c, gradtx.join(a, b))
+
+
+def test_a_state_is_one_flat_dict_by_name():
+    state = gradtx.adam(0.1).init(PARAMS)
+    assert list(state) == ["scale_by_momentum", "scale_by_rms", "scale_by_learning_rate"]
+    twice = gradtx.clip(1.0) >> (gradtx.scale(2.0) >> gradtx.clip(0.5)) + gradtx.scale(1.0) >> gradtx.clip(0.1)
+    assert sorted(twice.init(PARAMS)) == ["clip", "clip_2", "clip_3", "scale", "scale_2"]
+
+
+def test_a_clip_in_front_renames_nothing():
+    """A state from before goes on behind a new clip: same names, same numbers."""
+    bare = gradtx.adam(0.1)
+    _, state = run(bare, PARAMS, GRADIENTS[:3])
+    clipped = gradtx.clip_by_global_norm(1e6) >> bare
+    fresh = clipped.init(PARAMS)
+    assert set(fresh) - set(state) == {"clip_by_global_norm"}
+    _, continued = clipped.update(GRADIENTS[3], fresh | state, PARAMS)
+    _, expected = bare.update(GRADIENTS[3], state, PARAMS)
+    assert gradtx.tree_equal({name: continued[name] for name in expected}, expected)
+
+
+def test_counters_of_all_stages_count_together():
+    tx = gradtx.clip(1.0) >> gradtx.scale_by_momentum() + gradtx.scale_by_rms() >> gradtx.scale_by_learning_rate(0.1)
+    _, state = run(tx, PARAMS, GRADIENTS[:5])
+    assert [int(entry["count"]) for entry in state.values()] == [5] * 4
+    assert int(gradtx.step_count(state)) == 5
+
+
+# Refused --------------------------------------------------------------------------------------------------------------
+
+
+def foreign():
+    return optax.trace(0.9)
+
+
+RIGHT_OF_PLUS = {
+    "plain": lambda: gradtx.scale_by_rms() + foreign(),
+    "join": lambda: gradtx.join(gradtx.scale_by_rms(), gradtx.scale(1.0), foreign()),
+    "first of a join": lambda: gradtx.scale_by_rms() + (foreign() + gradtx.scale(1.0)),
+    "first of a chain": lambda: gradtx.scale_by_rms() + (foreign() >> gradtx.scale(1.0)),
+    "behind identity": lambda: gradtx.scale_by_rms() + gradtx.chain(gradtx.identity(), foreign()),
+    "deep": lambda: gradtx.scale(1.0) >> gradtx.scale_by_rms() + ((foreign() + gradtx.scale(1.0)) >> gradtx.clip(1.0)),
+    "in a wrapper": lambda: gradtx.scale_by_rms() + gradtx.checked(gradtx.chain(foreign())),
+}
+
+
+@pytest.mark.parametrize("wrong", RIGHT_OF_PLUS.values(), ids=RIGHT_OF_PLUS)
+def test_a_foreign_object_is_refused_right_of_plus(wrong):
+    with pytest.raises(TypeError, match=r"trace.* cannot stand right of \+"):
+        wrong()
+
+
+def test_a_foreign_object_may_stand_first_and_anywhere_in_a_chain():
+    with jax.numpy_dtype_promotion("standard"):
+        joined = gradtx.join(foreign(), gradtx.scale_by_rms())
+        own = gradtx.scale_by_momentum(form="sum") + gradtx.scale_by_rms()
+        for actual, expected in zip(updates_of(joined), updates_of(own)):
+            np.testing.assert_allclose(actual["w"], expected["w"], rtol=1e-6)
+        updates_of(gradtx.scale(1.0) >> foreign() >> gradtx.scale_by_rms())
+        assert list(joined.init(PARAMS)) == ["trace", "scale_by_rms"]
+
+
+@pytest.mark.parametrize("compose", [gradtx.chain, gradtx.join], ids=["chain", "join"])
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        ((), "got no transforms"),
+        (([gradtx.scale(1.0), gradtx.scale(2.0)],), "pass the transforms themselves"),
+        ((gradtx.adam, gradtx.scale(1.0)), "call it: adam"),
+        ((gradtx.scale(1.0), 0.1), "stage 1 is 0.1"),
+        ((gradtx.scale(1.0), None), "stage 1 is None"),
+    ],
+)
+def test_a_wrongly_built_composition_is_refused_by_name(compose, stages, words):
+    with pytest.raises(TypeError, match=rf"gradtx\.{compose.__name__}.*{words}"):
+        compose(*stages)
+
+
+def test_operators_refuse_what_is_no_transform():
+    with pytest.raises(TypeError, match="allowed: a transform"):
+        gradtx.scale(1.0) >> 0.1
+    with pytest.raises(TypeError, match="call it: adam"):
+        gradtx.scale(1.0) + gradtx.adam

@@ -1,0 +1,121 @@
+"""Every snippet runs: those of README.md and the pages, and the examples in the docstrings of the library."""
+
+import ast
+import doctest
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted((ROOT / "gradtx").rglob("*.py"))
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def _load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+snippets = _load(ROOT / "docs" / "snippets.py")
+
+
+def _relative(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", snippets.pages(), ids=_relative)
+def test_snippets_of_page(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # what a snippet saves does not land in the checkout
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as a reader has it
+        snippets.run(page)
+
+
+def test_a_wrong_snippet_fails(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```python\n>>> 1 + 1\n3\n\n```\n")
+    with pytest.raises(Exception, match="Expected"):
+        snippets.run(page)
+    page.write_text("text\n\n```python\nassert False, 'as it should'\n```\n")
+    with pytest.raises(AssertionError, match="as it should"):
+        snippets.run(page)
+
+
+@pytest.mark.parametrize("page", snippets.pages(), ids=_relative)
+def test_python_blocks_are_marked(page):
+    """A block that looks like Python but isn't marked `python` would never be run."""
+    unmarked = re.findall(r"^```(?!python)(\w*)\n((?:(?!```).*\n)*?)```", page.read_text(), flags=re.MULTILINE)
+    for language, text in unmarked:
+        assert not re.search(r"^(>>>|import |from \w+ import )", text, flags=re.MULTILINE), (language, text)
+
+
+def _docstrings(path):
+    """The docstrings of a module with their lines: read from its source, so that decorated functions are found too."""
+    module = ast.parse(path.read_text())
+    for node in ast.walk(module):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            text = ast.get_docstring(node, clean=False)
+            if text:
+                yield getattr(node, "name", "module"), text, node.body[0].lineno - 1
+    for node, following in zip(module.body, module.body[1:], strict=False):  # a string below an assignment
+        is_text = isinstance(following, ast.Expr) and isinstance(getattr(following.value, "value", None), str)
+        if is_text and isinstance(node, (ast.Assign, ast.AnnAssign)):
+            yield ast.unparse(node).partition(" ")[0], following.value.value, following.lineno - 1
+
+
+def _doctests():
+    parser = doctest.DocTestParser()
+    for path in MODULES:
+        for name, text, line in _docstrings(path):
+            if ">>>" in text:
+                example = parser.get_doctest(text, {}, name, str(path), line)
+                yield pytest.param(example, id=f"{_relative(path)}:{name}")
+
+
+@pytest.mark.parametrize("example", list(_doctests()))
+def test_docstring_examples(example, monkeypatch, tmp_path):
+    """Each in an empty namespace: what a reader copies from one docstring runs by itself."""
+    monkeypatch.chdir(tmp_path)
+    report = []
+    example.globs["__name__"] = "__main__"
+    doctest.DocTestRunner(optionflags=FLAGS).run(example, out=report.append)
+    if report:
+        pytest.fail("".join(report), pytrace=False)
+
+
+def _documented_arguments(text):
+    """The names under `Args:`, grouped ones ("b1, b2: ...") one by one."""
+    section = re.search(r"^( *)Args:\n((?:\1 +.*\n|\n)+)", text + "\n", flags=re.MULTILINE)
+    if section:
+        indent = re.match(r" *", section[2])[0]
+        for names in re.findall(rf"^{indent}(\*{{0,2}}\w[\w, *]*):", section[2], flags=re.MULTILINE):
+            yield from (name.strip(" *") for name in names.split(","))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_relative)
+def test_documented_arguments_exist(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef) and (text := ast.get_docstring(node, clean=False)):
+            a = node.args
+            every = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, [a.vararg, a.kwarg])]
+            missing = set(_documented_arguments(text)) - {argument.arg for argument in every}
+            assert not missing, f"{node.name}: {missing} documented, but no parameter"
+
+
+def test_the_picture_of_the_readme_can_be_drawn(monkeypatch, tmp_path):
+    pictures = _load(ROOT / "docs" / "pictures.py")
+    monkeypatch.setattr(pictures, "ASSETS", tmp_path)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        pictures.races()
+    assert (tmp_path / "races.png").stat().st_size > 10_000
+
+
+def test_every_module_is_imported_from_the_checkout():
+    import gradtx
+
+    assert Path(gradtx.__file__).parent == ROOT / "gradtx", f"gradtx is imported from elsewhere: {sys.path}"

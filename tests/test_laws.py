@@ -1,0 +1,349 @@
+"""Every registered transform obeys every law of `gradtx.testing`.
+
+The registry says what there is, the annotations say what a required hyperparameter may be; a table gives the few
+arguments that neither can know, and the variants with another equation. A law that cannot hold for an entry is named
+with its reason.
+"""
+
+import inspect
+import os
+import pickle
+import platform
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradtx
+from gradtx import testing
+from gradtx.core.annotations import Kind
+from gradtx.core.record import from_config
+
+# A matrix whose rows 8 devices divide, and a scalar.
+PARAMS = {
+    "kernel": jnp.asarray(np.random.default_rng(3).normal(size=(8, 3)).astype(np.float32)),
+    "temperature": jnp.float32(0.3),
+}
+MASK = {"kernel": True, "temperature": False}
+
+
+def matrices(params):
+    return jax.tree.map(lambda leaf: leaf.ndim == 2, params)
+
+
+def halves(updates, params):
+    return jax.tree.map(lambda u: u / 2, updates)
+
+
+def falling(count):
+    return 0.1 / (1 + count)
+
+
+NAMES = {"matrices": matrices, "halves": halves, "falling": falling}
+DECAY = gradtx.linear_schedule(0.5, 0.95, 10)
+RATE = gradtx.inverse_time_schedule(0.1, 0.3)
+
+
+# What the annotations cannot say --------------------------------------------------------------------------------------
+
+POSITIONAL: dict[str, tuple[Any, ...]] = {
+    "chain": (gradtx.clip(0.5), gradtx.adam(0.1)),
+    "join": (gradtx.scale_by_momentum(), gradtx.scale_by_infinity_norm()),
+    "custom_schedule": (falling,),
+    "stateless": (halves,),
+    "linear_schedule": (1.0, 0.1, 20),
+    "polynomial_schedule": (1.0, 0.1, 2.0, 20),
+    "exponential_decay": (1.0, 10, 0.5),
+    "cosine_decay_schedule": (1.0, 40),
+    "warmup_constant_schedule": (0.1, 1.0, 10),
+    "warmup_cosine_decay_schedule": (0.1, 1.0, 10, 40),
+    "warmup_exponential_decay_schedule": (0.1, 1.0, 10, 8, 0.5),
+    "warmup_stable_decay_schedule": (1.0, 10, 20, 15),
+    "inverse_sqrt_schedule": (1.0, 10),
+    "piecewise_constant_schedule": (1.0, {10: 0.1, 20: 0.5}),
+    "piecewise_interpolate_schedule": ("cosine", 1.0, {10: 0.1, 20: 0.5}),
+    "linear_onecycle_schedule": (50, 1.0),
+    "cosine_onecycle_schedule": (50, 1.0),
+    "sgdr_schedule": (
+        ({"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 5, "decay_steps": 20, "end_value": 0.1},),
+    ),
+    "join_schedules": ((gradtx.linear_schedule(0.0, 1.0, 10), gradtx.constant_schedule(0.1)), (10,)),
+}
+
+ELSEWHERE = {"foreign": "records somebody else's object: test_compositions.py"}
+
+# Each gives another equation. (The debiased variance of a first step is the rounding error of zero, where no two ways
+# to compute agree: it is given an initial scale.)
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "scale_by_momentum": [
+        {"nesterov": True},
+        {"form": "average", "nesterov": True},
+        {"form": "sum", "nesterov": True, "dampening": 0.3},
+        {"decay": DECAY, "nesterov": True},
+    ],
+    "ema": [{"debias": False}, {"decay": 0.0}],
+    "scale_by_adagrad": [{"initial_accumulator_value": 0.0, "eps": 0.0, "eps_in_sqrt": False}],
+    "scale_by_rms": [
+        {"decay": 0.0},
+        {"debias": False, "eps_in_sqrt": True, "eps": 0.0, "initial_scale": 0.1},
+        {"centered": True, "initial_scale": 0.1},
+        {"eps_hat": True, "maximum": "raw"},
+        {"maximum": "corrected", "eps_root": 1e-6},
+        {"maximum": "raw", "decay": DECAY},
+    ],
+    "scale_by_infinity_norm": [{"eps_in_max": False, "eps": 0.0}],
+    "scale_by_adam": [{"nesterov": True, "eps_root": 1e-6}],
+    "scale_by_learning_rate": [{"learning_rate": RATE, "flip_sign": False}],
+    "add_decayed_weights": [{"weight_decay": 0.1, "mask": MASK}, {"weight_decay": 0.1, "mask": matrices}],
+    "clip_by_global_norm": [{"max_norm": 100.0}],
+    "sgd": [
+        {"momentum": 0.9, "nesterov": True},
+        {"momentum": 0.9, "dampening": 0.3, "lr_inside_momentum": True, "learning_rate": RATE},
+    ],
+    "adagrad": [{"eps_in_sqrt": False}],
+    "rmsprop": [
+        {"centered": True, "momentum": 0.9, "nesterov": True},
+        {"bias_correction": True, "initial_scale": 1.0, "momentum": 0.9, "lr_inside_momentum": False},
+    ],
+    "adadelta": [{"weight_decay": 0.1, "weight_decay_mask": MASK}],
+    "adam": [
+        {"eps_hat": True},
+        {"learning_rate": RATE, "b1": DECAY, "b2": gradtx.linear_schedule(0.9, 0.999, 20)},
+        {"learning_rate": jnp.float32(0.1), "b2": jnp.float32(0.99)},
+    ],
+    "adamw": [{"mask": matrices, "weight_decay": gradtx.linear_schedule(0.1, 0.0, 10)}],
+    "amsgrad": [{"maximum": "raw", "eps_hat": True}],
+    "adamax": [{"eps_in_max": False}],
+    "nadam": [{"momentum_decay": 4e-3}],
+    "nadamw": [{"momentum_decay": 1.0, "mask": MASK}],
+    "chain": [
+        {"stages": (gradtx.add_decayed_weights(0.1), gradtx.clip(1.0) + gradtx.scale_by_rms(), gradtx.clip(2.0))}
+    ],
+    "tunable": [{"inner": gradtx.clip(0.5) >> gradtx.adam(RATE)}],
+}
+
+
+class Entry(NamedTuple):
+    id: str
+    value: Any
+
+    @property
+    def arguments(self) -> str:
+        """All that it was called with, in words: functions by name."""
+        return repr(self.value) + repr(self.value.arguments)
+
+
+def required(parameter) -> Any:
+    """A value for a required parameter, from its annotation."""
+    if parameter.kind is Kind.TRANSFORM:
+        return gradtx.adam(0.1)
+    if parameter.kind is Kind.SCHEDULE:
+        return gradtx.linear_schedule(-1.0, 1.0, 10)
+    assert parameter.kind is Kind.HYPER, f"no value for the required {parameter.name}: add one to POSITIONAL"
+    return next(value for value in (-0.5, 0.1, 0.9) if value in parameter.interval)
+
+
+def entries(kind: Kind) -> list[Entry]:
+    found = []
+    for name, factory in sorted(gradtx.registry.items()):
+        node = factory.node
+        if node._kind is not kind or name in ELSEWHERE or not node.__module__.startswith("gradtx."):
+            continue
+        needed = [p for p in node._parameters if p.default is inspect.Parameter.empty]
+        base = {} if name in POSITIONAL else {p.name: required(p) for p in needed}
+        for variant in ({}, *VARIANTS.get(name, [])):
+            positional = variant["stages"] if "stages" in variant else POSITIONAL.get(name, ())
+            keywords = {} if "stages" in variant else base | variant
+            described = "-".join(f"{key}={_short(value)}" for key, value in variant.items())
+            found.append(Entry("-".join(filter(None, [name, described])), factory(*positional, **keywords)))
+    return found
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict | tuple | jax.Array):
+        return type(value).__name__
+    return getattr(value, "__name__", None) or getattr(value, "name", None) or str(value)
+
+
+TRANSFORMS = entries(Kind.TRANSFORM)
+SCHEDULES = entries(Kind.SCHEDULE)
+
+
+# Where a law cannot hold, and where not to the bit --------------------------------------------------------------------
+
+EAGER_LAWS = {
+    "configs_round_trip",
+    "dtypes_stay",
+    "empty_leaves_pass",
+    "expansion_is_equal",
+    "integers_are_refused",
+    "reads_what_it_says",
+    "repr_is_code",
+}
+
+
+def exception(law: str, entry: Entry) -> str | None:
+    """Why a law cannot hold for an entry, or None."""
+    words = entry.arguments
+    if law == "configs_round_trip" and any(name in words for name in NAMES):
+        return "JSON holds no functions"
+    if law in ("empty_leaves_pass", "integers_are_refused") and repr(MASK) in words:
+        return "its mask is a tree like PARAMS, and the law changes the tree"
+    if law == "constant_schedule_is_constant" and entry.value.name == "tunable":
+        return "its state names the hyperparameters, those of a schedule differently"
+    if law not in EAGER_LAWS and entry.value.name == "checked":
+        return "compiles under checkify only"
+    return None
+
+
+def options(law: str, entry: Entry) -> dict[str, Any]:
+    """Names and bounds that an entry needs: measured, and twice as much."""
+    words = entry.arguments
+    if law == "repr_is_code":
+        return {"names": NAMES}
+    if law == "passed_is_closed_over" and "_schedule(" in words:
+        return {"ulps": 8}  # XLA computes with the constants of a schedule when it compiles
+    if (
+        law in ("passed_is_closed_over", "sweep_is_separate")
+        and entry.value.name == "rmsprop"
+        and "momentum=0.9" in words
+    ):
+        return {"ulps": 4}  # b m + lr u: which of the two products is fused with the sum is up to the compiler
+    if law == "sweep_is_separate" and "weight_decay=0.1" in words and entry.value.name == "adadelta":
+        return {"ulps": 4}  # likewise g + wd w
+    return {}
+
+
+CASES = [
+    pytest.param(law, entry, id=f"{entry.id}-{law}")
+    for entry in TRANSFORMS
+    for law in testing.LAWS
+    if exception(law, entry) is None
+]
+
+
+@pytest.mark.parametrize(("law", "entry"), CASES)
+def test_transform_obeys_law(law, entry):
+    testing.LAWS[law](entry.value, PARAMS, **options(law, entry))
+
+
+def test_every_registered_factory_is_covered():
+    covered = {entry.value.name for entry in TRANSFORMS + SCHEDULES} | set(ELSEWHERE)
+    ours = {name for name, factory in gradtx.registry.items() if factory.node.__module__.startswith("gradtx.")}
+    assert ours == covered
+
+
+def test_every_hyperparameter_is_somewhere_a_schedule():
+    """The law replaces every number by a schedule, so a number must be given somewhere."""
+    for name, factory in gradtx.registry.items():
+        if factory.node._kind is not Kind.TRANSFORM or name in ELSEWHERE:
+            continue
+        values = [entry.value.arguments for entry in TRANSFORMS if entry.value.name == name]
+        for parameter in factory.node._parameters:
+            if parameter.kind is Kind.HYPER and parameter.name not in (
+                "eps_root",
+                "momentum_decay",
+                "momentum",
+                "weight_decay",
+            ):
+                assert any(arguments[parameter.name] is not None for arguments in values), (name, parameter.name)
+
+
+# To the bit -----------------------------------------------------------------------------------------------------------
+
+METHODS = {
+    "sgd": lambda lr: gradtx.sgd(lr, 0.9, nesterov=True),
+    "adagrad": gradtx.adagrad,
+    "rmsprop": gradtx.rmsprop,
+    "adadelta": gradtx.adadelta,
+    "adam": gradtx.adam,
+    "adamw": gradtx.adamw,
+    "amsgrad": gradtx.amsgrad,
+    "adamax": gradtx.adamax,
+    "nadam": lambda lr: gradtx.nadam(lr, momentum_decay=4e-3),
+    "nadamw": gradtx.nadamw,
+    "lion": gradtx.lion,
+    "signum": gradtx.signum,
+}
+ODD = {"a": (), "b": (1,), "c": (7,), "d": (3, 5), "e": (37,), "f": (64, 33)}
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_a_sweep_of_8_learning_rates_is_8_optimizers_to_the_bit(method):
+    """`vmap(method)(rates)`, eager and compiled, over leaves whose sizes leave every kind of tail to vector loops.
+
+    All methods but RMSProp with momentum: in `b m + k u`, which product is fused with the sum is up to
+    the compiler; there the law `sweep_is_separate` allows 4 ulps.
+    """
+    generator = np.random.default_rng(0)
+    random = lambda: {k: jnp.asarray(generator.normal(size=s).astype(np.float32)) for k, s in ODD.items()}  # noqa: E731
+    params, grads, rates = random(), [random() for _ in range(3)], jnp.logspace(-4, 0, 8, dtype=np.float32)
+
+    def step(tx, gradient, state):
+        return tx.update(gradient, state, params)
+
+    mapped = jax.vmap(step, in_axes=(0, None, 0))
+    for separate, together in ((step, mapped), (jax.jit(step), jax.jit(mapped))):
+        txs = jax.vmap(method)(rates)
+        states = jax.vmap(lambda tx: tx.init(params))(txs)
+        alone = [(method(rate), method(rate).init(params)) for rate in rates]
+        for gradient in grads:
+            updates, states = together(txs, gradient, states)
+            for index, (tx, state) in enumerate(alone):
+                expected, state = separate(tx, gradient, state)
+                alone[index] = tx, state
+                actual = jax.tree.map(lambda leaf, index=index: leaf[index], (updates, states))
+                assert gradtx.tree_equal(actual, (expected, state)), (tx, index)
+
+
+WITHOUT_FMA = """
+from test_laws import PARAMS, TRANSFORMS
+from gradtx import testing
+for entry in TRANSFORMS:
+    if entry.value.name != "checked":
+        testing.eager_is_jit(entry.value, PARAMS, ulps=0)
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the flag names x86's instruction sets")
+def test_eager_is_jit_to_the_bit_where_the_compiler_has_no_fused_multiply_add():
+    """The only difference that `ulps` allows is the fused multiply-add: without it there is none."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_max_isa=AVX"
+    environment = os.environ | {
+        "XLA_FLAGS": flags,
+        "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_FMA], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+# Schedules ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entry", SCHEDULES, ids=lambda entry: entry.id)
+def test_schedule_is_a_value(entry):
+    """Round trips; the same compiled, passed, mapped and in each precision; compiled once."""
+    value = entry.value
+    assert pickle.loads(pickle.dumps(value)) == value
+    assert hash(pickle.loads(pickle.dumps(value))) == hash(value)
+    assert eval(repr(value), dict(gradtx.registry) | NAMES) == value
+    if entry.id != "custom_schedule":
+        assert from_config(value.to_config()) == value
+    counts = jnp.arange(60)
+    eager = np.stack([value(count) for count in counts[:12]])
+    compiled = jax.jit(lambda value, count: value(count))
+    passed = np.stack([compiled(value, count) for count in counts])
+    assert np.isfinite(passed).all()
+    assert passed.dtype == np.float32
+    np.testing.assert_allclose(passed[:12], eager, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(jax.vmap(value)(counts), passed, rtol=1e-6, atol=1e-7)
+    assert compiled._cache_size() == 1
+    with jax.enable_x64(True):
+        assert value.at(3, jnp.float64).dtype == jnp.float64
+        np.testing.assert_allclose(value.at(3, jnp.float64), passed[3], rtol=1e-5, atol=1e-7)
