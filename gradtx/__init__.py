@@ -16,9 +16,9 @@ from gradtx.core.compose import chain as chain
 from gradtx.core.compose import identity as identity
 from gradtx.core.compose import join as join
 from gradtx.core.compose import stateless as stateless
+from gradtx.core.config import from_config as from_config
 from gradtx.core.foreign import foreign as foreign
 from gradtx.core.foreign import to_optax as to_optax
-from gradtx.core.record import from_config as from_config
 from gradtx.core.record import registry as registry
 from gradtx.core.schedule import Rate as Rate
 from gradtx.core.schedule import Schedule as Schedule

@@ -67,7 +67,7 @@ def scale_by_momentum(
     1.90
     """
     if form != "sum" and differs(dampening, 0):
-        raise ValueError(f"gradtx.scale_by_momentum: dampening needs form='sum', got form={form!r}.")
+        raise ValueError(f"gradtx.scale_by_momentum: dampening={dampening:g} needs form='sum', got form={form!r}.")
 
     def init(params: PyTree) -> State:
         return {"mu": tree.zeros_like(params), "weights": averages.Weights.none(params) if form == "debiased" else None}

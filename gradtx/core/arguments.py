@@ -7,27 +7,18 @@ from typing import Any, cast
 
 import jax
 import numpy as np
+from jax.tree_util import GetAttrKey
 
 from gradtx.core.annotations import ARRAYS, DTYPES, is_traced
 
 
-class ArgumentKey:
-    """The key of an argument in a pytree path, printed `.b1`."""
+class ArgumentKey(GetAttrKey):
+    """The key of an argument in a pytree path, printed `.b1`; JAX 0.10.2 words some errors with its `.key`."""
 
-    def __init__(self, key: str):
-        self.key = self.name = key
-
-    def __str__(self) -> str:
-        return f".{self.key}"
-
-    def __repr__(self) -> str:
-        return f"ArgumentKey({self.key!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ArgumentKey) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
+    @property
+    def key(self) -> str:
+        """The name of the argument."""
+        return self.name
 
 
 class Static:
@@ -101,3 +92,25 @@ def show(value: Any) -> str:
     if inspect.isroutine(value):
         return value.__name__
     return repr(value)
+
+
+def encode(value: Any, where: str) -> Any:
+    """A recorded argument as JSON."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if hasattr(value, "to_config"):
+        return value.to_config()
+    if isinstance(value, (tuple, list)):
+        items = [encode(item, where) for item in cast(tuple[Any, ...], value)]
+        return items if isinstance(value, list) else {"tuple": items}
+    if is_dtype(value):
+        return {"dtype": np.dtype(value).name}
+    if isinstance(value, dict):
+        items = cast(dict[Any, Any], value).items()
+        return {"dict": [[encode(key, where), encode(item, where)] for key, item in items]}
+    if isinstance(value, ARRAYS) and not is_traced(value):
+        return {"array": np.asarray(value).astype(np.float64).tolist(), "dtype": str(value.dtype)}
+    raise TypeError(
+        f"{where} is {value!r}, which JSON cannot hold. Give it as a recorded schedule or transform (see @schedule, "
+        "@transform), a number, a string, or a dict or tuple of these."
+    )

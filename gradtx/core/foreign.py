@@ -21,8 +21,9 @@ class Foreign(Transform):
 
     def _probe(self) -> None:
         _check_pair(self._arguments["object"], self._who())
-        if isinstance(self._arguments["accepts"], str):
-            raise TypeError(f"{self._who()}: accepts is {self._arguments['accepts']!r}; allowed: a tuple of names.")
+        accepts = self._arguments["accepts"]
+        if not isinstance(accepts, tuple) or not all(isinstance(name, str) for name in cast(Any, accepts)):
+            raise TypeError(f"{self._who()}: accepts is {accepts!r}; allowed: a tuple of names.")
 
     def expand(self, *, deep: bool = False) -> Transform:
         return self
@@ -105,7 +106,8 @@ def _check_pair(value: Any, where: str) -> None:
         raise TypeError(f"{where} is the factory gradtx.{value.node.name} itself; call it: {value.node.name}(...).")
     kind = type(value).__name__
     if kind in ("list", "tuple"):
-        raise TypeError(f"{where} is a {kind}; pass the transforms themselves, with a * in front.")
+        maker = where.partition(":")[0].removeprefix("gradtx.")
+        raise TypeError(f"{where} is a {kind}; pass the transforms themselves: {maker}(*transforms).")
     if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
         raise TypeError(f"{where} is {value!r}; allowed: a transform, or any object with init and update.")
 

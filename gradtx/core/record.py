@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NoReturn, Self, TypeVar, cast
 
 import jax
-import numpy as np
 
-from gradtx.core.annotations import ARRAYS, Kind, Parameter, as_hyper, as_static, is_traced, parameters_of, suggestion
-from gradtx.core.arguments import ArgumentKey, Static, freeze, is_dtype, show
+from gradtx.core.annotations import Kind, Parameter, as_hyper, as_static, parameters_of, suggestion
+from gradtx.core.arguments import ArgumentKey, Static, encode, freeze, show
 
 _registry: dict[str, Callable[..., Any]] = {}
 
@@ -52,11 +51,11 @@ class Recorded:
         try:
             for name in kwargs:
                 if name not in known:
-                    raise TypeError(f"got an unknown argument {name!r}.{suggestion(name, known)}")
+                    raise TypeError(f"got an unexpected keyword argument {name!r}.{suggestion(name, known)}")
             bound = cls._signature.bind(*args, **kwargs)
         except TypeError as error:
-            problem = str(error).removesuffix(".")
-            raise TypeError(f"{cls._who()}: {problem}. Its arguments: {', '.join(known) or 'none'}.") from None
+            problem = str(error) if str(error)[-1] in ".?" else f"{error}."
+            raise TypeError(f"{cls._who()}: {problem} Its arguments: {', '.join(known) or 'none'}.") from None
         bound.apply_defaults()
         return cls._checked({p.name: cls._normalize(p, bound.arguments[p.name]) for p in cls._parameters})
 
@@ -228,8 +227,8 @@ class Recorded:
     def _encoded(self, parameter: Parameter) -> Any:
         value, where = self._arguments[parameter.name], f"{self._who()}: {parameter.name}"
         if parameter.container is tuple and value is not None:
-            return [_encode(item, where) for item in value]  # known to be a tuple
-        return _encode(value, where)
+            return [encode(item, where) for item in value]  # known to be a tuple
+        return encode(value, where)
 
 
 R = TypeVar("R", bound=Recorded)
@@ -305,36 +304,6 @@ def is_factory(value: Any) -> bool:
     return isinstance(getattr(value, "node", None), type) and issubclass(value.node, Recorded)
 
 
-def from_config(config: Mapping[str, Any]) -> Any:
-    """Rebuild a transform or schedule from `to_config()`'s JSON.
-
-    >>> import gradtx
-    >>> gradtx.from_config(gradtx.adam(1e-3).to_config()) == gradtx.adam(1e-3)
-    True
-    """
-    is_config = isinstance(cast(Any, config), Mapping) and set(config) == {"name", "arguments"}
-    if not (is_config and isinstance(config["name"], str) and isinstance(config["arguments"], Mapping)):
-        raise ValueError(
-            f"gradtx.from_config: got {config!r}; allowed: a dict of a 'name' and 'arguments', as to_config gives."
-        )
-    name = config["name"]
-    if name not in _registry:
-        raise ValueError(
-            f"gradtx.from_config: no transform or schedule is called {name!r}.{suggestion(str(name), _registry)} "
-            "Import the module that defines it first."
-        )
-    node = cast(type[Recorded], cast(Any, _registry[name]).node)
-    positional: list[Any] = []
-    arguments = cast(Mapping[str, Any], config["arguments"])
-    keywords = {key: _decode(value) for key, value in arguments.items()}
-    if any(_has_batch(value) for value in keywords.values()):  # a sweep: built under vmap, so not by a call
-        return node._from_arguments({p.name: keywords[p.name] for p in node._parameters})
-    for parameter in node._parameters:
-        if parameter.variadic:
-            positional.extend(keywords.pop(parameter.name, None) or ())
-    return _registry[name](*positional, **keywords)
-
-
 def _restore(factory: Any, arguments: dict[str, Any]) -> Recorded:
     """Unpickle: the arguments were checked when the value was first built."""
     return factory.node._from_arguments(arguments)
@@ -376,46 +345,3 @@ def _set_in(container: Any, place: tuple[Any, ...], value: Any) -> Any:
         items[place[0]] = _set_in(items[place[0]], place[1:], value)
         return tuple(items)
     return container | {place[0]: _set_in(container[place[0]], place[1:], value)}
-
-
-def _encode(value: Any, where: str) -> Any:
-    """A recorded argument as JSON."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Recorded):
-        return value.to_config()
-    if isinstance(value, (tuple, list)):
-        items = [_encode(item, where) for item in cast(tuple[Any, ...], value)]
-        return items if isinstance(value, list) else {"tuple": items}
-    if is_dtype(value):
-        return {"dtype": np.dtype(value).name}
-    if isinstance(value, dict):
-        items = cast(dict[Any, Any], value).items()
-        return {"dict": [[_encode(key, where), _encode(item, where)] for key, item in items]}
-    if isinstance(value, ARRAYS) and not is_traced(value):
-        return {"array": np.asarray(value).astype(np.float64).tolist(), "dtype": str(value.dtype)}
-    raise TypeError(
-        f"{where} is {value!r}, which JSON cannot hold. Give it as a recorded schedule or transform (see @schedule, "
-        "@transform), a number, a string, or a dict or tuple of these."
-    )
-
-
-def _decode(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_decode(item) for item in cast(list[Any], value)]
-    if not isinstance(value, dict):
-        return value
-    fields = cast(dict[str, Any], value)
-    if set(fields) == {"dict"}:
-        return {_decode(key): _decode(item) for key, item in fields["dict"]}
-    if set(fields) == {"tuple"}:
-        return tuple(_decode(item) for item in fields["tuple"])
-    if set(fields) == {"dtype"}:
-        return jax.numpy.dtype(fields["dtype"])
-    if set(fields) == {"array", "dtype"}:
-        return jax.numpy.asarray(fields["array"], dtype=fields["dtype"])
-    return from_config(fields)
-
-
-def _has_batch(value: Any) -> bool:
-    return any(getattr(leaf, "ndim", 0) > 0 for leaf in jax.tree.leaves(value) if isinstance(leaf, jax.Array))

@@ -24,12 +24,16 @@ def find(state: Any, name: str) -> Any:
     """
     wanted = name.split("/")
     entries = list(_entries(state, ()))
-    found = [(path, value) for path, value in entries if list(path[-len(wanted) :]) == wanted]
+    found = _called(wanted, entries) or _called(wanted, _parts(entries))
     if len(found) == 1:
         return found[0][1]
     paths = ["/".join(path) for path, _ in (found or entries)]
     problem = f"several entries are called {name!r}" if found else f"no entry is called {name!r}"
     raise KeyError(f"gradtx.find: {problem}. {'Name one of' if found else 'There are'}: {', '.join(paths)}.")
+
+
+def _called(wanted: list[str], entries: list[tuple[tuple[str, ...], Any]]) -> list[tuple[tuple[str, ...], Any]]:
+    return [(path, value) for path, value in entries if list(path[-len(wanted) :]) == wanted]
 
 
 def step_count(state: Any) -> Array:
@@ -41,7 +45,7 @@ def step_count(state: Any) -> Array:
     """
     count = jnp.zeros((), jnp.int32)
     for path, value in _entries(state, ()):
-        if path[-1] == "count" and jnp.ndim(value) == 0:
+        if path[-1] == "count":
             count = jnp.maximum(count, value)
     return count
 
@@ -50,14 +54,20 @@ def _entries(state: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
     """The named entries of a state: transforms, their fields, what is inside; not the params' trees in the fields."""
     for name, entry in _items(state):
         yield (*path, name), entry
-        is_ours = isinstance(state, dict) and isinstance(entry, dict)
-        for field, value in _items(entry) if is_ours else ():
+        is_ours = isinstance(state, dict) and type(entry) is dict
+        for field, value in _items(cast(Any, entry)) if is_ours else ():
             yield (*path, name, field), value
             if field == "inner":
                 yield from _entries(value, (*path, name, field))
         # What comes from elsewhere: tuples of states; the dicts in a NamedTuple's fields are the params'.
-        if not is_ours and not (hasattr(state, "_fields") and isinstance(entry, dict)):
+        if not is_ours and not (hasattr(cast(Any, state), "_fields") and isinstance(entry, dict)):
             yield from _entries(entry, (*path, name))
+
+
+def _parts(entries: list[tuple[tuple[str, ...], Any]]) -> list[tuple[tuple[str, ...], Any]]:
+    """The parts of fields that have named parts of their own: hyperparameters, weights, NamedTuples."""
+    named = [(path, value) for path, value in entries if path[-1] == "hyperparameters" or hasattr(value, "_fields")]
+    return [((*path, name), part) for path, value in named for name, part in _items(value)]
 
 
 def _items(state: Any) -> list[tuple[str, Any]]:

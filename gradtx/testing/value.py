@@ -12,7 +12,8 @@ import numpy as np
 
 from gradtx import tree
 from gradtx.core.apply import tree_equal
-from gradtx.core.record import from_config, registry
+from gradtx.core.config import from_config
+from gradtx.core.record import registry
 from gradtx.core.transform import Transform
 from gradtx.schedules.curves import constant_schedule, linear_schedule
 from gradtx.testing.runs import (

@@ -1,0 +1,103 @@
+"""What the build does besides rendering: runs the snippets, fills in the tables, draws the pictures, sets the equations
+as MathML, and checks that the site fetches nothing from elsewhere."""
+
+import html
+import logging
+import re
+import sys
+from pathlib import Path
+
+from latex2mathml import converter
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import snippets
+import tables
+
+LOG = logging.getLogger("mkdocs.hooks.gradtx")
+
+_run = True
+
+
+def on_startup(command: str, dirty: bool) -> None:
+    global _run
+    _run = command != "serve"  # while writing, pages reload at once; `mkdocs build` and the tests run the snippets
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """The decisions live beside the pages, in docs/decisions; each goes into the navigation under its own title."""
+    section = next(entry["Decisions"] for entry in config.nav if "Decisions" in entry)
+    section += [f"decisions/{path.name}" for path in snippets.decisions()]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> None:
+    for path in [snippets.ROOT / "docs" / "decisions" / "index.md", *snippets.decisions()]:
+        files.append(File.generated(config, f"decisions/{path.name}", abs_src_path=str(path)))
+
+
+def on_pre_build(config: MkDocsConfig) -> None:
+    if not _run:
+        return
+    for page in snippets.pages():
+        try:
+            count = snippets.run(page)
+        except Exception as error:
+            raise PluginError(f"a snippet of {page.relative_to(snippets.ROOT)} failed:\n{error}") from error
+        LOG.info(f"{page.relative_to(snippets.ROOT)}: {count} snippets run")
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """`<!-- table: name argument -->` becomes what `tables.name("argument")` returns."""
+
+    def table(match: re.Match[str]) -> str:
+        name, *arguments = match[1].split()
+        return getattr(tables, name)(*arguments)
+
+    return re.sub(r"<!-- table: (.+?) -->", table, markdown)
+
+
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Equations are MathML, which browsers draw by themselves: no script, no font."""
+
+    def inline(match: re.Match[str]) -> str:
+        return converter.convert(html.unescape(match[1]), display="inline")
+
+    def block(match: re.Match[str]) -> str:
+        return f'<div class="equation">{converter.convert(html.unescape(match[1]), display="block")}</div>'
+
+    content = re.sub(r'<span class="arithmatex">\\\((.*?)\\\)</span>', inline, content, flags=re.DOTALL)
+    return re.sub(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', block, content, flags=re.DOTALL)
+
+
+# What a browser loads by itself. A link to elsewhere that the reader may click is fine.
+_LOADED = [
+    re.compile(
+        r"<(?:script|img|iframe|source|audio|video|embed)\b[^>]*?\bsrc(?:set)?\s*=\s*[\"']?((?:https?:)?//[^\s\"'>]+)",
+        re.I,
+    ),
+    re.compile(
+        r"<link\b(?=[^>]*\brel\s*=\s*[\"']?(?:stylesheet|icon|preload|prefetch|preconnect|modulepreload|manifest))"
+        r"[^>]*?\bhref\s*=\s*[\"']?((?:https?:)?//[^\s\"'>]+)",
+        re.I,
+    ),
+    re.compile(r"url\(\s*[\"']?((?:https?:)?//[^\s\"')]+)", re.I),
+    re.compile(r"class=\"(mermaid)\""),  # the theme would load the script that draws it
+    re.compile(r"@import\s+[\"']((?:https?:)?//[^\"']+)", re.I),
+]
+
+
+def fetched(text: str) -> list[str]:
+    """The addresses elsewhere that a page or style sheet makes the browser load."""
+    return [address for pattern in _LOADED for address in pattern.findall(text)]
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    for path in sorted(Path(config.site_dir).rglob("*")):
+        if path.suffix in (".html", ".css", ".svg"):
+            for address in fetched(path.read_text()):
+                page = path.relative_to(config.site_dir)
+                raise PluginError(f"{page} loads {address}; the site must be complete in itself")

@@ -1,0 +1,218 @@
+"""The tables of the pages, made from the library and its tests, so that they cannot disagree with them.
+
+A page asks for one with `<!-- table: name -->`, or `<!-- table: name argument -->`.
+"""
+
+import ast
+import inspect
+import runpy
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import gradtx
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+# Direction x scaling --------------------------------------------------------------------------------------------------
+
+# Settings of a method that the lecture's table lists as methods of their own, put behind the method they belong to.
+_VARIANTS: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "sgd": [("momentum", {"momentum": 0.9}), ("Nesterov momentum", {"momentum": 0.9, "nesterov": True})],
+    "rmsprop": [("centered", {"centered": True}), ("with momentum", {"momentum": 0.9})],
+    "nadam": [("Dozat's schedule", {"momentum_decay": 4e-3})],
+}
+
+
+def _momentum(part: Any) -> str:
+    words = {"sum": "sum of past {g}, decayed", "average": "average of {g}", "debiased": "debiased average of {g}"}
+    return words[part.form] + (", one step ahead" if part.nesterov else "")
+
+
+def _rms(part: Any) -> str:
+    mean = "debiased average" if part.debias else "average"
+    what = f"{mean} of g² - ({mean} of g)²" if part.centered else f"{mean} of g²"
+    if part.maximum is not None:
+        what = f"largest so far of the {what}" if part.maximum == "corrected" else "largest so far of the average of g²"
+    return f"1 / √({what})"
+
+
+# What each part contributes, in words. A part that is not listed is shown as its code.
+_DIRECTIONS: dict[str, Callable[[Any], str]] = {
+    "scale_by_momentum": _momentum,
+    "scale_by_nadam_momentum": lambda part: "debiased average of {g}, one step ahead by Dozat's schedule",
+    "scale_by_lion": lambda part: "sign of an average of {g} that weighs the newest more",
+    "ema": lambda part: "debiased average of {g}" if part.debias else "average of {g}",
+}
+_SCALINGS: dict[str, Callable[[Any], str]] = {
+    "scale_by_adagrad": lambda part: "1 / √(sum of g²)",
+    "scale_by_rms": _rms,
+    "scale_by_adadelta": lambda part: "√(average of past steps²) / √(average of g²)",
+    "scale_by_infinity_norm": lambda part: "1 / (decayed maximum of abs g)",
+    "scale_by_sign": lambda part: "1 / abs of the direction",
+}
+_BESIDES: dict[str, Callable[[Any], str]] = {
+    "add_decayed_weights": lambda part: "weight decay",
+    "scale_by_learning_rate": lambda part: "",
+}
+
+
+def _parts(tx: Any) -> list[Any]:
+    """The elementary parts of a composition, in order."""
+    stages = getattr(tx, "stages", None)
+    return [tx] if stages is None else [part for stage in stages for part in _parts(stage)]
+
+
+def _method_row(title: str, tx: Any) -> list[str]:
+    direction, scaling, besides, gradient = [], [], [], "g"
+    for part in _parts(tx.expand(deep=True)):
+        if part.name in _DIRECTIONS:
+            direction.append(_DIRECTIONS[part.name](part).format(g=gradient))
+        elif part.name in _SCALINGS:
+            scaling.append(_SCALINGS[part.name](part))
+            gradient = "g" if direction else "*scaled* g"
+        else:
+            besides.append(_BESIDES.get(part.name, lambda part: _code(repr(part)))(part))
+    return [
+        title,
+        ", then ".join(direction) or "g",
+        ", then ".join(scaling) or "1",
+        ", ".join(filter(None, besides)),
+    ]
+
+
+def _methods() -> list[Any]:
+    """The factories of the named methods, the simplest family first."""
+    families = ["descent", "adagrad_family", "adam_family", "sign_family"]
+
+    def family(factory: Any) -> int:
+        name = factory.__module__.rpartition(".")[2]
+        return families.index(name) if name in families else len(families)
+
+    return sorted((f for f in gradtx.registry.values() if f.__module__.startswith("gradtx.optimizers")), key=family)
+
+
+def _link(factory: Any, chapter: str) -> str:
+    return f"[`{factory.__name__}`](api/{chapter}.md#gradtx.{factory.__name__})"
+
+
+def _call(factory: Any, **arguments: Any) -> Any:
+    """The factory called with its defaults; whatever has none is a learning rate."""
+    required = [p.name for p in inspect.signature(factory).parameters.values() if p.default is p.empty]
+    return factory(**dict.fromkeys(required, 1e-3) | arguments)
+
+
+def methods() -> str:
+    """One row for every named method in the registry and for the settings with a name of their own."""
+    rows = []
+    for factory in _methods():
+        rows.append(_method_row(_link(factory, "optimizers"), _call(factory)))
+        for title, arguments in _VARIANTS.get(factory.__name__, []):
+            rows.append(_method_row(f"↳ {title}: " + _code(_written("", arguments)[1:-1]), _call(factory, **arguments)))
+    return _table(["method", "direction", "scaling", "besides"], rows)
+
+
+def compositions() -> str:
+    """What every named method expands to."""
+    rows = [[_link(factory, "optimizers"), _code(repr(_call(factory).expand()))] for factory in _methods()]
+    return _table(["method", "is"], rows)
+
+
+def observers() -> str:
+    """The elementary transforms whose update names `observed`."""
+    rows = []
+    for name, factory in gradtx.registry.items():
+        if not factory.__module__.startswith("gradtx."):
+            continue
+        required = [p for p in inspect.signature(factory).parameters.values() if p.default is p.empty]
+        if required:  # those that measure have defaults
+            continue
+        tx = factory()
+        rule = getattr(tx, "rule", None)
+        if rule is not None and "observed" in inspect.signature(rule.update).parameters:
+            chapter = factory.__module__.split(".")[1]
+            scaling = _SCALINGS.get(name, lambda part: "")(tx)
+            rows.append([_link(factory, chapter), scaling])
+    return _table(["measures what came in", "and multiplies by"], rows)
+
+
+# Frameworks -----------------------------------------------------------------------------------------------------------
+
+
+def frameworks(framework: str) -> str:
+    """The rows of the table that the parity tests run, for one framework."""
+    path = ROOT / "tests" / "parity" / "conventions.py"
+    conventions = runpy.run_path(str(path))
+    rows = [
+        [_code(_written(row.method, row.theirs)), _code(_written(row.factory, row.ours))]
+        for row in conventions["FRAMEWORK_ARGUMENTS"]
+        if row.framework == framework
+    ]
+    if not rows:
+        raise ValueError(f"no row of FRAMEWORK_ARGUMENTS is about {framework}")
+    return _table([_code(framework), _code("gradtx")], rows)
+
+
+def _written(name: str, arguments: dict[str, Any]) -> str:
+    def value(argument: Any) -> str:
+        if hasattr(argument, "factory"):
+            return _written(argument.factory, argument.arguments)
+        return repr(argument)
+
+    return f"{name}({', '.join(f'{key}={value(argument)}' for key, argument in arguments.items())})"
+
+
+# Reference ------------------------------------------------------------------------------------------------------------
+
+
+def exports(package: str = "gradtx") -> dict[str, list[str]]:
+    """The public names of a package by the module they come from, in the order of its __init__.py."""
+    found: dict[str, list[str]] = {}
+    for node in ast.parse((ROOT / package.replace(".", "/") / "__init__.py").read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("gradtx"):
+            names = [alias.asname for alias in node.names if alias.asname is not None]
+            found.setdefault(node.module, []).extend(names)
+    return found
+
+
+def api(chapter: str) -> str:
+    """The documentation of every public name that comes from one chapter."""
+    blocks = []
+    for module, names in exports().items():
+        if module == f"gradtx.{chapter}" or module.startswith(f"gradtx.{chapter}."):
+            blocks += [f"::: gradtx.{name}" for name in names]
+    if not blocks:
+        raise ValueError(f"gradtx/__init__.py exports nothing from gradtx.{chapter}")
+    return "\n\n".join(blocks)
+
+
+def package(name: str) -> str:
+    """The documentation of every public name of a package that has to be imported by itself."""
+    return "\n\n".join(f"::: {name}.{member}" for names in exports(name).values() for member in names)
+
+
+def chapters() -> str:
+    """The chapters and their public names, linked."""
+    rows: dict[str, list[str]] = {}
+    for module, names in exports().items():
+        chapter = module.split(".")[1]
+        rows.setdefault(chapter, []).extend(f"[{name}]({chapter}.md#gradtx.{name})" for name in names)
+    return _table(["chapter", "names"], [[f"[{c}]({c}.md)", ", ".join(names)] for c, names in rows.items()])
+
+
+def decisions() -> str:
+    """The decisions with their titles."""
+    paths = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    titles = [path.read_text().lstrip().splitlines()[0].lstrip("# ") for path in paths]
+    return "\n".join(f"- [{title}]({path.name})" for title, path in zip(titles, paths, strict=True)) or "None yet."
