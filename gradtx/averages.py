@@ -37,8 +37,8 @@ def average(previous: PyTree, values: PyTree, decay: ArrayLike) -> PyTree:
       decay: b, a scalar in [0, 1): the average remembers about 1 / (1 - b) values.
 
     >>> from gradtx import averages
-    >>> averages.average(0.75, 4.0, 0.9)
-    Array(1.075, dtype=float32)
+    >>> print(f"{averages.average(0.75, 4.0, 0.9):.3f}")
+    1.075
     """
     return tree.map(lambda v, x, b, c: b * v + c * x, previous, values, b=decay, c=1 - decay)
 

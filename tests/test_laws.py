@@ -21,7 +21,7 @@ import pytest
 import gradtx
 from gradtx import testing
 from gradtx.core.annotations import Kind
-from gradtx.core.record import from_config
+from gradtx.core.config import from_config
 
 # A matrix whose rows 8 devices divide, and a scalar.
 PARAMS = {

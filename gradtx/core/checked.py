@@ -27,7 +27,7 @@ def checked(inner: Transform) -> Rule:
     >>> update = jax.jit(checkify.checkify(tx.update))
     >>> error, _ = update({"w": jnp.array([1.0, jnp.nan])}, tx.init(params), params)
     >>> print(error.get().splitlines()[0])
-    gradtx.scale_by_momentum, step 1: updates at ['w']: 1 of 2 elements not finite (`check` failed)
+    gradtx.scale_by_momentum, step 1: state 'mu' at ['w']: 1 of 2 elements not finite (`check` failed)
     """
 
     def init(params: Params) -> State:

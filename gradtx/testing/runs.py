@@ -111,3 +111,15 @@ def assert_same(law: str, tx: Any, actual: PyTree, expected: PyTree, ulps: float
 def numbers_of(tx: Transform) -> dict[str, Any]:
     """The transform's own hyperparameters that are numbers."""
     return {name: value for name, value in tx.arguments.items() if isinstance(value, float | jax.Array)}
+
+
+def with_schedules(tx: Transform, make: Callable[[Any], Any]) -> Transform:
+    """The transform with `make(number)` for every number that its repr shows, also in the transforms it contains."""
+    hidden = [p.name for p in tx._parameters if p.keyword_only and tx.arguments[p.name] == p.default]
+    changes = {name: make(value) for name, value in numbers_of(tx).items() if name not in hidden}
+    for name, value in tx.arguments.items():
+        if isinstance(value, Transform):
+            changes[name] = with_schedules(value, make)
+    if "stages" in tx.arguments:
+        return tx.factory(*(with_schedules(stage, make) for stage in tx.arguments["stages"]))
+    return tx.replace(**changes)

@@ -22,11 +22,11 @@ from gradtx.testing.runs import (
     fail,
     gradients,
     law,
-    numbers_of,
     pick,
     stacked,
     take_step,
     trajectory,
+    with_schedules,
 )
 
 # Dtypes, structure, leaves --------------------------------------------------------------------------------------------
@@ -227,15 +227,11 @@ def resumed_is_uninterrupted(tx: Transform, params: PyTree, **extra: Any) -> Non
 @law
 def constant_schedule_is_constant(tx: Transform, params: PyTree, **extra: Any) -> None:
     """Any number may be a schedule: a constant one changes no bit and no state structure, a moving one runs."""
-    own, grads = numbers_of(tx), gradients(params, 3)
-
-    def scheduled(make: Callable[[Any], Any]) -> Transform:
-        return tx.replace(**{name: make(value) for name, value in own.items()}) if own else jax.tree.map(make, tx)
-
-    constant = scheduled(constant_schedule)
+    grads = gradients(params, 3)
+    constant = with_schedules(tx, constant_schedule)
     expected = trajectory(tx, params, grads, extra)
     assert_same("constant_schedule_is_constant", constant, trajectory(constant, params, grads, extra), expected)
-    moving = scheduled(lambda number: linear_schedule(number, 0.9 * number, 3))
+    moving = with_schedules(tx, lambda number: linear_schedule(number, 0.9 * number, 3))
     updates, state = take_step(moving, grads[0], moving.init(params), params, extra)
     assert_same(
         "constant_schedule_is_constant",

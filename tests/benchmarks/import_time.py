@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.import_time [--runs 9]
 
-Each run is a fresh interpreter, which imports jax and chex and then times `import gradtx`, wall clock and processor time.
+Each run is a fresh interpreter, which imports jax and chex, then times `import gradtx`: wall clock and processor time.
 """
 
 import argparse
