@@ -51,6 +51,8 @@ def scale_by_adagrad(
 
     State: `sum_of_squares`, real, like the params in at least float32: 4 bytes per parameter; `count`, a scalar.
 
+    Errors: ValueError for a negative argument.
+
     >>> import gradtx
     >>> tx = gradtx.scale_by_adagrad(0.0, 0.0)
     >>> state = tx.init(0.0)
@@ -175,6 +177,8 @@ def scale_by_adadelta(rho: Unit = 0.9, eps: NonNegative = 1e-6) -> Rule:
     State: `mean_square_gradient`, `mean_square_step`, real, like the params in at least float32: 8 bytes per
     parameter; `count`.
 
+    Errors: ValueError for rho outside [0, 1) or a negative eps.
+
     >>> import gradtx
     >>> tx = gradtx.scale_by_adadelta(0.9, 1e-6)
     >>> u, state = tx.update(1.0, tx.init(0.0))
@@ -216,6 +220,8 @@ def scale_by_infinity_norm(decay: Unit = 0.999, eps: NonNegative = 1e-8, *, eps_
       eps_in_max: where eps is added.
 
     State: `nu`, real, like the params in at least float32: 4 bytes per parameter; `count`, a scalar.
+
+    Errors: ValueError for a decay outside [0, 1) or a negative eps.
 
     >>> import gradtx
     >>> tx = gradtx.scale_by_infinity_norm(0.5, 0.0)
@@ -263,6 +269,8 @@ def scale_by_adam(
 
     State: that of the two: 8 bytes per parameter.
 
+    Errors: ValueError for a decay outside [0, 1) or a negative eps.
+
     >>> import gradtx
     >>> gradtx.scale_by_adam().expand()
     scale_by_momentum(decay=0.9) + scale_by_rms(decay=0.999, eps=1e-08)
@@ -283,6 +291,8 @@ def scale_by_lion(b1: Unit = 0.9, b2: Unit = 0.99) -> Rule:
       b2: in [0, 1), the decay of what is remembered.
 
     State: `mu`, like the params in at least float32: 4 bytes per parameter; `count`, a scalar.
+
+    Errors: ValueError for a decay outside [0, 1); TypeError for complex leaves.
 
     >>> import gradtx
     >>> tx = gradtx.scale_by_lion()

@@ -75,6 +75,8 @@ def scale_by_schedule(step_size_fn: Schedule) -> Transform:
 
     State: `count`, a scalar, of the `scale` that this is.
 
+    Errors: TypeError for anything but a schedule or a function.
+
     >>> import gradtx
     >>> tx = gradtx.scale_by_schedule(gradtx.linear_schedule(1.0, 0.0, 10))
     >>> tx.update(4.0, tx.init(0.0))[0]
@@ -179,6 +181,8 @@ def clip_by_global_norm(max_norm: Positive) -> Rule:
 
     State: `count`, a scalar. An infinite norm gives zeros and NaN, as it must: nothing of such a gradient can be
     trusted.
+
+    Errors: ValueError for a max_norm that is not positive.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.clip_by_global_norm(1.0)

@@ -20,6 +20,8 @@ def checked(inner: Transform) -> Rule:
 
     State: `{"checked": {"inner": inner's state}}`. A transform that is not wrapped pays nothing.
 
+    Errors: a failed check raises checkify's error, as above; else those of `inner`.
+
     >>> import gradtx, jax, jax.numpy as jnp
     >>> from jax.experimental import checkify
     >>> tx = gradtx.checked(gradtx.adam(1e-3))

@@ -223,7 +223,9 @@ def join(*stages: Transform) -> Transform:
       stages: transforms. What cannot be told which gradient to measure (optax's objects, wrappers that decide when
         others run) may only stand first.
 
-    State and errors: as `chain`; also TypeError for such a transform anywhere but first.
+    State: as `chain`.
+
+    Errors: as `chain`; also TypeError for such a transform anywhere but first.
 
     >>> import gradtx
     >>> gradtx.join(gradtx.scale_by_momentum(), gradtx.scale_by_rms()) == gradtx.scale_by_adam().expand()
@@ -235,6 +237,10 @@ def join(*stages: Transform) -> Transform:
 @transform
 def identity() -> Rule:
     """Leaves the updates as they are; neutral in both compositions.
+
+    State: none.
+
+    Errors: none.
 
     >>> import gradtx
     >>> gradtx.identity() >> gradtx.clip(1.0) == gradtx.clip(1.0)
@@ -256,6 +262,8 @@ def stateless(f: Callable[[Updates, Params], Updates]) -> Rule:
         standard dtype promotion rules, and the result is cast to the dtype of the updates.
 
     State: none. Extra arguments: none.
+
+    Errors: ValueError if f returns a tree of another structure or other shapes.
 
     >>> import gradtx, jax, jax.numpy as jnp
     >>> halve = gradtx.stateless(lambda updates, params: jax.tree.map(lambda u: u / 2, updates))

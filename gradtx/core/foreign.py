@@ -94,9 +94,16 @@ def foreign(object: Any, *, accepts: tuple[str, ...] = ()) -> Transform:  # noqa
       object: has `init(params)` and `update(updates, state, params)`. Compared by its own equality.
       accepts: extra arguments to pass on that its signature does not name (optax.chain takes any).
 
-    Its state is kept as it is, under the name of the function that made it. It cannot be told which gradient to
+    State: its own, as it is, under the name of the function that made it. It cannot be told which gradient to
     measure, so in `a + b` it may only stand first. Called here, not translated: it computes in the precision it is
     given.
+
+    Errors: TypeError for an object without init and update, or accepts that is not a tuple of names.
+
+    >>> import gradtx, optax, jax.numpy as jnp
+    >>> tx = gradtx.foreign(optax.clip(1.0)) >> gradtx.scale_by_learning_rate(0.5)
+    >>> tx.update(jnp.array([3.0]), tx.init(jnp.zeros(1)))[0]
+    Array([-0.5], dtype=float32)
     """
     raise NotImplementedError  # a record only: Foreign says what it does
 

@@ -151,6 +151,11 @@ def schedule(body: Callable[P, Rate]) -> Callable[P, Schedule]:
 def custom_schedule(function: Callable[[Any], Any]) -> Rate:
     """Any function of the count as a schedule; plain functions are wrapped in this wherever a schedule is allowed.
 
+    Args:
+      function: `function(count) -> number`, count an int32 array. Called under JAX's standard dtype promotion rules.
+
+    Errors: TypeError if the function gives anything but one real number.
+
     >>> import gradtx
     >>> gradtx.custom_schedule(lambda count: 0.1 / (1 + count))(3)
     Array(0.025, dtype=float32)

@@ -25,6 +25,8 @@ def tunable(inner: Transform) -> Rule:
 
     State: `{"tunable": {"hyperparameters": {name: scalar}, "inner": inner's state}}`; change them with `tune`.
 
+    Errors: those of `inner`.
+
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.tunable(gradtx.sgd(0.5))
     >>> state = tx.init({"w": jnp.zeros(2)})

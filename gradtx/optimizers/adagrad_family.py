@@ -37,6 +37,8 @@ def adagrad(
 
     State: `sum_of_squares`, 4 bytes per parameter.
 
+    Errors: as `adam`, of its own arguments.
+
     >>> import gradtx
     >>> gradtx.adagrad(0.01).expand()
     scale_by_adagrad(initial_accumulator_value=0.1, eps=1e-07) >> scale_by_learning_rate(learning_rate=0.01)

@@ -86,6 +86,8 @@ def adamw(
 
     State: that of `adam`, 8 bytes per parameter. It needs the params.
 
+    Errors: as `adam`; ValueError from update without params, or for a mask of another structure.
+
     >>> import gradtx
     >>> gradtx.adamw(1e-3).expand().stages[-2:]
     (add_decayed_weights(weight_decay=0.0001, mask=None), scale_by_learning_rate(learning_rate=0.001))
@@ -151,6 +153,8 @@ def adamax(
 
     State: `mu` and `nu`, 8 bytes per parameter.
 
+    Errors: as `adam`.
+
     >>> import gradtx
     >>> gradtx.adamax(2e-3).expand().stages[0]
     scale_by_momentum(decay=0.9) + scale_by_infinity_norm(decay=0.999, eps=1e-08)
@@ -190,6 +194,8 @@ def nadam(
 
     State: `mu` and `nu`, 8 bytes per parameter.
 
+    Errors: as `adam`; ValueError for a negative momentum_decay.
+
     >>> import gradtx
     >>> gradtx.nadam(2e-3).expand().stages[0]
     scale_by_momentum(decay=0.9, nesterov=True) + scale_by_rms(decay=0.999, eps=1e-08)
@@ -220,6 +226,8 @@ def nadamw(
       weight_decay, mask: as `adamw`.
 
     State: that of `nadam`, 8 bytes per parameter. It needs the params.
+
+    Errors: as `adamw`.
 
     >>> import gradtx
     >>> gradtx.nadamw(1e-3, weight_decay=0.01).expand().stages[1]

@@ -25,6 +25,8 @@ def constant_schedule(value: Finite) -> Rate:
     Args:
       value: a finite number.
 
+    Errors: ValueError for a value that is not finite.
+
     >>> import gradtx
     >>> gradtx.constant_schedule(0.1)(5)
     Array(0.1, dtype=float32)
@@ -44,6 +46,8 @@ def linear_schedule(
       init_value, end_value: finite numbers.
       transition_steps: length of the line, at least 1. [updates]
       transition_begin: where it begins. [updates]
+
+    Errors: ValueError for transition_steps below 1 or a negative transition_begin.
 
     >>> import gradtx
     >>> gradtx.linear_schedule(1.0, 0.0, 10)(3)
@@ -69,6 +73,8 @@ def polynomial_schedule(
       power: > 0; 1 is the straight line.
       transition_steps: length, at least 1. [updates]
       transition_begin: where it begins. [updates]
+
+    Errors: ValueError for transition_steps below 1, a negative transition_begin, a power that is not positive.
 
     >>> import gradtx
     >>> gradtx.polynomial_schedule(1.0, 0.0, 2.0, 10)(5)
@@ -103,6 +109,8 @@ def exponential_decay(
       staircase: decay at once at the end of each interval.
       end_value: where it stops: a lower bound for a rate below 1, else an upper bound.
 
+    Errors: ValueError for transition_steps below 1, a negative transition_begin, a decay_rate that is not positive.
+
     >>> import gradtx
     >>> gradtx.exponential_decay(1.0, 10, 0.5)(20)
     Array(0.25, dtype=float32)
@@ -128,6 +136,8 @@ def cosine_decay_schedule(
       alpha: the share of init_value at the end.
       exponent: > 0.
 
+    Errors: ValueError for decay_steps below 1 or an exponent that is not positive.
+
     >>> import gradtx
     >>> print(f"{gradtx.cosine_decay_schedule(1.0, 10)(5):.3f}")
     0.500
@@ -147,6 +157,8 @@ def warmup_constant_schedule(init_value: Finite, peak_value: Finite, warmup_step
     Args:
       init_value, peak_value: finite numbers.
       warmup_steps: length of the line; 0 starts at the peak. [updates]
+
+    Errors: ValueError for negative warmup_steps.
 
     >>> import gradtx
     >>> gradtx.warmup_constant_schedule(0.0, 1.0, 10)(5)
@@ -211,6 +223,8 @@ def warmup_exponential_decay_schedule(
       warmup_steps: length of the line; 0 starts at the peak. [updates]
       transition_steps, decay_rate, transition_begin, staircase, end_value: as `exponential_decay`.
 
+    Errors: as `exponential_decay`; ValueError for negative warmup_steps.
+
     >>> import gradtx
     >>> gradtx.warmup_exponential_decay_schedule(0.0, 1.0, 10, 10, 0.5)(20)
     Array(0.5, dtype=float32)
@@ -242,6 +256,8 @@ def warmup_stable_decay_schedule(
       peak_value, init_value, end_value: finite numbers.
       warmup_steps, stable_steps, decay_steps: lengths of the three parts, one after another. [updates]
 
+    Errors: ValueError for negative warmup_steps or stable_steps, or decay_steps below 1.
+
     >>> import gradtx
     >>> wsd = gradtx.warmup_stable_decay_schedule(1.0, 10, 80, 10)
     >>> wsd(5), wsd(50), wsd(95)
@@ -268,6 +284,8 @@ def inverse_sqrt_schedule(peak_value: Finite, warmup_steps: PositiveInt) -> Rate
       peak_value: a finite number.
       warmup_steps: at least 1. [updates]
 
+    Errors: ValueError for warmup_steps below 1.
+
     >>> import gradtx
     >>> gradtx.inverse_sqrt_schedule(1.0, 100)(400)
     Array(0.5, dtype=float32)
@@ -287,6 +305,8 @@ def inverse_time_schedule(init_value: Finite, decay_rate: NonNegative) -> Rate:
     Args:
       init_value: a finite number.
       decay_rate: >= 0, per update.
+
+    Errors: ValueError for a negative decay_rate.
 
     >>> import gradtx
     >>> gradtx.inverse_time_schedule(1.0, 0.5)(2)
