@@ -82,8 +82,10 @@ class Composition(Transform):
 
     def _layout(self) -> list[tuple[Transform, list[tuple[str, str]]]]:
         """Each stage with its entries in the state: (the name it gives itself, its name in the composition)."""
-        names = iter(_numbered(self.slots))
-        return [(stage, [(own, next(names)) for own in _numbered(stage.slots)]) for stage in self.stages]
+        if "layout" not in self._cache:
+            names = iter(_numbered(self.slots))
+            self._cache["layout"] = [(s, [(own, next(names)) for own in _numbered(s.slots)]) for s in self.stages]
+        return self._cache["layout"]
 
     def _init(self, params: Params) -> State:
         state: State = {}

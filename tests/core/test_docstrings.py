@@ -1,4 +1,4 @@
-"""What a public docstring says, design section 6: arguments, state, errors, a runnable example, and a method's source."""
+"""What a public docstring says: arguments, state, errors, a runnable example, and the source of a method."""
 
 import pytest
 
