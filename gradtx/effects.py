@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from gradtx import tree
@@ -135,7 +136,7 @@ def add_decayed_weights(weight_decay: NonNegative = 0.0, mask: Any = None) -> Ru
                 f"{jax.tree.structure(params)}; give one bool for each leaf of the params."
             )
         for path, leaf in tree.named_leaves(chosen):
-            if not isinstance(leaf, bool):
+            if not isinstance(leaf, bool | np.bool_):
                 raise TypeError(f"gradtx.add_decayed_weights: the mask at {path} is {leaf!r}; allowed: True or False.")
         return chosen
 

@@ -33,7 +33,7 @@ def _root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
 @jax.custom_jvp
 def divide(x: Array, y: Array) -> Array:
     """``x / y``, and 0 where y is 0, with derivative 0 there."""
-    return jnp.where(y == 0, jnp.zeros_like(x), x / y)
+    return x / jnp.where(y == 0, jnp.inf, y)
 
 
 @divide.defjvp

@@ -97,15 +97,27 @@ class Parameter:
         return self.kind is not Kind.STATIC
 
 
+def annotations_of(body: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a factory, also where they are strings."""
+    try:
+        return typing.get_type_hints(body, include_extras=True)
+    except NameError as error:
+        raise NameError(
+            f"{body.__name__}: the annotation {error.name!r} cannot be resolved; it is read from the names of "
+            "the module when the factory is decorated. Import it at module level."
+        ) from None
+
+
 def parameters_of(body: Callable[..., Any], reserved: Iterable[str]) -> tuple[Parameter, ...]:
     """The parameters of a factory, classified by annotation when it is decorated."""
     name = body.__name__
-    hints = typing.get_type_hints(body, include_extras=True)
+    hints = annotations_of(body)
     parameters: list[Parameter] = []
     for parameter in inspect.signature(body).parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            stars = "**" if parameter.kind is parameter.VAR_KEYWORD else "positional-only "
             raise TypeError(
-                f"{name}: **{parameter.name} is not allowed in a factory; name and annotate each parameter."
+                f"{name}: {stars}{parameter.name} is not allowed in a factory; each parameter is called by its name."
             )
         if parameter.name not in hints:
             raise TypeError(
@@ -147,6 +159,11 @@ def _describe(name: str, annotation: Any) -> Parameter:
         else:
             container = None
     kind, interval = _kind(options[0])
+    if len({_kind(option)[0] for option in options}) > 1:
+        raise TypeError(
+            f"parameter {name!r} may be {annotation}: a hyperparameter, transform or schedule cannot be static "
+            "as well (None is allowed); make two parameters of it."
+        )
     return Parameter(name, kind, None, optional=optional, container=container, interval=interval, types=tuple(options))
 
 

@@ -100,7 +100,7 @@ def encode(value: Any, where: str) -> Any:
         return value
     if hasattr(value, "to_config"):
         return value.to_config()
-    if isinstance(value, (tuple, list)):
+    if type(value) in (tuple, list):
         items = [encode(item, where) for item in cast(tuple[Any, ...], value)]
         return items if isinstance(value, list) else {"tuple": items}
     if is_dtype(value):

@@ -73,9 +73,11 @@ def check_state(who: str, state: Any, expected: Any, *, dtypes: bool) -> None:
         elif not _same_kinds(state, expected):
             raise ValueError
     except (AssertionError, TypeError, ValueError):
+        problem = (
+            "the state is not one that init makes for these params" if dtypes else "updates and state do not match"
+        )
         raise ValueError(
-            f"{who}: the state is not one that init makes for these params: "
-            f"{_difference('the state', state, 'the expected state', expected, dtypes=dtypes)} "
+            f"{who}: {problem}: {_difference('the state', state, 'the expected state', expected, dtypes=dtypes)} "
             "Pass the state returned by init or by the last update of this very optimizer."
         ) from None
 

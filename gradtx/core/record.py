@@ -121,7 +121,7 @@ class Recorded:
         if name.startswith("_"):
             raise AttributeError(name)
         if name in self._arguments:
-            return self._arguments[name]
+            return _copied(self._arguments[name])
         if hasattr(type(self), name):
             return object.__getattribute__(self, name)  # a property of ours failed: let its own error be seen
         owners = self._owners(name)
@@ -285,11 +285,17 @@ def factory_of(node: type[R]) -> Callable[..., R]:
     return enter(node, factory)
 
 
+def _place(factory: Any) -> tuple[str, int]:
+    """Where a factory is written: a module run as a script and imported as well defines it twice."""
+    code = factory.node._body.__code__
+    return code.co_filename, code.co_firstlineno
+
+
 def enter(node: type[R], factory: Callable[..., Any]) -> Callable[..., Any]:
     """Enter a factory in the registry under the name of its node."""
     cast(Any, factory).node = node
     known = _registry.get(node.name)
-    if known is not None and known.__module__ != factory.__module__:
+    if known is not None and known.__module__ != factory.__module__ and _place(known) != _place(factory):
         raise ValueError(
             f"{factory.__module__}: a factory called {node.name!r} is already defined in {known.__module__}; "
             "configurations and checkpoints find a transform by its name, so choose another."
@@ -334,6 +340,13 @@ def children(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, .
         for index, item in enumerate(cast(tuple[Any, ...], value)):
             found.extend(children(item, (*place, index)))
     return found
+
+
+def _copied(value: Any) -> Any:
+    """A dict or list that may be changed without changing the recorded one; anything else as it is."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in cast(dict[Any, Any], value).items()}
+    return [_copied(item) for item in cast(list[Any], value)] if isinstance(value, list) else value
 
 
 def _set_in(container: Any, place: tuple[Any, ...], value: Any) -> Any:

@@ -44,6 +44,8 @@ class Rule:
     def __post_init__(self) -> None:
         if self.update is _missing:
             raise TypeError("gradtx.Rule: update is missing; allowed: Rule(init, update), or Rule(update=update).")
+        if self.reads not in ("element", "leaf", "tree"):
+            raise ValueError(f"gradtx.Rule: reads is {self.reads!r}; allowed: 'element', 'leaf', 'tree'.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +70,11 @@ def _wants(code: Any, defaults: int, keyword_defaults: frozenset[str]) -> Wants:
             f"{code.co_name}({', '.join(names)}): allowed: update(updates, state) or update(updates, state, params), "
             "and behind a * whatever else it wants: observed, count, extra arguments."
         )
-    extra = frozenset(keywords) - {"observed", "count"}
+    extra = frozenset(keywords) - {"observed", "count", "params"}
+    by_keyword = "params" in keywords
     return Wants(
-        params=len(names) > 2,
-        params_required=len(names) > 2 and defaults == 0,
+        params=len(names) > 2 or by_keyword,
+        params_required=(len(names) > 2 and defaults == 0) or (by_keyword and "params" not in keyword_defaults),
         observed="observed" in keywords,
         count="count" in keywords,
         extra=extra,

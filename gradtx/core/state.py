@@ -1,5 +1,6 @@
 """Reading a state by name."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ def find(state: Any, name: str) -> Any:
     """
     wanted = name.split("/")
     entries = list(_entries(state, ()))
-    found = _called(wanted, entries) or _called(wanted, _parts(entries))
+    found = _called(wanted, entries) or _called(wanted, list(_all(state, ())))
     if len(found) == 1:
         return found[0][1]
     paths = ["/".join(path) for path, _ in (found or entries)]
@@ -37,17 +38,23 @@ def _called(wanted: list[str], entries: list[tuple[tuple[str, ...], Any]]) -> li
 
 
 def step_count(state: Any) -> Array:
-    """The number of updates that a state has seen: an int32 scalar, the largest of its counters (0 if it has none).
+    """The number of updates that a state has seen: the largest of its counters, an int32 scalar.
+
+    Errors: KeyError for a state without a counter.
 
     >>> import gradtx, jax.numpy as jnp
     >>> gradtx.step_count(gradtx.adam(1e-3).init({"w": jnp.zeros(2)}))
     Array(0, dtype=int32)
     """
-    count = jnp.zeros((), jnp.int32)
-    for path, value in _entries(state, ()):
-        if path[-1] == "count":
-            count = jnp.maximum(count, value)
-    return count
+    counts = [jnp.asarray(value) for path, value in _all(state, ()) if path[-1] == "count" and _is_integer(value)]
+    if not counts:
+        raise KeyError("gradtx.step_count: the state has no counter.")
+    return functools.reduce(jnp.maximum, counts)
+
+
+def _is_integer(value: Any) -> bool:
+    """Whether this is a counter: the params' trees in a state have floating-point leaves."""
+    return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.integer)
 
 
 def _entries(state: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -64,10 +71,11 @@ def _entries(state: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
             yield from _entries(entry, (*path, name))
 
 
-def _parts(entries: list[tuple[tuple[str, ...], Any]]) -> list[tuple[tuple[str, ...], Any]]:
-    """The parts of fields that have named parts of their own: hyperparameters, weights, NamedTuples."""
-    named = [(path, value) for path, value in entries if path[-1] == "hyperparameters" or hasattr(value, "_fields")]
-    return [((*path, name), part) for path, value in named for name, part in _items(value)]
+def _all(state: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Everything in it that has a name, the params' trees included."""
+    for name, value in _items(state):
+        yield (*path, name), value
+        yield from _all(value, (*path, name))
 
 
 def _items(state: Any) -> list[tuple[str, Any]]:

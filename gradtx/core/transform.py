@@ -17,7 +17,7 @@ errors. A state is a dict with one entry for each elementary transform, whatever
 {"count": ..., "nu": ...}, ...}`; so a checkpoint is restored by name, and a transform put in front renames nothing.
 """
 
-import inspect
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, ParamSpec, cast, overload
 
@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from gradtx import numerics, tree
 from gradtx.core import check, record
-from gradtx.core.annotations import Kind, is_traced
+from gradtx.core.annotations import Kind, annotations_of, is_traced
 from gradtx.core.record import Recorded
 from gradtx.core.rule import Params, Rule, State, Updates, wants, widest
 from gradtx.core.schedule import blame, concrete_numbers, placeholders
@@ -56,6 +56,12 @@ class _Method:
         return f"{self._tx!r}.{self.__name__}"
 
 
+@functools.lru_cache(maxsize=256)
+def _kept(method: _Method) -> _Method:
+    """The first of equal methods, kept alive: jit's cache goes with the function object that it has compiled."""
+    return method
+
+
 class Transform(Recorded):
     """A gradient transform as a value. `init, update = tx` is the pure pair."""
 
@@ -76,7 +82,9 @@ class Transform(Recorded):
 
     def _method(self, name: str, call: Callable[..., Any]) -> Any:
         if name not in self._cache:
-            self._cache[name] = _Method(self, name, call)
+            method = _Method(self, name, call)
+            plain = all(isinstance(leaf, float) for leaf in jax.tree.leaves(self))
+            self._cache[name] = _kept(method) if plain else method
         return self._cache[name]
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
@@ -212,7 +220,14 @@ class Elementary(Transform):
         if not isinstance(cast(Any, rule), Rule):
             raise TypeError(f"{self._who()}: its body returned {rule!r}, and is annotated to return a Rule.")
         with blame(self.name):
-            wants(rule)
+            wanted = wants(rule)
+        for inner in self._inner:
+            if inner._required_extra and not wanted.passes_on:
+                needed = ", ".join(sorted(inner._required_extra))
+                raise TypeError(
+                    f"{self._who()}: {inner!r} needs {needed}, which its update does not pass on; let it accept "
+                    "**extra and hand that to inner.update."
+                )
 
     @property
     def rule(self) -> Rule:
@@ -260,7 +275,9 @@ class Elementary(Transform):
 
     @property
     def observable(self) -> bool:
-        return self.rule.observable and all(inner.observable for inner in self._inner)
+        wanted = wants(self.rule)
+        hands_on = wanted.observed or wanted.passes_on or not self._inner
+        return self.rule.observable and hands_on and all(inner.observable for inner in self._inner)
 
     @property
     def reads(self) -> Literal["element", "leaf", "tree"]:
@@ -284,6 +301,11 @@ class Elementary(Transform):
             fields = {} if rule.init is None else rule.init(params)
         if not isinstance(cast(Any, fields), dict) or "count" in fields:
             raise TypeError(f"{self._who()}.init: returned {fields!r}; allowed: a dict of fields, none called 'count'.")
+        for field in set(rule.nonnegative) - set(fields):
+            raise ValueError(
+                f"{self._who()}: the Rule calls {field!r} nonnegative, a field that its state has not; its fields: "
+                f"{', '.join(fields) or 'none'}."
+            )
         return {self.name: ({"count": jnp.zeros((), jnp.int32)} if self._timed else {}) | fields}
 
     def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
@@ -295,7 +317,10 @@ class Elementary(Transform):
                 self._refuse_complex("update", updates)
             fields = {name: value for name, value in own.items() if name != "count"}
             timed = {"count": numerics.saturating_increment(own["count"])} if "count" in own else {}
-            result, new_fields = rule.update(updates, fields, **self._named(rule, updates, params, extra, timed))
+            returned: Any = rule.update(updates, fields, **self._named(rule, updates, params, extra, timed))
+            if not isinstance(returned, tuple) or len(cast(Any, returned)) != 2:
+                raise TypeError(f"{self._who()}.update: returned {returned!r}; allowed: a pair (updates, state).")
+            result, new_fields = cast(tuple[Any, Any], returned)
             check.check_unchanged(
                 f"{self._who()}.update", "the updates it returned", result, "those it was given", updates
             )
@@ -345,7 +370,8 @@ class Named(Transform):
                 expanded = cast(
                     Transform, record.coerce(Kind.TRANSFORM, self._call(self._arguments), f"{self._who()}: its result")
                 )
-            if not any(is_traced(leaf) for leaf in jax.tree.leaves(expanded)):
+            traced = is_traced(jnp.zeros(())) or any(is_traced(leaf) for leaf in jax.tree.leaves(expanded))
+            if not traced:  # what is built while tracing may hold tracers
                 self._cache["expanded"] = expanded
         return expanded.expand(deep=True) if deep else expanded
 
@@ -356,7 +382,7 @@ def transform(body: Callable[P, Rule]) -> Callable[P, Transform]: ...
 def transform(body: Callable[P, Transform]) -> Callable[P, Transform]: ...
 def transform(body: Callable[..., Any]) -> Callable[..., Transform]:
     """Make a recorded transform of a function that returns a `Rule` or another transform. See the module's example."""
-    returns = inspect.get_annotations(body, eval_str=True).get("return")
+    returns = annotations_of(body).get("return")
     bases: dict[Any, type[Transform]] = {Rule: Elementary, Transform: Named}
     if returns not in bases:
         raise TypeError(f"{body.__name__}: its return annotation is {returns!r}; allowed: Rule or Transform.")

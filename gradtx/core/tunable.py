@@ -1,14 +1,14 @@
 """Hyperparameters kept in the state, for users whose optimizer is static."""
 
-import math
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradtx import tree
 from gradtx.core import record
-from gradtx.core.annotations import is_traced
+from gradtx.core.annotations import Interval, Kind, is_traced
 from gradtx.core.rule import Params, Rule, State, Updates
 from gradtx.core.transform import Transform, transform
 
@@ -57,7 +57,7 @@ def tune(state: State, **values: Any) -> State:
       state: a state with one `tunable` in it, however deep.
       values: numbers, by the hyperparameter's name.
 
-    Errors: KeyError for a state without `tunable` or an unknown name, ValueError for a number that is not finite.
+    Errors: KeyError for a state without `tunable` or an unknown name, ValueError for a number out of range.
     """
     if not _holds_hyperparameters(state):
         raise KeyError("gradtx.tune: the state holds no hyperparameters; build the optimizer as gradtx.tunable(tx).")
@@ -87,10 +87,20 @@ def _changed(known: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
         old = known[found[0]]
         if value is None or isinstance(value, (str, bool)) or jnp.shape(value) != jnp.shape(old):
             raise TypeError(f"gradtx.tune: {name} is {value!r}; allowed: a number.")
-        if not is_traced(value) and not math.isfinite(float(value)):
-            raise ValueError(f"gradtx.tune: {name} is {value!r}; allowed: a finite number.")
+        if not is_traced(value):
+            _check_range(found[0].split(".")[-1], value)
         changed[found[0]] = jnp.array(value, dtype=old.dtype, copy=True)
     return changed
+
+
+def _check_range(name: str, value: Any) -> None:
+    """Refuse what no recorded hyperparameter of this name allows."""
+    parameters = (p for factory in record.registry.values() for p in cast(Any, factory).node._parameters)
+    intervals = [p.interval for p in parameters if p.name == name and p.kind is Kind.HYPER]
+    for number in np.ravel(np.asarray(value, dtype=float)).tolist():
+        if not any(number in interval for interval in intervals or [Interval()]):
+            allowed = " or ".join(sorted({str(interval) for interval in intervals or [Interval()]}))
+            raise ValueError(f"gradtx.tune: {name} is {number!r}; allowed: a number {allowed}.")
 
 
 def _holds_hyperparameters(state: Any) -> bool:

@@ -18,7 +18,7 @@ Share = Annotated[float, Interval(0, 1, closed_low=False)]
 
 
 def _check_boundaries(who: str, boundaries: Sequence[Any]) -> None:
-    whole = all(isinstance(b, int) and not isinstance(b, bool) and b > 0 for b in boundaries)
+    whole = all(isinstance(b, (int, np.integer)) and not isinstance(b, bool) and b > 0 for b in boundaries)
     rising = whole and all(a < b for a, b in itertools.pairwise(boundaries))
     refuse(
         not rising,

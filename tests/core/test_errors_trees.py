@@ -261,13 +261,13 @@ def test_what_is_not_there_to_tune():
     for value in ("0.5", True, None, jnp.ones(3)):
         assert_words(refusal(TypeError, gradtx.tune, state, b1=value), "gradtx.tune: b1 is ", "allowed: a number")
     assert_words(
-        refusal(ValueError, gradtx.tune, state, b1=float("nan")), "gradtx.tune: b1 is nan; allowed: a finite number"
+        refusal(ValueError, gradtx.tune, state, b1=float("nan")), "gradtx.tune: b1 is nan; allowed: a number in [0, 1)"
     )
 
 
 @pytest.mark.parametrize(
     ("change", "owner"),
-    [({"b1": 1.5}, "decay is 1.5"), ({"learning_rate": -1.0}, "learning_rate is -1"), ({"eps": -1.0}, "eps is -1")],
+    [({"b1": 1.5}, "b1 is 1.5"), ({"learning_rate": -1.0}, "learning_rate is -1"), ({"eps": -1.0}, "eps is -1")],
 )
 def test_tuning_out_of_range_is_refused_where_the_number_is_concrete(change, owner):
     tx = gradtx.tunable(TX)

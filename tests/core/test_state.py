@@ -185,11 +185,16 @@ def test_params_may_be_called_anything():
 
 
 def test_step_count():
-    assert gradtx.step_count(gradtx.identity().init(PARAMS)) == 0
+    with pytest.raises(KeyError, match="has no counter"):
+        gradtx.step_count(gradtx.identity().init(PARAMS))
     count = gradtx.step_count(after(gradtx.adam(1e-3), 3))
     assert (count, count.dtype, count.shape) == (3, jnp.int32, ())
     assert jax.jit(gradtx.step_count)(after(gradtx.adam(1e-3), 3)) == 3
-    assert gradtx.step_count({}) == 0
+    masked = optax.masked(gradtx.adam(1e-3), {"w": True, "b": False})  # in a dict in a NamedTuple's field
+    with jax.numpy_dtype_promotion("standard"):
+        assert gradtx.step_count(masked.init(PARAMS)) == 0
+    counted = {"count": jnp.full(2, 7.0), "w": jnp.zeros(2)}  # a parameter of that name is none
+    assert gradtx.step_count(gradtx.adam(1e-3).init(counted)) == 0
 
 
 def test_named_tuples_are_read_by_name():
