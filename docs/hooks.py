@@ -15,6 +15,7 @@ from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import pictures
 import snippets
 import tables
 
@@ -42,6 +43,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 def on_pre_build(config: MkDocsConfig) -> None:
     if not _run:
         return
+    pictures.races()
     for page in snippets.pages():
         try:
             count = snippets.run(page)
