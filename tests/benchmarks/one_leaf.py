@@ -1,16 +1,20 @@
 """Adam on one large leaf, against a kernel that only moves the same bytes, and against optax.
 
-    python -m tests.benchmarks.one_leaf [--millions 32] [--rounds 101]
+    python -m tests.benchmarks.one_leaf [--size 32000000] [--rounds 101]
 
 Adam reads p, m, v, g and writes p, m, v: 28 bytes per float32 parameter. `floor` is a program with the same inputs,
 outputs and donations that moves just these. XLA on the CPU makes one loop of each output; `three loops` is a program
-that reads g in each of them (36 bytes); Adam reads its new m and v again for p (40 bytes).
+that reads g in each of them (36 bytes); Adam reads its new m and v again for p (40 bytes). `one loop` is Adam written
+so that XLA makes one loop of it where it is told to, and is run only then; it shows the limit (docs/decisions, 3):
+
+    XLA_FLAGS=--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true python -m tests.benchmarks.one_leaf
 
 The programs run in one process, all of them in each round, in a random order; a row is the median over the rounds of
 the ratio of two, with the range of its middle half, so that a slow moment of the machine hits both sides.
 """
 
 import argparse
+import os
 import random
 import statistics
 import time
@@ -46,6 +50,16 @@ def three_loops_step(p: Any, state: Any, g: Any) -> Any:
     return p + g, (m + g, v + g)
 
 
+def one_loop_step(p: Any, state: Any, g: Any) -> Any:
+    """Adam with p computed from the old m and v, a second time: three outputs of the same four inputs."""
+
+    def averages(m: Any, v: Any, g: Any) -> Any:
+        return 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+
+    m, v = averages(*jax.lax.optimization_barrier((*state, g)))
+    return p - 1e-3 * (1.1 * m) / (jnp.sqrt(1.1 * v) + 1e-8), averages(*state, g)
+
+
 class Program:
     """A compiled step with its donated arguments."""
 
@@ -62,10 +76,10 @@ class Program:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--millions", type=float, default=32, help="parameters in the leaf")
+    parser.add_argument("--size", type=int, default=32_000_000, help="parameters in the leaf")
     parser.add_argument("--rounds", type=int, default=101, help="in each, every program runs once")
     arguments = parser.parse_args()
-    size = int(arguments.millions * 2**20)
+    size = arguments.size
     g = jax.random.normal(jax.random.key(0), (size,))
     like = jnp.zeros(size)
     tx, peer = gradtx.adam(1e-3), optax.adam(1e-3)
@@ -79,6 +93,8 @@ def main() -> None:
         "gradtx": Program(adam_step(tx), tx.init(like), size),
         "optax": Program(adam_step(peer), peer.init(like), size),
     }
+    if "multi_output_fusion" in os.environ.get("XLA_FLAGS", ""):
+        programs["one loop"] = Program(jax.jit(one_loop_step, donate_argnums=(0, 1)), zeros(), size)
     del like
     times: dict[str, list[float]] = {name: [] for name in programs}
     shuffle = random.Random(0).sample
@@ -90,10 +106,11 @@ def main() -> None:
     print(f"Adam on one leaf of {size:,} float32; jax {jax.__version__}, {jax.devices()[0].device_kind}")
     print(f"floor: {statistics.median(times['floor']) * 1e3:.1f} ms a step, {7 * 4 * size / 1e9:.2f} GB moved")
     rows = [(ours, over) for over in ("floor", "three loops") for ours in ("gradtx", "optax")]
+    rows += [("one loop", "floor")] if "one loop" in programs else []
     for name, over in [*rows, ("gradtx", "optax")]:
         ratios = [a / b for a, b in zip(times[name], times[over], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
-        print(f"{name:>7} / {over:<12} {middle:.3f}   ({low:.3f} to {high:.3f})")
+        print(f"{name:>8} / {over:<12} {middle:.3f}   ({low:.3f} to {high:.3f})")
 
 
 if __name__ == "__main__":
