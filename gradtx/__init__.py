@@ -89,10 +89,18 @@ from gradtx.optimizers.sign_family import lion as lion
 from gradtx.optimizers.sign_family import signum as signum
 
 # Training
+from gradtx.training.grids import grid as grid
+from gradtx.training.grids import log_uniform as log_uniform
+from gradtx.training.grids import uniform as uniform
 from gradtx.training.minibatches import Batches as Batches
 from gradtx.training.minibatches import batches as batches
 from gradtx.training.minibatches import num_batches as num_batches
 from gradtx.training.minibatches import sample_batches as sample_batches
 from gradtx.training.minibatches import take as take
+from gradtx.training.minimization import Result as Result
+from gradtx.training.minimization import minimize as minimize
+from gradtx.training.sweeps import Best as Best
+from gradtx.training.sweeps import SweepResult as SweepResult
+from gradtx.training.sweeps import sweep as sweep
 
 __version__ = "0.1.0"

@@ -122,7 +122,7 @@ def sample_batches(
     (5,)
     """
     size, batch_size = _sizes("gradtx.sample_batches", size, batch_size, replacement=replacement, drop_last=drop_last)
-    _check_key("gradtx.sample_batches", key)
+    check_key("gradtx.sample_batches", key)
     return _sample(key, size, batch_size, replacement, drop_last)
 
 
@@ -159,9 +159,8 @@ def batches(
     [(4, 3), (4, 3), (2, 3)]
     [(4, 3), (4, 3), (2, 3)]
     """
-    size = _common_size("gradtx.batches", data)
-    size, batch_size = _sizes("gradtx.batches", size, batch_size, replacement=replacement, drop_last=drop_last)
-    _check_key("gradtx.batches", key)
+    size, batch_size = check_sizes("gradtx.batches", data, batch_size, replacement=replacement, drop_last=drop_last)
+    check_key("gradtx.batches", key)
     epoch = _sample(key, size, batch_size, replacement, drop_last)
     if any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(data)):
         epoch = jax.device_get(epoch)  # once: fetching each batch would wait for the training step before it
@@ -207,6 +206,11 @@ def _sample(key: jax.Array, size: int, batch_size: int, replacement: bool, drop_
     return Batches(full=order[:used].reshape(-1, batch_size), rest=order[used : used if drop_last else size])
 
 
+def check_sizes(who: str, data: Any, batch_size: Any, **flags: Any) -> tuple[int, int]:
+    """The number of samples in `data`, and the batch size, filled in where it is None."""
+    return _sizes(who, _common_size(who, data), batch_size, **flags)
+
+
 def _sizes(who: str, size: Any, batch_size: Any, **flags: Any) -> tuple[int, int]:
     """`size` and `batch_size` as checked Python ints, the second filled in where it is None."""
     for name, flag in flags.items():
@@ -235,7 +239,8 @@ def _integer(who: str, name: str, value: Any) -> int:
     raise TypeError(f"{who}: {name} is {_show(value)}; it must be an int.{_static_hint(value)}")
 
 
-def _check_key(who: str, key: Any) -> None:
+def check_key(who: str, key: Any) -> None:
+    """One random key."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     one = () if typed else jax.eval_shape(jax.random.PRNGKey, 0).shape

@@ -1,0 +1,187 @@
+"""The compiled loop that every call of `minimize` and `sweep` runs.
+
+    carry = {"params", "tx", "model_state", "step", "key", "ok"}
+    while step < last:  batch of this step -> loss and gradient -> update -> apply
+
+It is one program for any number of steps: where it stops is an argument, not a shape. So a chunk of 3 steps and one
+of 1000 give the same bits, a run that is cut in two gives those of the whole, and nothing is compiled twice.
+The orders of the epochs are drawn before, by a small program of their own: from the key and the number of the epoch.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gradtx import tree
+from gradtx.core.apply import apply_updates
+from gradtx.core.transform import Transform
+from gradtx.training.losses import Loss
+from gradtx.training.minibatches import Batches, num_batches, sample_batches, take
+
+PyTree = Any
+Carry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an epoch of data is cut into batches."""
+
+    size: int
+    batch_size: int
+    replacement: bool = False
+    drop_last: bool = False
+
+    @property
+    def per_epoch(self) -> int:
+        """Updates in an epoch."""
+        return num_batches(self.size, self.batch_size, drop_last=self.drop_last)
+
+    @property
+    def full(self) -> int:
+        """Batches of equal size in an epoch."""
+        return self.size // self.batch_size
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether the last batch is smaller."""
+        return self.per_epoch > self.full
+
+    @property
+    def whole(self) -> bool:
+        """Whether the one batch is all the data, in its order."""
+        return self.batch_size == self.size and not self.replacement
+
+    def epoch(self, key: Array, epoch: Array) -> Batches:
+        """The index batches of one epoch."""
+        key = jax.random.fold_in(jax.random.fold_in(key, 0), epoch)
+        return sample_batches(key, self.size, self.batch_size, replacement=self.replacement, drop_last=self.drop_last)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that the program is compiled for, besides shapes."""
+
+    loss: Loss
+    sampling: Sampling | None = None
+    stop_at_nonfinite: bool = False
+    capacity: int = 1024  # steps in one call, at most
+
+
+@jax.jit
+def start(tx: Transform, params: PyTree, model_state: PyTree, key: Array) -> Carry:
+    """The carry before the first step; nothing in it is the caller's, so the program may overwrite it."""
+    carry = {
+        "params": params,
+        "tx": tx.init(params),
+        "model_state": model_state,
+        "step": jnp.zeros((), jnp.int32),
+        "key": key,
+        "ok": jnp.ones((), bool),
+    }
+    return own(carry)
+
+
+def own(carry: Carry) -> Carry:
+    """Copies, without the weak types that a loop could not keep."""
+    copy = lambda leaf: jnp.array(leaf, tree.dtype_of(leaf), copy=True)  # noqa: E731
+    bits = jax.random.key_data(carry["key"])
+    copied = jax.tree.map(copy, {**carry, "key": bits})
+    return copied | {"key": jax.random.wrap_key_data(copied["key"])}
+
+
+def one_step(plan: Plan, tx: Transform, carry: Carry, batch: PyTree) -> tuple[Carry, dict[str, Any]]:
+    """One update: the next carry, and what to record of it."""
+    loss, params, state = plan.loss, carry["params"], carry["model_state"]
+    key = jax.random.fold_in(jax.random.fold_in(carry["key"], 1), carry["step"]) if loss.wants_key else None
+
+    def value_at(params: PyTree) -> tuple[Array, Any]:
+        return loss(params, batch, key, state)
+
+    (value, (aux, state)), grads = jax.value_and_grad(value_at, has_aux=True)(params)
+    grads = jax.tree.map(
+        lambda g: g.conj() if tree.is_complex(g) else g, grads
+    )  # jax.grad's is that of steepest ascent
+    offered = {"value": value, "grad": grads, "value_fn": lambda params: value_at(params)[0]}
+    extra = {name: offered[name] for name in offered if name in tx.extra_args}
+    updates, tx_state = tx.update(grads, carry["tx"], params, **extra)
+    new = {"params": apply_updates(params, updates), "tx": tx_state, "model_state": state}
+    ok, step = carry["ok"], carry["step"] + 1
+    if plan.stop_at_nonfinite:
+        ok = jnp.isfinite(value)
+        old = {name: carry[name] for name in new}
+        new = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
+        step = carry["step"] + ok.astype(jnp.int32)
+    return carry | new | {"step": step, "ok": ok}, {"loss": value} | aux
+
+
+def records_like(plan: Plan, carry: Carry, batch: PyTree) -> dict[str, Any]:
+    """Shapes and dtypes of what a step records."""
+    value, (aux, _) = jax.eval_shape(plan.loss, carry["params"], batch, carry["key"], carry["model_state"])
+    return {"loss": value} | aux
+
+
+def orders(sampling: Sampling | None, capacity: int, key: Array, first: Array, last: Array) -> Batches | None:
+    """The index batches of the epochs that steps `first` until before `last` touch; None where none are drawn."""
+    if sampling is None or sampling.whole:
+        return None
+    begin, end = first // sampling.per_epoch, -(-last // sampling.per_epoch)
+    rows = -(-capacity // sampling.per_epoch) + 1
+    shapes = jax.eval_shape(sampling.epoch, key, begin)
+    empty = jax.tree.map(lambda like: jnp.zeros((rows, *like.shape), like.dtype), shapes)
+
+    def draw(epoch: Array, drawn: Batches) -> Batches:
+        return jax.tree.map(lambda rows, one: rows.at[epoch - begin].set(one), drawn, sampling.epoch(key, epoch))
+
+    return jax.lax.fori_loop(begin, end, draw, empty)
+
+
+def advance(
+    plan: Plan, tx: Transform, carry: Carry, data: PyTree, order: Batches | None, last: Array
+) -> tuple[Carry, dict[str, Any]]:
+    """Steps from `carry["step"]` until before `last`: the carry then, and the records, `plan.capacity` rows each."""
+    first = carry["step"]
+    example = data if order is None else take(data, order.full[0, 0])
+    like = records_like(plan, carry, example)
+    rows = jax.tree.map(lambda leaf: jnp.zeros((plan.capacity, *leaf.shape), leaf.dtype), like)
+
+    def on(batch: PyTree, running: tuple[Carry, Any]) -> tuple[Carry, Any]:
+        carry, rows = running
+        index = carry["step"] - first
+        carry, record = one_step(plan, tx, carry, batch)
+        return carry, jax.tree.map(lambda r, value: r.at[index].set(value), rows, record)
+
+    def until(limit: Array) -> Any:
+        return lambda running: (running[0]["step"] < limit) & running[0]["ok"]
+
+    if order is None or plan.sampling is None:
+        return jax.lax.while_loop(until(last), lambda running: on(data, running), (carry, rows))
+    per_epoch, full, has_rest = plan.sampling.per_epoch, plan.sampling.full, plan.sampling.has_rest
+
+    def epoch(running: tuple[Carry, Any]) -> tuple[Carry, Any]:
+        number = running[0]["step"] // per_epoch
+        begin, row = number * per_epoch, number - first // per_epoch
+
+        def step(running: tuple[Carry, Any]) -> tuple[Carry, Any]:
+            return on(take(data, order.full[row, running[0]["step"] - begin]), running)
+
+        running = jax.lax.while_loop(until(jnp.minimum(last, begin + full)), step, running)
+        if has_rest:
+            rest = lambda running: on(take(data, order.rest[row]), running)  # noqa: E731
+            running = jax.lax.cond(until(last)(running), rest, lambda running: running, running)
+        return running
+
+    return jax.lax.while_loop(until(last), epoch, (carry, rows))
+
+
+draw_orders = jax.jit(orders, static_argnums=(0, 1))
+run = jax.jit(advance, static_argnums=0, donate_argnums=2)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def run_batch(plan: Plan, tx: Transform, carry: Carry, batch: PyTree) -> tuple[Carry, dict[str, Any]]:
+    """One step on a batch from elsewhere."""
+    return one_step(plan, tx, carry, batch)

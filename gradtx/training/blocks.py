@@ -1,0 +1,164 @@
+"""Many runs in one program: blocks of seeds x optimizers, mapped over, several at once.
+
+A block is the compiled loop of `minimize` under `vmap`, twice: over its seeds, each with its own parameters and order
+of the samples, and over its optimizers, which share both. How large a block should be depends on the machine: small
+networks gain from many in one program until their numbers leave the cache, large ones lose by it.
+"""
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from gradtx.core.transform import Transform
+from gradtx.training import advancing
+from gradtx.training.advancing import Carry, Plan
+from gradtx.training.minibatches import Batches
+
+PyTree = Any
+
+# Which parts of the carry have an axis: all seeds and all optimizers are at the same step.
+_PER_TX = {"params": 0, "tx": 0, "model_state": 0, "step": None, "key": None, "ok": None}
+_PER_SEED = _PER_TX | {"key": 0}
+_CACHE_BYTES = 4e6  # what one worker's block should stay below on a CPU: the knee for 64-32-10 to 64-2048-10 networks
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def start(sharding: Any, txs: Transform, params: PyTree, model_state: PyTree, keys: Array) -> Carry:
+    """The carry of a block; params and keys have an axis of seeds."""
+    over_txs = jax.vmap(advancing.start, in_axes=(0, None, None, None), out_axes=_PER_TX)
+    over_seeds = jax.vmap(over_txs, in_axes=(None, 0, None, 0), out_axes=_PER_SEED)
+    carry = over_seeds(txs, params, model_state, keys)
+    if sharding is None:
+        return carry
+    placed = {name: carry[name] for name in ("params", "tx", "model_state")}
+    return carry | jax.lax.with_sharding_constraint(placed, sharding)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def run(
+    plan: Plan, txs: Transform, carry: Carry, data: PyTree, order: Batches | None, last: Array
+) -> tuple[Carry, dict[str, Any]]:
+    """All runs of a block until before step `last`."""
+    over_txs = jax.vmap(
+        functools.partial(advancing.advance, plan), in_axes=(0, _PER_TX, None, None, None), out_axes=(_PER_TX, 0)
+    )
+    over_seeds = jax.vmap(over_txs, in_axes=(None, _PER_SEED, None, 0, None), out_axes=(_PER_SEED, 0))
+    return over_seeds(txs, carry, data, order, last)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def run_batch(plan: Plan, txs: Transform, carry: Carry, batch: PyTree) -> tuple[Carry, dict[str, Any]]:
+    """One step of all runs of a block, on a batch from elsewhere."""
+    over_txs = jax.vmap(functools.partial(advancing.one_step, plan), in_axes=(0, _PER_TX, None), out_axes=(_PER_TX, 0))
+    over_seeds = jax.vmap(over_txs, in_axes=(None, _PER_SEED, None), out_axes=(_PER_SEED, 0))
+    return over_seeds(txs, carry, batch)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def draw_orders(sampling: Any, capacity: int, keys: Array, first: Array, last: Array) -> Batches | None:
+    """The orders of the samples, for each seed."""
+    draw = functools.partial(advancing.orders, sampling, capacity)
+    return jax.vmap(draw, in_axes=(0, None, None))(keys, first, last)
+
+
+# How many at once -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How runs are cut into blocks: seeds and optimizers in one, and how many blocks run beside each other."""
+
+    seeds: int
+    txs: int
+    workers: int
+
+    @property
+    def at_once(self) -> int:
+        """Runs at once."""
+        return self.seeds * self.txs * self.workers
+
+
+def lay_out(seeds: int, txs: int, member_bytes: float, at_once: int | None) -> Layout:
+    """Blocks that fit the caches of a CPU, or the memory of an accelerator; no more than `at_once` runs in all."""
+    devices = jax.devices()
+    total = seeds * txs
+    threads = (os.cpu_count() or 1) if devices[0].platform == "cpu" and len(devices) == 1 else 1
+    room = _CACHE_BYTES if devices[0].platform == "cpu" else 0.3 * _free_bytes(devices[0])
+    wanted = max(1, int(room / max(member_bytes, 1))) * len(devices)
+    if at_once is not None:
+        threads = min(threads, at_once)
+        wanted = at_once // threads
+    blocks = -(-total // min(wanted, total))
+    workers = min(threads, total)
+    blocks = -(-blocks // workers) * workers  # every worker has the same number of them
+    size = -(-total // blocks)
+    in_txs = min(txs, size)
+    in_seeds = max(1, min(seeds, size // in_txs))
+    in_txs = -(-txs // -(-txs // in_txs))  # blocks of equal size: less to fill up
+    return Layout(in_seeds, in_txs, workers)
+
+
+def _free_bytes(device: Any) -> float:
+    stats = device.memory_stats() or {}
+    return stats.get("bytes_limit", 8e9) - stats.get("bytes_in_use", 0)
+
+
+def members_sharding(layout: Layout) -> tuple[Layout, Any]:
+    """With several devices, the optimizers (or else the seeds) of a block are spread over them."""
+    devices = jax.devices()
+    if len(devices) == 1 or layout.seeds * layout.txs == 1:
+        return layout, None
+    mesh = Mesh(np.asarray(devices), ("members",))
+    if layout.txs >= layout.seeds:
+        padded = -(-layout.txs // len(devices)) * len(devices)
+        return Layout(layout.seeds, padded, 1), NamedSharding(mesh, P(None, "members"))
+    padded = -(-layout.seeds // len(devices)) * len(devices)
+    return Layout(padded, layout.txs, 1), NamedSharding(mesh, P("members"))
+
+
+# Threads --------------------------------------------------------------------------------------------------------------
+
+_CONTEXTS = ("enable_x64", "numpy_dtype_promotion", "numpy_rank_promotion", "default_matmul_precision", "debug_nans")
+
+
+def settings() -> dict[str, Any]:
+    """JAX's settings in this thread; a new thread has the global ones, not those of a `with` around the call."""
+    return {name: getattr(jax.config, f"jax_{name}") for name in _CONTEXTS}
+
+
+@contextlib.contextmanager
+def under(wanted: dict[str, Any]) -> Generator[None, None, None]:
+    """Another thread's settings in this one."""
+    with contextlib.ExitStack() as stack:
+        for name, value in settings().items():
+            if wanted[name] != value:
+                stack.enter_context(getattr(jax, name)(wanted[name]))
+        yield
+
+
+class Count:
+    """Steps done so far, counted by all workers; `cancelled` asks them to end."""
+
+    def __init__(self) -> None:
+        self.done, self.cancelled, self._lock = 0, False, threading.Lock()
+
+    def add(self, steps: int) -> None:
+        """So many more."""
+        with self._lock:
+            self.done += steps
+
+
+def pick(tree: PyTree, index: Any) -> PyTree:
+    """Entries of the leading axis."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], tree)

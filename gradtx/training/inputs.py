@@ -1,0 +1,208 @@
+"""What users pass to `minimize` and `sweep`, read and refused before anything is compiled."""
+
+import inspect
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradtx.core.transform import Transform
+from gradtx.training import losses, minibatches
+from gradtx.training.advancing import Carry, Plan, Sampling
+
+PyTree = Any
+
+
+# Data -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where batches come from: arrays on the device and a way to sample them, a stream from the host, or nothing."""
+
+    data: PyTree = None
+    sampling: Sampling | None = None
+    stream: Iterable[PyTree] | None = None
+    example: PyTree = None  # a batch, or its shapes
+
+    @property
+    def per_epoch(self) -> int | None:
+        """Updates in an epoch, where that is known."""
+        if self.sampling is not None:
+            return self.sampling.per_epoch
+        length = getattr(self.stream, "__len__", None)
+        return length() if length is not None else None
+
+    def passes(self, epochs: int | None) -> Iterator[PyTree]:
+        """The batches of a stream: so many passes over it; None goes round for ever where it can start anew."""
+        if self.stream is None:
+            return iter(())
+        again = not isinstance(self.stream, Iterator)
+        rounds = itertools.repeat(0) if epochs is None and again else range(epochs or 1)
+        return (batch for _ in rounds for batch in self.stream or ())
+
+
+def read_data(who: str, data: Any, *, batch_size: int | None, replacement: bool, drop_last: bool) -> Source:
+    """Arrays, an iterable of batches, or None; errors that name what is wrong."""
+    streamed = data is not None and _is_stream(data)
+    if data is None or streamed:
+        for name, value in (("batch_size", batch_size), ("replacement", replacement), ("drop_last", drop_last)):
+            if value not in (None, False):
+                kind = "an iterable, which gives whole batches" if streamed else "None"
+                raise ValueError(f"{who}: {name} is {value!r}, but data is {kind}; leave it out, or pass arrays.")
+    if data is None:
+        return Source()
+    if streamed:
+        return _read_stream(who, data)
+    size, batch_size = minibatches.check_sizes(who, data, batch_size, replacement=replacement, drop_last=drop_last)
+    _check_fits(who, data)
+    data = jax.tree.map(jnp.asarray, data)
+    example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), leaf.dtype), data)
+    return Source(data, Sampling(size, batch_size, replacement, drop_last), None, example)
+
+
+def _is_stream(data: Any) -> bool:
+    """Whether it is an iterable, and not a pytree of arrays."""
+    leaves = jax.tree.leaves(data)
+    return len(leaves) == 1 and leaves[0] is data and not hasattr(data, "shape") and isinstance(data, Iterable)
+
+
+def _read_stream(who: str, data: Iterable[PyTree]) -> Source:
+    batches = iter(data)
+    first = next(batches, None)
+    if first is None:
+        raise ValueError(f"{who}: data is empty: the iterable gives no batch.")
+    if batches is data:
+        data = itertools.chain([first], batches)  # an iterator cannot start anew
+    return Source(stream=data, example=first)
+
+
+def _check_fits(who: str, data: PyTree) -> None:
+    """Where a device says how much memory it has, the data must leave room."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return
+    free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(data) if not isinstance(leaf, Array))
+    if needed > 0.9 * free:
+        raise ValueError(
+            f"{who}: data has {needed / 1e9:.1f} GB, and the device {free / 1e9:.1f} GB free; stream it: pass an "
+            "iterable of batches, for example gradtx.batches(key, data, batch_size)."
+        )
+
+
+# How long -------------------------------------------------------------------------------------------------------------
+
+
+def positive(who: str, name: str, value: Any) -> int:
+    """An int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{who}: {name} is {value!r} of type {type(value).__name__}; it must be an int.")
+    if value < 1:
+        raise ValueError(f"{who}: {name} is {value}; it must be at least 1.")
+    return int(value)
+
+
+def total_steps(who: str, source: Source, *, epochs: int | None, steps: int | None) -> int | None:
+    """The number of updates to make; None is until a stream ends."""
+    if epochs is not None and steps is not None:
+        raise ValueError(f"{who}: epochs={epochs} and steps={steps} are both given; give one of them.")
+    if steps is not None:
+        return positive(who, "steps", steps)
+    if epochs is not None:
+        epochs = positive(who, "epochs", epochs)
+        if source.sampling is None and source.stream is None:
+            raise ValueError(f"{who}: epochs={epochs} is for runs with data; give steps=...")
+        if epochs > 1 and isinstance(source.stream, Iterator):
+            raise ValueError(
+                f"{who}: epochs={epochs}, but data is an iterator, which can be run through once; pass an iterable "
+                "that starts anew at each pass, such as a loader, or an object with __iter__."
+            )
+        return None if source.per_epoch is None else epochs * source.per_epoch
+    if source.stream is None:
+        raise ValueError(f"{who}: how long? Give steps=..." + (" or epochs=..." if source.sampling else ""))
+    return source.per_epoch
+
+
+def first_chunk(carry: Carry, source: Source, seconds: float) -> int:
+    """Steps that surely take less than so many seconds, by the parameters and samples they touch."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(carry["params"]))
+    samples = source.sampling.batch_size if source.sampling else 1
+    return max(1, int(seconds / (1e-4 + 6e-10 * size * samples)))
+
+
+# The rest -------------------------------------------------------------------------------------------------------------
+
+
+def choice(who: str, name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """One of a few words."""
+    if value not in allowed:
+        raise ValueError(f"{who}: {name} is {value!r}; allowed: {', '.join(map(repr, allowed))}.")
+    return value
+
+
+def one_optimizer(who: str, tx: Transform) -> Transform:
+    """A single optimizer, not a sweep of them."""
+    swept = next((leaf for leaf in jax.tree.leaves(tx) if jnp.ndim(leaf) > 0), None)
+    if swept is not None:
+        raise ValueError(
+            f"{who}: tx is a sweep of {swept.shape[0]} optimizers in one value; pass it to gradtx.sweep, "
+            "or pass one of them."
+        )
+    return tx
+
+
+def read_key(who: str, key: Any) -> Array:
+    """A typed random key; None is key 0."""
+    if key is None:
+        return jax.random.key(0)
+    minibatches.check_key(who, key)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(key)
+    if key.dtype != jax.random.key(0).dtype:
+        raise ValueError(
+            f"{who}: key has dtype {key.dtype}; the state keeps the bits of a default key, {jax.random.key(0).dtype}. "
+            "Set jax_default_prng_impl, or pass another key."
+        )
+    return key
+
+
+_checked: dict[Any, list[str]] = {}
+
+
+def check_loss(who: str, plan: Plan, carry: Carry, example: PyTree) -> None:
+    """The loss traced once for these shapes: it must give a scalar, and should read all the params."""
+    given = carry["params"], example, carry["key"], carry["model_state"]
+    known = plan.loss, jax.tree.structure(given), tuple((jnp.shape(x), str(x.dtype)) for x in jax.tree.leaves(given))
+    if known not in _checked:
+        if len(_checked) > 256:
+            _checked.clear()
+        _checked[known] = losses.check_loss(who, plan.loss, *given)
+    if unread := _checked[known]:
+        warnings.warn(
+            f"{who}: the loss does not read params at {', '.join(unread)}; their gradient is 0.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def check_evaluate(who: str, evaluate: Any) -> None:
+    """A function of the params, and of model_state where it names it."""
+    if evaluate is not None and not callable(evaluate):
+        raise TypeError(f"{who}: evaluate is {evaluate!r}; it must be a function of the params.")
+
+
+def evaluated_now(evaluate: Callable[..., Any], params: PyTree, model_state: PyTree) -> dict[str, Any]:
+    """What `evaluate` says of the params, by name."""
+    wants = "model_state" in inspect.signature(evaluate).parameters
+    returned = evaluate(params, model_state=model_state) if wants else evaluate(params)
+    return returned if isinstance(returned, dict) else {"metric": returned}
+
+
+evaluated = jax.jit(evaluated_now, static_argnums=0)

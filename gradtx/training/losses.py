@@ -1,0 +1,139 @@
+"""What a user's loss wants, read once from its signature, and called with just that.
+
+    loss(params)                             a cost to minimize as it is
+    loss(params, batch)                      the mean over a batch of samples
+    loss(params, batch, *, key)              a random one: dropout, noise
+    loss(params, batch, *, model_state)      one that carries something on: batch statistics
+
+With `has_aux` it returns `(value, dict)`: what is called `model_state` there is carried on to the next step, the rest
+is recorded step by step.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend import core as jax_core
+
+from gradtx import tree
+
+PyTree = Any
+_KEYWORDS = ("key", "model_state")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss function with what it wants: hashable, so that it can be a static argument of a compiled program."""
+
+    function: Callable[..., Any]
+    has_aux: bool
+    wants_batch: bool
+    wants_key: bool
+    wants_model_state: bool
+
+    def __call__(
+        self, params: PyTree, batch: PyTree, key: Array | None, model_state: PyTree
+    ) -> tuple[Array, tuple[dict[str, Any], PyTree]]:
+        """`(value, (what to record, the next model_state))`."""
+        arguments = (params, batch) if self.wants_batch else (params,)
+        wanted = {"key": key} if self.wants_key else {}
+        if self.wants_model_state:
+            wanted["model_state"] = model_state
+        returned = self.function(*arguments, **wanted)
+        if not self.has_aux:
+            return returned, ({}, model_state)
+        value, aux = returned
+        return value, ({k: v for k, v in aux.items() if k != "model_state"}, aux.get("model_state", model_state))
+
+
+def read_loss(who: str, function: Any, *, has_aux: bool, has_data: bool) -> Loss:
+    """A `Loss` from a user's function, or an error that says what is wrong with it."""
+    if not callable(function):
+        raise TypeError(f"{who}: loss is {function!r}; it must be a function: loss(params) or loss(params, batch).")
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:
+        raise TypeError(f"{who}: the signature of {function!r} cannot be read; wrap it in a def.") from None
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [p.name for p in positional if p.default is p.empty]
+    keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for p in keywords:
+        if p.name not in _KEYWORDS and p.default is p.empty:
+            raise TypeError(
+                f"{who}: the loss wants the keyword {p.name!r}; it can be given {' and '.join(_KEYWORDS)}. "
+                "Close over the rest, or give it a default."
+            )
+    wants_batch = len(needed) == 2 or (len(needed) == 1 and len(positional) > 1 and has_data)
+    if len(needed) > 2 or not (positional or any(p.kind is p.VAR_POSITIONAL for p in parameters)):
+        raise TypeError(
+            f"{who}: the loss takes {len(needed)} positional arguments, {', '.join(needed) or 'none'}; it must be "
+            "loss(params) or loss(params, batch), with key and model_state keyword-only: loss(params, batch, *, key)."
+        )
+    if wants_batch and not has_data:
+        raise ValueError(f"{who}: the loss wants a batch, loss({', '.join(needed)}), and data is None; pass data.")
+    if has_data and not wants_batch:
+        raise ValueError(f"{who}: the loss takes no batch, and data is given; write it as loss(params, batch).")
+    names = {p.name for p in keywords}
+    return Loss(function, has_aux, wants_batch, "key" in names, "model_state" in names)
+
+
+def check_loss(who: str, loss: Loss, params: PyTree, batch: PyTree, key: Any, model_state: PyTree) -> list[str]:
+    """Trace the loss once: errors if it does not return a real scalar; else the params that it does not read."""
+    if loss.wants_model_state and model_state is None:
+        raise ValueError(f"{who}: the loss wants model_state, and there is none; pass model_state=... to start from.")
+    traced = jax.make_jaxpr(loss.function, return_shape=True)
+    arguments = (params, batch) if loss.wants_batch else (params,)
+    wanted = {name: value for name, value in (("key", key), ("model_state", model_state)) if _wants(loss, name)}
+    jaxpr, returned = traced(*arguments, **wanted)
+    if loss.has_aux:
+        if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)):
+            raise TypeError(f"{who}: with has_aux=True the loss must return (value, dict); it returned {returned}.")
+        if "model_state" in returned[1]:
+            _check_carried(who, returned[1]["model_state"], model_state)
+        returned = returned[0]
+    if loss.wants_model_state and not loss.has_aux:
+        raise TypeError(
+            f"{who}: a loss with model_state must return (value, {{'model_state': ...}}), with has_aux=True."
+        )
+    shape, dtype = getattr(returned, "shape", None), getattr(returned, "dtype", None)
+    if shape != () or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        received = f"an array of dtype {dtype} and shape {shape}" if shape is not None else f"{returned!r}"
+        hint = " Take its mean over the batch: values.mean()." if shape else ""
+        hint = " For (value, dict) pass has_aux=True." if isinstance(returned, tuple) else hint
+        raise TypeError(f"{who}: the loss returns {received}; it must be a real scalar.{hint}")
+    used = _read(jaxpr.jaxpr)
+    names = [name for name, _ in tree.named_leaves(params)]
+    return [name for name, var in zip(names, jaxpr.jaxpr.invars, strict=False) if var not in used]
+
+
+def _wants(loss: Loss, name: str) -> bool:
+    return loss.wants_key if name == "key" else loss.wants_model_state
+
+
+def _check_carried(who: str, returned: PyTree, given: PyTree) -> None:
+    """What is carried on must stay what it is, or a compiled loop cannot carry it."""
+    describe = lambda t: jax.tree.map(lambda x: (jnp.shape(x), tree.dtype_of(x)), t)  # noqa: E731
+    if describe(returned) != describe(given):
+        raise TypeError(
+            f"{who}: the loss returns another model_state than it was given: {describe(returned)}, not "
+            f"{describe(given)}; shapes and dtypes must stay."
+        )
+
+
+def _read(jaxpr: Any) -> set[Any]:
+    """The variables that the results depend on; a call counts what its body reads, other operations all they take."""
+    live = {v for v in jaxpr.outvars if not isinstance(v, jax_core.Literal)}
+    for eqn in reversed(jaxpr.eqns):
+        if not eqn.effects and live.isdisjoint(eqn.outvars):
+            continue
+        inputs = list(eqn.invars)
+        body = eqn.params.get("jaxpr") if eqn.primitive.name in ("jit", "pjit") else None
+        if body is not None:
+            read = _read(body.jaxpr)
+            inputs = [v for v, inner in zip(inputs, body.jaxpr.invars, strict=True) if inner in read]
+        live.update(v for v in inputs if not isinstance(v, jax_core.Literal))
+    return live

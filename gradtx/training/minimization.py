@@ -1,0 +1,270 @@
+"""One run: train, evaluate, and come back with the parameters and the history of the cost.
+
+    minimize(cost, params, adam(1e-3), data, batch_size=128, epochs=10)      mini-batches
+    minimize(cost, params, sgd(0.1), data, epochs=100)                       gradient descent on everything
+    minimize(cost, params, sgd(0.1), data, batch_size=1, epochs=1)           stochastic gradient descent proper
+    minimize(rosenbrock, start, adam(1e-2), steps=1000)                      no data at all
+
+It uses only public parts of the library; a loop of your own loses nothing but the typing.
+"""
+
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradtx.core import check
+from gradtx.core.foreign import as_transform
+from gradtx.core.transform import Transform
+from gradtx.training import advancing, inputs
+from gradtx.training.advancing import Carry, Plan
+from gradtx.training.losses import read_loss
+from gradtx.training.progress import Progress
+
+PyTree = Any
+_WHO = "gradtx.minimize"
+_SECONDS_A_CALL = 0.3  # how long the program runs before the host looks at the loss, the clock and the keyboard
+
+
+class Result(NamedTuple):
+    """What `minimize` returns.
+
+    Attributes:
+      params: after the last update.
+      state: what `minimize(..., state=state)` goes on from: the optimizer's state ("tx"), "model_state", the number of
+        updates made ("step") and the key.
+      history: arrays by name. "loss" has one value per step, and so has what the loss records with `has_aux`; what
+        `evaluate` returns has one per evaluation, made after "evaluated_at" updates.
+    """
+
+    params: PyTree
+    state: dict[str, Any]
+    history: dict[str, np.ndarray[Any, Any]]
+
+
+def minimize(
+    loss: Callable[..., Any],
+    params: PyTree,
+    tx: Any,
+    data: PyTree = None,
+    *,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    key: Array | None = None,
+    state: dict[str, Any] | None = None,
+    progress: bool = True,
+    has_aux: bool = False,
+    model_state: PyTree = None,
+    replacement: bool = False,
+    drop_last: bool = False,
+    evaluate: Callable[..., Any] | None = None,
+    evaluate_every: int | None = None,
+    stop: Callable[[dict[str, Any]], bool] | None = None,
+    nonfinite: str = "stop",
+    steps_per_call: int | None = None,
+) -> Result:
+    """Minimize a loss with any optimizer, in compiled chunks of steps.
+
+        for each step t:  g = gradient of loss(params, batch_t);  u, state = tx.update(g, state, params);  params += u
+
+    Data that fits stays on the device, and the loop over its batches is one compiled program, compiled once for a loss
+    function and shapes: another learning rate, seed or length compiles nothing.
+
+    Args:
+      loss: `loss(params)` or `loss(params, batch)`, a real scalar. A loss that names the keyword-only argument `key`
+        gets a new random key each step, one that names `model_state` what it returned last (needs `has_aux`).
+      params: a pytree of floating-point arrays.
+      tx: a gradtx transform, or any object with `init` and `update`.
+      data: a pytree of arrays with one leading axis of samples, or an iterable of batches, which is streamed.
+      batch_size: samples per batch, 1 to their number; None is all of them. For arrays only.
+      epochs, steps: how long, one of them. An iterable of batches without either is run through once.
+      key: decides the order of the samples and the keys of the loss; None is `jax.random.key(0)`.
+      state: the state of an earlier result, to go on from; its key goes on too. k and n more steps are k + n steps,
+        bit for bit, also when the state was saved and loaded in between.
+      progress: show steps, loss and time left, where standard error is a terminal.
+      has_aux: the loss returns `(value, dict)`; "model_state" in it is carried on, other entries go to the history.
+      model_state: what the first step is given.
+      replacement, drop_last: as in `sample_batches`.
+      evaluate: `evaluate(params)`, or with `*, model_state`: a number, or a dict of them, for the history.
+      evaluate_every: updates between evaluations; None is an epoch, without data the end. The end is always evaluated.
+      stop: asked with the history so far after each evaluation; True ends the run.
+      nonfinite: "stop" ends at the first loss that is NaN or infinite, before it changes anything; "continue" goes on.
+        Both warn with the step.
+      steps_per_call: steps between looks at the clock and the keyboard, at most 1024; None is about 0.3 s.
+
+    Returns:
+      `Result(params, state, history)`. After Ctrl-C, what has been reached.
+
+    Errors, before anything is compiled: TypeError and ValueError for a loss that is no real scalar, data without
+    samples or of unequal lengths, a batch larger than the data, a sweep of optimizers, a state that does not fit.
+    Warns of params that the loss does not read.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> result = gradtx.minimize(lambda x: jnp.sum((x - 3.0) ** 2), jnp.zeros(2), gradtx.sgd(0.1), steps=50)
+    >>> jnp.allclose(result.params, 3.0, atol=1e-3), result.history["loss"].shape
+    (Array(True, dtype=bool), (50,))
+    """
+    tx = inputs.one_optimizer(_WHO, as_transform(tx, _WHO))
+    source = inputs.read_data(_WHO, data, batch_size=batch_size, replacement=replacement, drop_last=drop_last)
+    read = read_loss(_WHO, loss, has_aux=has_aux, has_data=data is not None)
+    inputs.check_evaluate(_WHO, evaluate)
+    plan = Plan(read, source.sampling, inputs.choice(_WHO, "nonfinite", nonfinite, ("stop", "continue")) == "stop")
+    total = inputs.total_steps(_WHO, source, epochs=epochs, steps=steps)
+    carry = _begin(tx, params, key, state, model_state)
+    inputs.check_loss(_WHO, plan, carry, source.example)
+    chunk = steps_per_call and min(inputs.positive(_WHO, "steps_per_call", steps_per_call), plan.capacity)
+    every = source.per_epoch if evaluate_every is None else inputs.positive(_WHO, "evaluate_every", evaluate_every)
+    every = None if evaluate is None and stop is None else every
+    run = _Run(plan, tx, carry, source, source.passes(epochs), evaluate, stop, chunk)
+    with Progress("minimize", total, show=progress) as bar, _Keyboard() as keyboard:
+        run.to_the_end(total, every, bar, keyboard)
+    return run.result()
+
+
+def _begin(tx: Transform, params: PyTree, key: Any, state: Any, model_state: PyTree) -> Carry:
+    """The first carry: fresh, or the one of an earlier result; copied, because the program overwrites it in place."""
+    check.check_leaves(_WHO, "params", params)
+    if state is None:
+        return advancing.start(tx, params, model_state, inputs.read_key(_WHO, key))
+    if key is not None or model_state is not None:
+        raise ValueError(f"{_WHO}: a state brings its own key and model_state; pass either the state or these.")
+    if not isinstance(state, dict) or state.keys() != {"tx", "model_state", "step", "key"}:
+        raise ValueError(
+            f"{_WHO}: state is {type(state).__name__}; it must be that of an earlier result, result.state."
+        )
+    key = jax.random.wrap_key_data(jnp.asarray(state["key"]))
+    return advancing.own({**state, "params": params, "ok": True, "key": key})
+
+
+class _Run:
+    """A run under way: the carry, and what has been recorded."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        tx: Transform,
+        carry: Carry,
+        source: inputs.Source,
+        batches: Iterator[PyTree],
+        evaluate: Callable[..., Any] | None,
+        stop: Callable[..., Any] | None,
+        chunk: int | None,
+    ):
+        self.plan, self.tx, self.carry, self.source, self.batches = plan, tx, carry, source, batches
+        self.evaluate, self.stop = evaluate, stop
+        self.first = self.step = int(carry["step"])
+        self.records: list[Any] = []
+        self.evaluations: list[Any] = []
+        self.evaluated_at: list[int] = []
+        self.fixed = chunk is not None
+        self.chunk = chunk or min(inputs.first_chunk(carry, source, _SECONDS_A_CALL), plan.capacity)
+
+    def to_the_end(self, total: int | None, every: int | None, bar: Progress, keyboard: "_Keyboard") -> None:
+        """Chunk after chunk, with evaluations where they are due."""
+        end = None if total is None else self.first + total
+        while end is None or self.step < end:
+            due = None if every is None else (self.step // every + 1) * every
+            last = min(t for t in (self.step + self.chunk, end, due) if t is not None)
+            begun, before = time.perf_counter(), self.step
+            exhausted = self._advance(last)
+            if not self.fixed and self.step > before:
+                seconds = (time.perf_counter() - begun) / (self.step - before)
+                self.chunk = int(min(2 * self.chunk, max(1, _SECONDS_A_CALL / seconds), self.plan.capacity))
+            if self.records:
+                bar.update(self.step - self.first, f"loss {self.records[-1]['loss'][-1]:.4g}")
+            over = exhausted or keyboard.pressed or not self.ok or self.step == end
+            asked_to_stop = (self.step == due or over) and self._stop_after_evaluation()
+            if over or asked_to_stop:
+                return
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.carry["ok"])
+
+    def _advance(self, last: int) -> bool:
+        """Run until before step `last`; True if the data came to its end."""
+        if self.source.stream is not None:
+            return self._advance_on_stream(last)
+        first, until = np.int32(self.step), np.int32(last)
+        order = advancing.draw_orders(self.plan.sampling, self.plan.capacity, self.carry["key"], first, until)
+        self.carry, rows = advancing.run(self.plan, self.tx, self.carry, self.source.data, order, until)
+        self._record(int(self.carry["step"]), rows)
+        return False
+
+    def _advance_on_stream(self, last: int) -> bool:
+        rows, exhausted = [], False
+        while self.step + len(rows) < last:
+            batch = next(self.batches, None)
+            if batch is None:
+                exhausted = True
+                break
+            self.carry, row = advancing.run_batch(self.plan, self.tx, self.carry, batch)
+            rows.append(row)
+        rows = jax.device_get(rows)
+        if rows:
+            self._record(int(self.carry["step"]), jax.tree.map(lambda *values: np.stack(values), *rows))
+        return exhausted
+
+    def _record(self, step: int, rows: Any) -> None:
+        made = step - self.step + (not self.ok)  # the loss that ends a run was computed too
+        self.records.append(jax.tree.map(lambda row: np.asarray(row)[:made], rows))
+        self.step = step
+
+    def _stop_after_evaluation(self) -> bool:
+        if self.evaluated_at[-1:] == [self.step]:
+            return False
+        self.evaluated_at.append(self.step)
+        if self.evaluate is not None:
+            self.evaluations.append(inputs.evaluated(self.evaluate, self.carry["params"], self.carry["model_state"]))
+        return self.stop is not None and bool(self.stop(self.history()))
+
+    def history(self) -> dict[str, Any]:
+        """All that has been recorded, as arrays."""
+        joined = jax.tree.map(lambda *parts: np.concatenate(parts), *self.records) if self.records else {}
+        if self.evaluate is not None:
+            joined |= jax.tree.map(lambda *values: np.stack(values), *jax.device_get(self.evaluations))
+            joined["evaluated_at"] = np.asarray(self.evaluated_at)
+        return joined
+
+    def result(self) -> Result:
+        """The result, and a warning if a loss was not finite."""
+        history = self.history()
+        losses = history.get("loss", np.zeros(0))
+        bad = np.flatnonzero(~np.isfinite(losses))
+        if len(bad):
+            at = self.first + int(bad[0])
+            what = "the run ended there, with the params before it" if self.plan.stop_at_nonfinite else "it went on"
+            warnings.warn(f"{_WHO}: the loss was {losses[bad[0]]} after {at} updates; {what}.", RuntimeWarning, 3)
+        state = {name: self.carry[name] for name in ("tx", "model_state", "step")}
+        return Result(self.carry["params"], state | {"key": jax.random.key_data(self.carry["key"])}, history)
+
+
+class _Keyboard:
+    """Ctrl-C asks the run to end after this chunk; a second time, at once."""
+
+    def __init__(self) -> None:
+        self.pressed = False
+        self._before: Any = None
+
+    def __enter__(self) -> "_Keyboard":
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._on_press)
+        return self
+
+    def _on_press(self, number: int, frame: FrameType | None) -> None:
+        if self.pressed:
+            raise KeyboardInterrupt
+        self.pressed = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)

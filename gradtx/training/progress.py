@@ -1,0 +1,61 @@
+"""What a long call says while it runs: a bar, plain lines, or nothing."""
+
+import importlib
+import sys
+import time
+from typing import Any
+
+
+class Progress:
+    """Steps done, the loss, and the time left: a bar by rich where that is installed, else a line now and then.
+
+    Quiet where standard error is no terminal, and with `show=False`.
+    """
+
+    def __init__(self, who: str, total: int | None, *, show: bool):
+        self._who, self._total, self._bar = who, total, None
+        self._begun = self._last = time.monotonic()
+        self._show = show and sys.stderr.isatty()
+        if self._show:
+            self._bar = _rich_bar(who, total)
+
+    def update(self, done: int, text: str) -> None:
+        """So many are done; `text` says what is newest."""
+        if not self._show:
+            return
+        if self._bar is not None:
+            self._bar[0].update(self._bar[1], completed=done, text=text)
+            return
+        now = time.monotonic()
+        if now - self._last >= 5:
+            self._last = now
+            left = "" if self._total is None else f", {(now - self._begun) * (self._total - done) / done:.0f} s left"
+            of = "" if self._total is None else f" of {self._total}"
+            sys.stderr.write(f"{self._who}: {done}{of}, {text}{left}\n")
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar[0].stop()
+
+
+def _rich_bar(who: str, total: int | None) -> Any:
+    try:
+        progress: Any = importlib.import_module("rich.progress")
+        console: Any = importlib.import_module("rich.console")
+    except ImportError:
+        return None
+    columns = [
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[text]}"),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
+    ]
+    bar = progress.Progress(*columns, console=console.Console(stderr=True), refresh_per_second=4)
+    bar.start()
+    return bar, bar.add_task(who, total=total, text="")

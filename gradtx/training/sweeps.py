@@ -1,0 +1,271 @@
+"""Many runs as one program: every optimizer of a sweep, with every seed, and a table that says which was best.
+
+    sweep(cost, init, jax.vmap(adam)(learning_rates), data, batch_size=128, epochs=10, seeds=3)
+    sweep(cost, init, grid(sgd, learning_rate=rates, momentum=[0.0, 0.9]), data, epochs=100)
+    sweep(cost, init, [grid(adam, learning_rate=rates), grid(lion, learning_rate=rates)], data, ...)
+
+Each run is what `minimize` would do alone: the same parameters, batches and updates, to rounding.
+"""
+
+import csv
+import functools
+import importlib
+import itertools
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradtx.core import check
+from gradtx.core.foreign import as_transform
+from gradtx.core.transform import Transform
+from gradtx.training import blocks, inputs, tables
+from gradtx.training.advancing import Plan
+from gradtx.training.losses import read_loss
+from gradtx.training.members import Job, Runs
+from gradtx.training.progress import Progress
+
+PyTree = Any
+_WHO = "gradtx.sweep"
+
+
+class Best(NamedTuple):
+    """The best run of a sweep.
+
+    Attributes:
+      tx: its optimizer, an ordinary one.
+      params: where it ended.
+      member: its row in the table and in the histories.
+    """
+
+    tx: Transform
+    params: PyTree
+    member: int
+
+
+@dataclass(frozen=True, repr=False)
+class SweepResult:
+    """What `sweep` returns; its repr is the top of the table.
+
+    Attributes:
+      table: columns of equal length, one row per run: "optimizer", the hyperparameters that vary and learning_rate
+        (NaN where an optimizer has none), "seed", "final_loss", "best_loss", "diverged", "diverged_at" (updates made
+        until the first loss that was not finite; -1 for none), "stopped_at", and what `evaluate` returned.
+      history: arrays with the runs as leading axis; "loss" is (runs, steps), NaN after a run was stopped.
+      best: the best run, by the column `best_by`.
+      at_once: how many runs were made at once.
+    """
+
+    table: dict[str, np.ndarray[Any, Any]]
+    history: dict[str, np.ndarray[Any, Any]]
+    best: Best
+    at_once: int
+
+    def to_csv(self, path: str | pathlib.Path) -> None:
+        """Write the table as comma-separated values."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(self.table)
+            writer.writerows(zip(*(column.tolist() for column in self.table.values()), strict=True))
+
+    def to_pandas(self) -> Any:
+        """The table as a pandas DataFrame; needs pandas installed."""
+        try:
+            pandas: Any = importlib.import_module("pandas")
+        except ImportError:
+            raise ImportError("gradtx.SweepResult.to_pandas needs pandas: pip install pandas. Or use to_csv.") from None
+        return pandas.DataFrame(self.table)
+
+    def __repr__(self) -> str:
+        return tables.show(self.table, self.best.member, self.at_once)
+
+
+def sweep(
+    loss: Callable[..., Any],
+    init: Callable[[Array], PyTree],
+    txs: Any,
+    data: PyTree = None,
+    *,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    key: Array | None = None,
+    seeds: int = 1,
+    at_once: int | None = None,
+    progress: bool = True,
+    has_aux: bool = False,
+    model_state: PyTree = None,
+    replacement: bool = False,
+    drop_last: bool = False,
+    evaluate: Callable[..., Any] | None = None,
+    best_by: str = "final_loss",
+    highest: bool = False,
+    halve_at: tuple[int, ...] = (),
+) -> SweepResult:
+    """Train with many optimizers and seeds in one program, and compare.
+
+    Seed s has the keys `jax.random.split(jax.random.fold_in(key, s))`: the first for `init`, the second for `minimize`,
+    which gives the same run alone. Optimizers that differ in more than numbers are a program each, compiled once.
+
+    Args:
+      loss: as in `minimize`.
+      init: `init(key) -> params`, traceable by JAX.
+      txs: an optimizer whose hyperparameters have a leading axis, as `jax.vmap(adam)(rates)` and `grid` give; or a
+        list of such, or of single optimizers, or a dict of them by name.
+      data, batch_size, epochs, steps, has_aux, model_state, replacement, drop_last: as in `minimize`. An iterable of
+        batches must start anew at each pass.
+      key: None is `jax.random.key(0)`.
+      seeds: how many runs with each optimizer.
+      at_once: the largest number of runs at once, which bounds the memory; None chooses: on a CPU what fits the cache,
+        beside each other on all its cores; on an accelerator what fits a third of its memory. The result says
+        how many it was. With several devices the runs are spread over them.
+      progress: show how far it is, where standard error is a terminal.
+      evaluate: `evaluate(params)`, or with `*, model_state`: a number or a dict of them, computed at the end of each
+        run, as columns of the table.
+      best_by: the column that decides which run is best; "final_loss" is the mean loss of the last epoch, "best_loss"
+        the lowest mean of an epoch (without data, of one step).
+      highest: the best has the highest value, as for an accuracy.
+      halve_at: after these numbers of steps the worse half of the optimizers is stopped, by their mean loss of
+        the last epoch over the seeds (successive halving).
+
+    Returns: a `SweepResult`.
+
+    Errors, before anything is compiled: those of `minimize`; TypeError and ValueError for a single optimizer that is
+    not in a list, steps to halve at that are not rising or too late, an unknown column.
+
+    >>> import gradtx, jax, jax.numpy as jnp
+    >>> txs = jax.vmap(gradtx.sgd)(jnp.array([0.01, 0.1, 1.5]))
+    >>> result = gradtx.sweep(lambda x: jnp.sum(x**2), lambda key: jax.random.normal(key, (3,)), txs, steps=200)
+    >>> result.best.tx
+    sgd(learning_rate=0.1, momentum=None, nesterov=False)
+    >>> result.table["diverged"].tolist()
+    [False, False, True]
+    """
+    seeds = inputs.positive(_WHO, "seeds", seeds)
+    at_once = None if at_once is None else inputs.positive(_WHO, "at_once", at_once)
+    source = inputs.read_data(_WHO, data, batch_size=batch_size, replacement=replacement, drop_last=drop_last)
+    plan = Plan(read_loss(_WHO, loss, has_aux=has_aux, has_data=data is not None), source.sampling)
+    total = inputs.total_steps(_WHO, source, epochs=epochs, steps=steps)
+    if total is None:
+        raise ValueError(f"{_WHO}: the iterable of batches has no length; give steps=...")
+    rounds = _rounds(halve_at, total)
+    inputs.check_evaluate(_WHO, evaluate)
+    entries = _read_optimizers(txs)
+    keys = _keys(inputs.read_key(_WHO, key), seeds)
+    params = _initial(init, keys[:, 0])
+    _check(plan, params, source, keys, model_state, evaluate, best_by)
+    job = Job(plan, source, total, keys[:, 1], params, model_state, evaluate, at_once, best_by, highest)
+    runs = [Runs(name, each, job) for name, each in entries]
+    count = blocks.Count()
+    with Progress("sweep", total * seeds * sum(each.size for each in runs), show=progress) as bar:
+        for until in rounds:
+            for each in runs:
+                each.to(until, bar, count, last_round=until == total)
+            if until != total:
+                _halve(runs)
+    return _result(runs, job)
+
+
+# What goes in ---------------------------------------------------------------------------------------------------------
+
+
+def _keys(key: Array, seeds: int) -> Array:
+    """Two keys for each seed: to start from, and to train with."""
+    return jax.vmap(lambda seed: jax.random.split(jax.random.fold_in(key, seed)))(jnp.arange(seeds))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initial(init: Callable[[Array], PyTree], keys: Array) -> PyTree:
+    return jax.vmap(init)(keys)
+
+
+def _check(
+    plan: Plan, params: PyTree, source: inputs.Source, keys: Array, model_state: PyTree, evaluate: Any, best_by: str
+) -> None:
+    check.check_leaves(_WHO, "params from init", params)
+    one = jax.eval_shape(lambda params: jax.tree.map(lambda leaf: leaf[0], params), params)
+    inputs.check_loss(_WHO, plan, {"params": one, "key": keys[0, 1], "model_state": model_state}, source.example)
+    known = ["final_loss", "best_loss"]
+    if evaluate is not None:
+        known += jax.eval_shape(functools.partial(inputs.evaluated_now, evaluate), one, model_state)
+    if best_by not in known:
+        raise ValueError(f"{_WHO}: best_by is {best_by!r}; allowed: {', '.join(map(repr, known))}.")
+
+
+def _rounds(halve_at: tuple[int, ...], total: int) -> list[int]:
+    """The steps at which runs are compared, and the last."""
+    rounds = [inputs.positive(_WHO, "halve_at", step) for step in halve_at]
+    if sorted(set(rounds)) != rounds or (rounds and rounds[-1] >= total):
+        raise ValueError(f"{_WHO}: halve_at is {halve_at}; it must be rising steps before the last, {total}.")
+    return [*rounds, total]
+
+
+def _read_optimizers(txs: Any) -> list[tuple[str, Transform]]:
+    """Each kind of optimizer by name, with a leading axis on all its hyperparameters."""
+    if isinstance(txs, Transform):
+        if not any(jnp.ndim(leaf) for leaf in jax.tree.leaves(txs)):
+            raise ValueError(
+                f"{_WHO}: txs is one optimizer, {txs!r}; it must be many: jax.vmap(gradtx.adam)(learning_rates), "
+                "gradtx.grid(...), or a list of optimizers. One alone is gradtx.minimize's."
+            )
+        txs = [txs]
+    if not isinstance(txs, (list, tuple, dict)) or not txs:
+        raise TypeError(f"{_WHO}: txs is {txs!r}; it must be a sweep of optimizers, or a list or dict of optimizers.")
+    named = txs.items() if isinstance(txs, dict) else [(None, tx) for tx in txs]
+    entries: list[tuple[str, Transform]] = []
+    for name, value in named:
+        tx = as_transform(value, _WHO)
+        entries.append((name or _unused(_title(tx), [n for n, _ in entries]), _with_axis(tx)))
+    return entries
+
+
+def _title(tx: Transform) -> str:
+    return tx.name if tx.name not in ("chain", "join") else " >> ".join(tx.slots)
+
+
+def _unused(name: str, taken: list[str]) -> str:
+    numbers = itertools.count(2)
+    unused = name
+    while unused in taken:
+        unused = f"{name}_{next(numbers)}"
+    return unused
+
+
+def _with_axis(tx: Transform) -> Transform:
+    sizes = {leaf.shape[0] for leaf in map(jnp.asarray, jax.tree.leaves(tx)) if leaf.ndim}
+    if len(sizes) > 1:
+        raise ValueError(f"{_WHO}: the hyperparameters of {tx.name} have leading axes of lengths {sorted(sizes)}.")
+    size = sizes.pop() if sizes else 1
+    widen = lambda leaf: leaf if jnp.ndim(leaf) else jnp.full((size,), leaf, jnp.result_type(float))  # noqa: E731
+    return jax.tree.map(widen, tx)
+
+
+# What comes out -------------------------------------------------------------------------------------------------------
+
+
+def _halve(runs: list[Runs]) -> None:
+    """Stop the worse half of all optimizers that are left."""
+    ranked = sorted(
+        (score, i, tx) for i, run in enumerate(runs) for score, tx in zip(run.scores(), run.alive, strict=True)
+    )
+    worse = ranked[-(-len(ranked) // 2) :]
+    for i, run in enumerate(runs):
+        run.stop(np.asarray([tx for _, of, tx in worse if of == i], int))
+
+
+def _result(runs: list[Runs], job: Job) -> SweepResult:
+    table = tables.make(runs)
+    history = {
+        name: np.concatenate([run.records[name].reshape(-1, *run.records[name].shape[2:]) for run in runs])
+        for name in runs[0].records
+    }
+    scored = [(run.best, i) for i, run in enumerate(runs) if run.best is not None]
+    (_, tx, seed, params), i = min(scored, key=lambda each: each[0][0])
+    member = sum(run.size for run in runs[:i]) * job.seeds + tx * job.seeds + seed
+    best = jax.tree.map(lambda leaf: tables.shortest(leaf[tx]), runs[i].txs)
+    return SweepResult(table, history, Best(best, params, member), max(run.layout.at_once for run in runs))
