@@ -44,6 +44,7 @@ def on_pre_build(config: MkDocsConfig) -> None:
     if not _run:
         return
     pictures.races()
+    pictures.training()
     for page in snippets.pages():
         try:
             count = snippets.run(page)

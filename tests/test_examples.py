@@ -41,7 +41,7 @@ def test_example_is_short_and_in_cells(path):
     lines = path.read_text().splitlines()
     assert len(lines) <= 120
     assert sum(line.startswith("# %% ") for line in lines) >= 3
-    assert "donate_arg" in path.read_text()
+    assert re.search(r"donate_arg|gradtx\.sweep\(", path.read_text())  # a sweep donates by itself
     assert f"python examples/{path.name}" in path.read_text()
 
 
@@ -80,3 +80,22 @@ def test_sweep_learning_rates(run):
     printed = run("sweep_learning_rates.py", "--smoke")
     assert len(re.findall(r"^ +[\d.]+e[+-]\d\d ", printed, re.MULTILINE)) == 8
     assert "best: " in printed
+
+
+def test_sweep_digits(run, tmp_path):
+    printed = run("sweep_digits.py", "--smoke", "--out", "curves.png")
+    assert re.findall(r"^(\w+) .*%.* to .*%", printed, re.MULTILINE) == ["sgd", "adagrad", "adam"]
+    assert "36 networks, 2 epochs each" in printed
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    header, *rows = (tmp_path / "curves.csv").read_text().splitlines()
+    assert header.startswith("optimizer,learning_rate,seed,")
+    assert len(rows) == 36
+
+
+def test_hypergradient(run, tmp_path):
+    printed = run("hypergradient.py", "--smoke", "--out", "valley.png")
+    assert "the gradient is an optimizer: sgd(learning_rate=-" in printed
+    losses = [float(found) for found in re.findall(r"^outer step .* loss ([\d.]+)$", printed, re.MULTILINE)]
+    assert len(losses) == 5
+    assert losses == sorted(losses, reverse=True)
+    assert (tmp_path / "valley.png").read_bytes().startswith(b"\x89PNG")

@@ -9,8 +9,9 @@ The orders of the epochs are drawn before, by a small program of their own: from
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,12 @@ class Plan:
     loss: Loss
     sampling: Sampling | None = None
     stop_at_nonfinite: bool = False
-    capacity: int = 1024  # steps in one call, at most
+
+    @property
+    def capacity(self) -> int:
+        """Steps in one call, at most: the orders drawn for it take at most 64 MB, or those of two epochs."""
+        drawn = 1 if self.sampling is None or self.sampling.whole else self.sampling.batch_size
+        return max(1, min(1024, 2**24 // drawn))
 
 
 @jax.jit
@@ -83,6 +89,12 @@ def start(tx: Transform, params: PyTree, model_state: PyTree, key: Array) -> Car
         "ok": jnp.ones((), bool),
     }
     return own(carry)
+
+
+@jax.jit
+def go_on(state: Carry, params: PyTree) -> Carry:
+    """The carry that an earlier run's state goes on from; copied too."""
+    return own({**state, "params": params, "ok": True, "key": jax.random.wrap_key_data(state["key"])})
 
 
 def own(carry: Carry) -> Carry:
@@ -102,24 +114,25 @@ def one_step(plan: Plan, tx: Transform, carry: Carry, batch: PyTree) -> tuple[Ca
         return loss(params, batch, key, state)
 
     (value, (aux, state)), grads = jax.value_and_grad(value_at, has_aux=True)(params)
-    grads = jax.tree.map(
-        lambda g: g.conj() if tree.is_complex(g) else g, grads
-    )  # jax.grad's is that of steepest ascent
+    # Of a real function of complex params, jax.grad gives the conjugate of the direction of steepest ascent.
+    grads = jax.tree.map(lambda g: g.conj() if tree.is_complex(g) else g, grads)
     offered = {"value": value, "grad": grads, "value_fn": lambda params: value_at(params)[0]}
     extra = {name: offered[name] for name in offered if name in tx.extra_args}
-    updates, tx_state = tx.update(grads, carry["tx"], params, **extra)
-    new = {"params": apply_updates(params, updates), "tx": tx_state, "model_state": state}
-    ok, step = carry["ok"], carry["step"] + 1
-    if plan.stop_at_nonfinite:
-        ok = jnp.isfinite(value)
-        old = {name: carry[name] for name in new}
-        new = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
-        step = carry["step"] + ok.astype(jnp.int32)
-    return carry | new | {"step": step, "ok": ok}, {"loss": value} | aux
+
+    def moved() -> Carry:
+        updates, tx_state = tx.update(grads, carry["tx"], params, **extra)
+        changed = {"params": apply_updates(params, updates), "tx": tx_state, "model_state": state}
+        return carry | changed | {"step": carry["step"] + 1}
+
+    record = {"loss": value} | aux
+    if not plan.stop_at_nonfinite:
+        return moved(), record
+    ok = carry["ok"] & jnp.isfinite(value)
+    return jax.lax.cond(ok, moved, lambda: carry) | {"ok": ok}, record
 
 
 def records_like(plan: Plan, carry: Carry, batch: PyTree) -> dict[str, Any]:
-    """Shapes and dtypes of what a step records."""
+    """Shapes and dtypes of what a step of one run records."""
     value, (aux, _) = jax.eval_shape(plan.loss, carry["params"], batch, carry["key"], carry["model_state"])
     return {"loss": value} | aux
 
@@ -139,19 +152,37 @@ def orders(sampling: Sampling | None, capacity: int, key: Array, first: Array, l
     return jax.lax.fori_loop(begin, end, draw, empty)
 
 
+class Many(NamedTuple):
+    """A step of many runs: `one_step` mapped over them, and how many there are along each axis."""
+
+    step: Callable[[Transform, Carry, PyTree], tuple[Carry, dict[str, Any]]]
+    runs: tuple[int, ...]
+
+
 def advance(
-    plan: Plan, tx: Transform, carry: Carry, data: PyTree, order: Batches | None, last: Array
+    plan: Plan,
+    tx: Transform,
+    carry: Carry,
+    data: PyTree,
+    order: Batches | None,
+    last: Array,
+    *,
+    many: Many | None = None,
 ) -> tuple[Carry, dict[str, Any]]:
-    """Steps from `carry["step"]` until before `last`: the carry then, and the records, `plan.capacity` rows each."""
-    first = carry["step"]
-    example = data if order is None else take(data, order.full[0, 0])
-    like = records_like(plan, carry, example)
-    rows = jax.tree.map(lambda leaf: jnp.zeros((plan.capacity, *leaf.shape), leaf.dtype), like)
+    """Steps from `carry["step"]` until before `last`: the carry then, and the records, `plan.capacity` rows each.
+
+    With `many`, of many runs at once, all of them at the same step.
+    """
+    first, (advance_one, runs) = carry["step"], many or Many(functools.partial(one_step, plan), ())
+    batch = data if order is None else take(data, order.full[(0,) * (order.full.ndim - 1)])
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(runs) :], leaf.dtype), carry)
+    like = records_like(plan, one | {"key": jax.random.key(0)}, batch)
+    rows = jax.tree.map(lambda leaf: jnp.zeros((plan.capacity, *runs, *leaf.shape), leaf.dtype), like)
 
     def on(batch: PyTree, running: tuple[Carry, Any]) -> tuple[Carry, Any]:
         carry, rows = running
         index = carry["step"] - first
-        carry, record = one_step(plan, tx, carry, batch)
+        carry, record = advance_one(tx, carry, batch)
         return carry, jax.tree.map(lambda r, value: r.at[index].set(value), rows, record)
 
     def until(limit: Array) -> Any:
@@ -166,11 +197,11 @@ def advance(
         begin, row = number * per_epoch, number - first // per_epoch
 
         def step(running: tuple[Carry, Any]) -> tuple[Carry, Any]:
-            return on(take(data, order.full[row, running[0]["step"] - begin]), running)
+            return on(take(data, order.full[..., row, running[0]["step"] - begin, :]), running)
 
         running = jax.lax.while_loop(until(jnp.minimum(last, begin + full)), step, running)
         if has_rest:
-            rest = lambda running: on(take(data, order.rest[row]), running)  # noqa: E731
+            rest = lambda running: on(take(data, order.rest[..., row, :]), running)  # noqa: E731
             running = jax.lax.cond(until(last)(running), rest, lambda running: running, running)
         return running
 

@@ -9,12 +9,11 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
@@ -33,43 +32,46 @@ _PER_SEED = _PER_TX | {"key": 0}
 _CACHE_BYTES = 4e6  # what one worker's block should stay below on a CPU: the knee for 64-32-10 to 64-2048-10 networks
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def start(sharding: Any, txs: Transform, params: PyTree, model_state: PyTree, keys: Array) -> Carry:
-    """The carry of a block; params and keys have an axis of seeds."""
-    over_txs = jax.vmap(advancing.start, in_axes=(0, None, None, None), out_axes=_PER_TX)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def start(sharding: Any, size: int, txs: Transform, params: PyTree, model_state: PyTree, keys: Array) -> Carry:
+    """The carry of a block; params and keys (their bits) have an axis of seeds."""
+    over_txs = jax.vmap(advancing.start, in_axes=(0, None, None, None), out_axes=_PER_TX, axis_size=size)
     over_seeds = jax.vmap(over_txs, in_axes=(None, 0, None, 0), out_axes=_PER_SEED)
-    carry = over_seeds(txs, params, model_state, keys)
+    carry = over_seeds(txs, params, model_state, jax.random.wrap_key_data(keys))
     if sharding is None:
         return carry
     placed = {name: carry[name] for name in ("params", "tx", "model_state")}
     return carry | jax.lax.with_sharding_constraint(placed, sharding)
 
 
+def _mapped(plan: Plan, carry: Carry, *, batch_per_seed: bool) -> advancing.Many:
+    """A step of all runs of a block."""
+    step = functools.partial(advancing.one_step, plan)
+    over_txs = jax.vmap(step, in_axes=(0, _PER_TX, None), out_axes=(_PER_TX, 0))
+    over_seeds = jax.vmap(over_txs, (None, _PER_SEED, 0 if batch_per_seed else None), out_axes=(_PER_SEED, 0))
+    return advancing.Many(over_seeds, jax.tree.leaves(carry["params"])[0].shape[:2])
+
+
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def run(
     plan: Plan, txs: Transform, carry: Carry, data: PyTree, order: Batches | None, last: Array
 ) -> tuple[Carry, dict[str, Any]]:
-    """All runs of a block until before step `last`."""
-    over_txs = jax.vmap(
-        functools.partial(advancing.advance, plan), in_axes=(0, _PER_TX, None, None, None), out_axes=(_PER_TX, 0)
-    )
-    over_seeds = jax.vmap(over_txs, in_axes=(None, _PER_SEED, None, 0, None), out_axes=(_PER_SEED, 0))
-    return over_seeds(txs, carry, data, order, last)
+    """All runs of a block until before step `last`; the records have axes of steps, seeds and optimizers."""
+    many = _mapped(plan, carry, batch_per_seed=order is not None)
+    return advancing.advance(plan, txs, carry, data, order, last, many=many)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def run_batch(plan: Plan, txs: Transform, carry: Carry, batch: PyTree) -> tuple[Carry, dict[str, Any]]:
     """One step of all runs of a block, on a batch from elsewhere."""
-    over_txs = jax.vmap(functools.partial(advancing.one_step, plan), in_axes=(0, _PER_TX, None), out_axes=(_PER_TX, 0))
-    over_seeds = jax.vmap(over_txs, in_axes=(None, _PER_SEED, None), out_axes=(_PER_SEED, 0))
-    return over_seeds(txs, carry, batch)
+    return _mapped(plan, carry, batch_per_seed=False).step(txs, carry, batch)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def draw_orders(sampling: Any, capacity: int, keys: Array, first: Array, last: Array) -> Batches | None:
-    """The orders of the samples, for each seed."""
+    """The orders of the samples, for the bits of each seed's key."""
     draw = functools.partial(advancing.orders, sampling, capacity)
-    return jax.vmap(draw, in_axes=(0, None, None))(keys, first, last)
+    return jax.vmap(draw, in_axes=(0, None, None))(jax.random.wrap_key_data(keys), first, last)
 
 
 # How many at once -----------------------------------------------------------------------------------------------------
@@ -89,13 +91,19 @@ class Layout:
         return self.seeds * self.txs * self.workers
 
 
+def devices() -> list[Any]:
+    """The devices that runs are spread over."""
+    return jax.local_devices()
+
+
 def lay_out(seeds: int, txs: int, member_bytes: float, at_once: int | None) -> Layout:
     """Blocks that fit the caches of a CPU, or the memory of an accelerator; no more than `at_once` runs in all."""
-    devices = jax.devices()
+    available = devices()
     total = seeds * txs
-    threads = (os.cpu_count() or 1) if devices[0].platform == "cpu" and len(devices) == 1 else 1
-    room = _CACHE_BYTES if devices[0].platform == "cpu" else 0.3 * _free_bytes(devices[0])
-    wanted = max(1, int(room / max(member_bytes, 1))) * len(devices)
+    on_cpu = available[0].platform == "cpu"
+    threads = (os.cpu_count() or 1) if on_cpu and len(available) == 1 else 1
+    room = _CACHE_BYTES if on_cpu else 0.3 * _free_bytes(available[0])
+    wanted = max(1, int(room / max(member_bytes, 1))) * len(available)
     if at_once is not None:
         threads = min(threads, at_once)
         wanted = at_once // threads
@@ -116,14 +124,14 @@ def _free_bytes(device: Any) -> float:
 
 def members_sharding(layout: Layout) -> tuple[Layout, Any]:
     """With several devices, the optimizers (or else the seeds) of a block are spread over them."""
-    devices = jax.devices()
-    if len(devices) == 1 or layout.seeds * layout.txs == 1:
+    available = devices()
+    if len(available) == 1 or layout.seeds * layout.txs == 1:
         return layout, None
-    mesh = Mesh(np.asarray(devices), ("members",))
+    mesh = Mesh(np.asarray(available), ("members",))
     if layout.txs >= layout.seeds:
-        padded = -(-layout.txs // len(devices)) * len(devices)
+        padded = -(-layout.txs // len(available)) * len(available)
         return Layout(layout.seeds, padded, 1), NamedSharding(mesh, P(None, "members"))
-    padded = -(-layout.seeds // len(devices)) * len(devices)
+    padded = -(-layout.seeds // len(available)) * len(available)
     return Layout(padded, layout.txs, 1), NamedSharding(mesh, P("members"))
 
 
@@ -135,6 +143,17 @@ _CONTEXTS = ("enable_x64", "numpy_dtype_promotion", "numpy_rank_promotion", "def
 def settings() -> dict[str, Any]:
     """JAX's settings in this thread; a new thread has the global ones, not those of a `with` around the call."""
     return {name: getattr(jax.config, f"jax_{name}") for name in _CONTEXTS}
+
+
+def in_thread(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function for another thread, under the settings of this one."""
+    here = settings()
+
+    def call(*args: Any) -> Any:
+        with under(here):
+            return function(*args)
+
+    return call
 
 
 @contextlib.contextmanager
@@ -160,5 +179,5 @@ class Count:
 
 
 def pick(tree: PyTree, index: Any) -> PyTree:
-    """Entries of the leading axis."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], tree)
+    """Entries of the leading axis, on the host: nothing is compiled for it."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)

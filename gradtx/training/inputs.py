@@ -1,5 +1,6 @@
 """What users pass to `minimize` and `sweep`, read and refused before anything is compiled."""
 
+import functools
 import inspect
 import itertools
 import warnings
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gradtx import tree
 from gradtx.core.transform import Transform
 from gradtx.training import losses, minibatches
 from gradtx.training.advancing import Carry, Plan, Sampling
@@ -36,16 +38,24 @@ class Source:
         """Updates in an epoch, where that is known."""
         if self.sampling is not None:
             return self.sampling.per_epoch
-        length = getattr(self.stream, "__len__", None)
-        return length() if length is not None else None
+        try:
+            return len(self.stream)  # type: ignore[arg-type]
+        except TypeError:  # none, or one that says it has none, as PyTorch's loaders of streams do
+            return None
 
     def passes(self, epochs: int | None) -> Iterator[PyTree]:
         """The batches of a stream: so many passes over it; None goes round for ever where it can start anew."""
         if self.stream is None:
-            return iter(())
+            return
         again = not isinstance(self.stream, Iterator)
         rounds = itertools.repeat(0) if epochs is None and again else range(epochs or 1)
-        return (batch for _ in rounds for batch in self.stream or ())
+        for _ in rounds:
+            gave = False
+            for batch in self.stream:
+                gave = True
+                yield batch
+            if not gave:  # it cannot start anew after all: a loader around an iterator
+                return
 
 
 def read_data(who: str, data: Any, *, batch_size: int | None, replacement: bool, drop_last: bool) -> Source:
@@ -69,11 +79,15 @@ def read_data(who: str, data: Any, *, batch_size: int | None, replacement: bool,
 
 def _is_stream(data: Any) -> bool:
     """Whether it is an iterable, and not a pytree of arrays."""
+    if isinstance(data, Iterator):
+        return True
     leaves = jax.tree.leaves(data)
     return len(leaves) == 1 and leaves[0] is data and not hasattr(data, "shape") and isinstance(data, Iterable)
 
 
 def _read_stream(who: str, data: Iterable[PyTree]) -> Source:
+    if isinstance(data, (str, bytes)):
+        raise TypeError(f"{who}: data is {data!r}; it must be arrays, or an iterable of batches.")
     batches = iter(data)
     first = next(batches, None)
     if first is None:
@@ -140,6 +154,12 @@ def first_chunk(carry: Carry, source: Source, seconds: float) -> int:
 # The rest -------------------------------------------------------------------------------------------------------------
 
 
+def check_callable(who: str, name: str, value: Any, of: str) -> None:
+    """A function, where there is one."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{who}: {name} is {value!r}; it must be a function of {of}.")
+
+
 def choice(who: str, name: str, value: Any, allowed: tuple[str, ...]) -> str:
     """One of a few words."""
     if value not in allowed:
@@ -179,7 +199,8 @@ _checked: dict[Any, list[str]] = {}
 def check_loss(who: str, plan: Plan, carry: Carry, example: PyTree) -> None:
     """The loss traced once for these shapes: it must give a scalar, and should read all the params."""
     given = carry["params"], example, carry["key"], carry["model_state"]
-    known = plan.loss, jax.tree.structure(given), tuple((jnp.shape(x), str(x.dtype)) for x in jax.tree.leaves(given))
+    leaves = tuple((jnp.shape(leaf), str(tree.dtype_of(leaf))) for leaf in jax.tree.leaves(given))
+    known = plan.loss, jax.tree.structure(given), leaves
     if known not in _checked:
         if len(_checked) > 256:
             _checked.clear()
@@ -194,8 +215,7 @@ def check_loss(who: str, plan: Plan, carry: Carry, example: PyTree) -> None:
 
 def check_evaluate(who: str, evaluate: Any) -> None:
     """A function of the params, and of model_state where it names it."""
-    if evaluate is not None and not callable(evaluate):
-        raise TypeError(f"{who}: evaluate is {evaluate!r}; it must be a function of the params.")
+    check_callable(who, "evaluate", evaluate, "the params")
 
 
 def evaluated_now(evaluate: Callable[..., Any], params: PyTree, model_state: PyTree) -> dict[str, Any]:
@@ -206,3 +226,16 @@ def evaluated_now(evaluate: Callable[..., Any], params: PyTree, model_state: PyT
 
 
 evaluated = jax.jit(evaluated_now, static_argnums=0)
+
+
+def check_names(who: str, evaluate: Callable[..., Any], carry: Carry, recorded: Iterable[str]) -> None:
+    """What `evaluate` returns, traced once: it has a value, and no name that the history needs for another."""
+    returned = jax.eval_shape(functools.partial(evaluated_now, evaluate), carry["params"], carry["model_state"])
+    if not jax.tree.leaves(returned):
+        received = repr(returned.get("metric", returned))
+        raise TypeError(f"{who}: evaluate returns {received}; it must return a number, or a dict of them.")
+    if taken := [name for name in (*recorded, "evaluated_at") if name in returned]:
+        raise ValueError(
+            f"{who}: evaluate returns an entry {taken[0]!r}, which the history has for something else; call it "
+            f"otherwise, for example 'test_{taken[0]}'."
+        )

@@ -9,6 +9,7 @@ With `has_aux` it returns `(value, dict)`: what is called `model_state` there is
 is recorded step by step.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,17 +68,24 @@ def read_loss(who: str, function: Any, *, has_aux: bool, has_data: bool) -> Loss
                 f"{who}: the loss wants the keyword {p.name!r}; it can be given {' and '.join(_KEYWORDS)}. "
                 "Close over the rest, or give it a default."
             )
-    wants_batch = len(needed) == 2 or (len(needed) == 1 and len(positional) > 1 and has_data)
-    if len(needed) > 2 or not (positional or any(p.kind is p.VAR_POSITIONAL for p in parameters)):
+    starred = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    wants_batch = len(needed) == 2 or (has_data and len(needed) < 2 and (starred or len(positional) > 1))
+    misplaced = [p.name for p in positional if p.name in _KEYWORDS]
+    if len(needed) > 2 or misplaced or not (positional or starred):
         raise TypeError(
-            f"{who}: the loss takes {len(needed)} positional arguments, {', '.join(needed) or 'none'}; it must be "
+            f"{who}: the loss takes ({', '.join(p.name for p in positional)}) as positional arguments; it must be "
             "loss(params) or loss(params, batch), with key and model_state keyword-only: loss(params, batch, *, key)."
         )
     if wants_batch and not has_data:
         raise ValueError(f"{who}: the loss wants a batch, loss({', '.join(needed)}), and data is None; pass data.")
     if has_data and not wants_batch:
         raise ValueError(f"{who}: the loss takes no batch, and data is given; write it as loss(params, batch).")
-    names = {p.name for p in keywords}
+    bound = function.keywords if isinstance(function, functools.partial) else {}
+    names = {p.name for p in keywords}.difference(bound)
+    try:
+        hash(function)
+    except TypeError:  # a callable object that compares by value: a program of its own for this call
+        function = functools.partial(function)
     return Loss(function, has_aux, wants_batch, "key" in names, "model_state" in names)
 
 
@@ -92,6 +100,8 @@ def check_loss(who: str, loss: Loss, params: PyTree, batch: PyTree, key: Any, mo
     if loss.has_aux:
         if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)):
             raise TypeError(f"{who}: with has_aux=True the loss must return (value, dict); it returned {returned}.")
+        if "loss" in returned[1]:
+            raise ValueError(f"{who}: the dict of the loss has an entry 'loss', the value's name; call it otherwise.")
         if "model_state" in returned[1]:
             _check_carried(who, returned[1]["model_state"], model_state)
         returned = returned[0]
@@ -105,7 +115,7 @@ def check_loss(who: str, loss: Loss, params: PyTree, batch: PyTree, key: Any, mo
         hint = " Take its mean over the batch: values.mean()." if shape else ""
         hint = " For (value, dict) pass has_aux=True." if isinstance(returned, tuple) else hint
         raise TypeError(f"{who}: the loss returns {received}; it must be a real scalar.{hint}")
-    used = _read(jaxpr.jaxpr)
+    used = _read(jaxpr.jaxpr, jaxpr.jaxpr.outvars[:1])  # what else it returns has no gradient
     names = [name for name, _ in tree.named_leaves(params)]
     return [name for name, var in zip(names, jaxpr.jaxpr.invars, strict=False) if var not in used]
 
@@ -116,24 +126,26 @@ def _wants(loss: Loss, name: str) -> bool:
 
 def _check_carried(who: str, returned: PyTree, given: PyTree) -> None:
     """What is carried on must stay what it is, or a compiled loop cannot carry it."""
-    describe = lambda t: jax.tree.map(lambda x: (jnp.shape(x), tree.dtype_of(x)), t)  # noqa: E731
-    if describe(returned) != describe(given):
+    describe = lambda t: jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), tree.dtype_of(x)), t)  # noqa: E731
+    returned, given = describe(returned), describe(given)
+    if jax.tree.flatten(returned) != jax.tree.flatten(given):
         raise TypeError(
-            f"{who}: the loss returns another model_state than it was given: {describe(returned)}, not "
-            f"{describe(given)}; shapes and dtypes must stay."
+            f"{who}: the loss returns another model_state than it was given: {returned}, not {given}; shapes and "
+            "dtypes must stay."
         )
 
 
-def _read(jaxpr: Any) -> set[Any]:
-    """The variables that the results depend on; a call counts what its body reads, other operations all they take."""
-    live = {v for v in jaxpr.outvars if not isinstance(v, jax_core.Literal)}
+def _read(jaxpr: Any, results: list[Any]) -> set[Any]:
+    """The variables that these results depend on; a call counts what its body reads, other operations all they take."""
+    live = {v for v in results if not isinstance(v, jax_core.Literal)}
     for eqn in reversed(jaxpr.eqns):
         if not eqn.effects and live.isdisjoint(eqn.outvars):
             continue
         inputs = list(eqn.invars)
         body = eqn.params.get("jaxpr") if eqn.primitive.name in ("jit", "pjit") else None
         if body is not None:
-            read = _read(body.jaxpr)
+            wanted = [inner for v, inner in zip(eqn.outvars, body.jaxpr.outvars, strict=True) if v in live]
+            read = _read(body.jaxpr, wanted)
             inputs = [v for v, inner in zip(inputs, body.jaxpr.invars, strict=True) if inner in read]
         live.update(v for v in inputs if not isinstance(v, jax_core.Literal))
     return live

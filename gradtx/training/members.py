@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from gradtx.core.transform import Transform
 from gradtx.training import advancing, blocks, inputs
@@ -30,8 +29,8 @@ class Job:
     plan: Plan
     source: Source
     total: int
-    keys: Array  # of the seeds
-    params: PyTree  # where each seed starts
+    like: PyTree  # shapes of the two below
+    begun: concurrent.futures.Future[Any]  # where each seed starts, and the bits of its key, on the host
     model_state: PyTree
     evaluate: Callable[..., Any] | None
     at_once: int | None
@@ -41,7 +40,7 @@ class Job:
     @property
     def seeds(self) -> int:
         """How many."""
-        return self.keys.shape[0]
+        return self.like[1].shape[0]
 
     @property
     def window(self) -> int:
@@ -69,17 +68,10 @@ class Runs:
         if not len(self.alive):
             return
         jobs = list(itertools.product(_cut(self.job.seeds, self.layout.seeds), _cut(len(self.alive), self.layout.txs)))
-        settings = blocks.settings()
-
-        def work(block: tuple[Rows, Rows]) -> PyTree:
-            with blocks.under(settings):
-                return self._run_block(*block, until, count, last_round=last_round)
-
-        if self.layout.workers > 1 and len(jobs) > 1:
-            self._run_block(*jobs[0], self.step, count, last_round=False)  # no steps: compiles, once for all workers
+        work = blocks.in_thread(functools.partial(self._run_block, until, count, last_round=last_round))
         reached: list[PyTree] = []
         with concurrent.futures.ThreadPoolExecutor(self.layout.workers) as pool:
-            pending = [pool.submit(work, block) for block in jobs]
+            pending = [pool.submit(work, *block) for block in jobs]
             try:
                 for future in pending:
                     while not concurrent.futures.wait([future], 0.25).done:
@@ -115,8 +107,9 @@ class Runs:
 
     def _member_bytes(self) -> float:
         """What a step of one run touches: parameters, gradients, state, and what the loss computes on the way."""
-        tx, params = jax.tree.map(lambda leaf: leaf[0], (self.txs, self.job.params))
-        carry = jax.eval_shape(advancing.start, tx, params, self.job.model_state, self.job.keys[0])
+        first = functools.partial(jax.tree.map, lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype))
+        tx, params = first((self.txs, self.job.like[0]))
+        carry = jax.eval_shape(advancing.start, tx, params, self.job.model_state, jax.random.key(0))
         given = carry["params"], self.job.source.example, carry["key"], carry["model_state"]
         jaxpr = jax.make_jaxpr(self.job.plan.loss)(*given).jaxpr
         computed = [v.aval for eqn in jaxpr.eqns for v in eqn.outvars]
@@ -125,7 +118,34 @@ class Runs:
 
     # One block -------------------------------------------------------------------------------------------------------
 
-    def _run_block(self, seeds: Rows, txs: Rows, until: int, count: blocks.Count, *, last_round: bool) -> PyTree:
+    def compile_run(self) -> None:
+        """Compile the loop, and what comes after it, by calls that make no step; they need only shapes."""
+        job, layout = self.job, self.layout
+        if job.source.stream is not None:
+            return
+        params, keys = self._empty()
+        txs = blocks.pick(self.txs, _cut(self.size, layout.txs)[0])
+        carry = blocks.start(self.sharding, layout.txs, txs, params, job.model_state, keys)
+        shapes = jax.eval_shape(lambda keys: self._orders(keys, 0, 0), keys)
+        order = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        carry, _ = blocks.run(job.plan, txs, carry, job.source.data, order, np.int32(0))
+        if job.evaluate is not None:
+            evaluate(job.evaluate, carry["params"], carry["model_state"])
+
+    def compile_orders(self) -> None:
+        """Compile what draws the orders of the samples, likewise."""
+        self._orders(self._empty()[1], 0, 0)
+
+    def _empty(self) -> tuple[PyTree, Rows]:
+        """Zeros in place of the params and keys of a block's seeds."""
+        like = self.job.like
+        return jax.tree.map(lambda leaf: np.zeros((self.layout.seeds, *leaf.shape[1:]), leaf.dtype), like)
+
+    def _orders(self, keys: Any, first: int, last: int) -> Any:
+        plan = self.job.plan
+        return blocks.draw_orders(plan.sampling, plan.capacity, keys, np.int32(first), np.int32(last))
+
+    def _run_block(self, until: int, count: blocks.Count, seeds: Rows, txs: Rows, *, last_round: bool) -> PyTree:
         """Run a block; what it recorded is written down, what it reached returned."""
         job, step = self.job, self.step
         chosen = blocks.pick(self.txs, self.alive[txs])
@@ -142,29 +162,29 @@ class Runs:
         return jax.device_get(kept)
 
     def _begin(self, txs: Transform, seeds: Rows, chosen: Rows) -> PyTree:
-        job, keys = self.job, self.job.keys[seeds]
+        job = self.job
+        params, keys = blocks.pick(job.begun.result(), seeds)
         if self._kept is None:
-            return blocks.start(self.sharding, txs, blocks.pick(job.params, seeds), job.model_state, keys)
+            return blocks.start(self.sharding, len(chosen), txs, params, job.model_state, keys)
         kept = jax.tree.map(lambda leaf: jnp.asarray(leaf[np.ix_(seeds, chosen)]), self._kept)
         if self.sharding is not None:
             kept = jax.device_put(kept, self.sharding)
-        return {**kept, "step": jnp.asarray(self.step, jnp.int32), "key": keys, "ok": jnp.ones((), bool)}
+        key = jax.random.wrap_key_data(keys)
+        return {**kept, "step": jnp.asarray(self.step, jnp.int32), "key": key, "ok": jnp.ones((), bool)}
 
     def _advance(self, txs: Transform, carry: PyTree, step: int, until: int, count: blocks.Count) -> Any:
         plan, source, records = self.job.plan, self.job.source, []
         chunk = min(plan.capacity, 4 * inputs.first_chunk(carry, source, 0.5))
         first = step
-        while first < until or step == until:  # also for no steps at all
+        keys = jax.random.key_data(carry["key"])
+        while first < until and not count.cancelled:
             last = min(first + chunk, until)
-            order = blocks.draw_orders(plan.sampling, plan.capacity, carry["key"], np.int32(first), np.int32(last))
-            carry, rows = blocks.run(plan, txs, carry, source.data, order, np.int32(last))
+            carry, rows = blocks.run(plan, txs, carry, source.data, self._orders(keys, first, last), np.int32(last))
             made = last - first
-            records.append(jax.tree.map(lambda leaf, made=made: np.asarray(leaf[:, :, :made]), rows))
+            records.append(jax.tree.map(lambda leaf, made=made: np.asarray(leaf)[:made], rows))
             count.add(made * self.layout.seeds * self.layout.txs)
             first = last
-            if step == until or count.cancelled:
-                break
-        return carry, jax.tree.map(lambda *parts: np.concatenate(parts, axis=2), *records)
+        return carry, jax.tree.map(lambda *parts: np.concatenate(parts), *records)
 
     def _stream(self, txs: Transform, carry: PyTree, step: int, until: int, count: blocks.Count) -> Any:
         records = []
@@ -177,7 +197,7 @@ class Runs:
                 f"gradtx.sweep: the data ended after {len(records)} of {until - step} batches; pass an iterable that "
                 "starts anew at each pass, or fewer steps."
             )
-        return carry, jax.tree.map(lambda *values: np.stack(values, axis=2), *jax.device_get(records))
+        return carry, jax.tree.map(lambda *values: np.stack(values), *jax.device_get(records))
 
     def _write(self, records: dict[str, Any], seeds: Rows, txs: Rows, first: int, last: int) -> None:
         for name, rows in jax.tree_util.tree_leaves_with_path(records):
@@ -185,7 +205,7 @@ class Runs:
             if label not in self.records:
                 empty = np.full((self.size, self.job.seeds, self.job.total, *rows.shape[3:]), np.nan, rows.dtype)
                 self.records.setdefault(label, empty)
-            self.records[label][np.ix_(txs, seeds, np.arange(first, last))] = np.swapaxes(rows, 0, 1)
+            self.records[label][np.ix_(txs, seeds, np.arange(first, last))] = np.moveaxis(rows, 0, 2).swapaxes(0, 1)
 
     def _finish(self, kept: PyTree, seeds: Rows, txs: Rows) -> None:
         """The metrics of a block's runs, and the best of them."""
@@ -197,8 +217,8 @@ class Runs:
         scores = _finite_or(-column if self.job.highest else column, np.inf)
         t, s = np.unravel_index(np.argmin(scores), scores.shape)
         if self.best is None or scores[t, s] < self.best[0]:
-            params = jax.tree.map(lambda leaf: leaf[s, t], kept["params"])
-            self.best = float(scores[t, s]), int(txs[t]), int(seeds[s]), params
+            reached = jax.tree.map(lambda leaf: np.asarray(leaf)[s, t], (kept["params"], kept["model_state"]))
+            self.best = float(scores[t, s]), int(txs[t]), int(seeds[s]), reached
 
     def column(self, name: str) -> Rows:
         """A column of the table, (optimizers, seeds)."""

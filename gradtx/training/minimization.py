@@ -8,6 +8,7 @@
 It uses only public parts of the library; a loop of your own loses nothing but the typing.
 """
 
+import functools
 import signal
 import threading
 import time
@@ -17,10 +18,10 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gradtx import tree
 from gradtx.core import check
 from gradtx.core.foreign import as_transform
 from gradtx.core.transform import Transform
@@ -32,6 +33,7 @@ from gradtx.training.progress import Progress
 PyTree = Any
 _WHO = "gradtx.minimize"
 _SECONDS_A_CALL = 0.3  # how long the program runs before the host looks at the loss, the clock and the keyboard
+_known_chunks: dict[Any, int] = {}  # steps in so many seconds, as the last run of a program found them
 
 
 class Result(NamedTuple):
@@ -94,7 +96,7 @@ def minimize(
       has_aux: the loss returns `(value, dict)`; "model_state" in it is carried on, other entries go to the history.
       model_state: what the first step is given.
       replacement, drop_last: as in `sample_batches`.
-      evaluate: `evaluate(params)`, or with `*, model_state`: a number, or a dict of them, for the history.
+      evaluate: `evaluate(params)`, or with `*, model_state`, compiled: a number, or a dict of them, for the history.
       evaluate_every: updates between evaluations; None is an epoch, without data the end. The end is always evaluated.
       stop: asked with the history so far after each evaluation; True ends the run.
       nonfinite: "stop" ends at the first loss that is NaN or infinite, before it changes anything; "continue" goes on.
@@ -113,36 +115,42 @@ def minimize(
     >>> jnp.allclose(result.params, 3.0, atol=1e-3), result.history["loss"].shape
     (Array(True, dtype=bool), (50,))
     """
-    tx = inputs.one_optimizer(_WHO, as_transform(tx, _WHO))
+    tx = inputs.one_optimizer(_WHO, as_transform(tx, f"{_WHO}: tx"))
     source = inputs.read_data(_WHO, data, batch_size=batch_size, replacement=replacement, drop_last=drop_last)
     read = read_loss(_WHO, loss, has_aux=has_aux, has_data=data is not None)
     inputs.check_evaluate(_WHO, evaluate)
+    inputs.check_callable(_WHO, "stop", stop, "the history")
     plan = Plan(read, source.sampling, inputs.choice(_WHO, "nonfinite", nonfinite, ("stop", "continue")) == "stop")
     total = inputs.total_steps(_WHO, source, epochs=epochs, steps=steps)
-    carry = _begin(tx, params, key, state, model_state)
-    inputs.check_loss(_WHO, plan, carry, source.example)
-    chunk = steps_per_call and min(inputs.positive(_WHO, "steps_per_call", steps_per_call), plan.capacity)
+    chunk = None if steps_per_call is None else inputs.positive(_WHO, "steps_per_call", steps_per_call)
     every = source.per_epoch if evaluate_every is None else inputs.positive(_WHO, "evaluate_every", evaluate_every)
     every = None if evaluate is None and stop is None else every
-    run = _Run(plan, tx, carry, source, source.passes(epochs), evaluate, stop, chunk)
+    begin = _begin(tx, params, key, state, model_state)
+    given = {"params": params, "model_state": model_state if state is None else state["model_state"]}
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), tree.dtype_of(leaf)), given)
+    like["key"] = jax.random.key(0)
+    inputs.check_loss(_WHO, plan, like, source.example)
+    if evaluate is not None:
+        inputs.check_names(_WHO, evaluate, like, advancing.records_like(plan, like, source.example))
+    run = _Run(
+        plan, tx, begin(), source, source.passes(epochs or (1 if steps is None else None)), evaluate, stop, chunk
+    )
     with Progress("minimize", total, show=progress) as bar, _Keyboard() as keyboard:
         run.to_the_end(total, every, bar, keyboard)
     return run.result()
 
 
-def _begin(tx: Transform, params: PyTree, key: Any, state: Any, model_state: PyTree) -> Carry:
-    """The first carry: fresh, or the one of an earlier result; copied, because the program overwrites it in place."""
+def _begin(tx: Transform, params: PyTree, key: Any, state: Any, model_state: PyTree) -> Callable[[], Carry]:
+    """Makes the first carry, fresh or of an earlier result; copied, because the program overwrites it in place."""
     check.check_leaves(_WHO, "params", params)
     if state is None:
-        return advancing.start(tx, params, model_state, inputs.read_key(_WHO, key))
+        return functools.partial(advancing.start, tx, params, model_state, inputs.read_key(_WHO, key))
     if key is not None or model_state is not None:
         raise ValueError(f"{_WHO}: a state brings its own key and model_state; pass either the state or these.")
     if not isinstance(state, dict) or state.keys() != {"tx", "model_state", "step", "key"}:
-        raise ValueError(
-            f"{_WHO}: state is {type(state).__name__}; it must be that of an earlier result, result.state."
-        )
-    key = jax.random.wrap_key_data(jnp.asarray(state["key"]))
-    return advancing.own({**state, "params": params, "ok": True, "key": key})
+        received = f"a dict of {', '.join(map(str, state)) or 'nothing'}" if isinstance(state, dict) else repr(state)
+        raise ValueError(f"{_WHO}: state is {received}; it must be that of an earlier result, result.state.")
+    return functools.partial(advancing.go_on, state, params)
 
 
 class _Run:
@@ -166,7 +174,9 @@ class _Run:
         self.evaluations: list[Any] = []
         self.evaluated_at: list[int] = []
         self.fixed = chunk is not None
-        self.chunk = chunk or min(inputs.first_chunk(carry, source, _SECONDS_A_CALL), plan.capacity)
+        self.program = plan, tuple(leaf.size for leaf in jax.tree.leaves(carry["params"]))
+        known = 1 if source.stream is not None else _known_chunks.get(self.program, 1)  # a stream has a pace of its own
+        self.chunk = min(chunk or known, plan.capacity)
 
     def to_the_end(self, total: int | None, every: int | None, bar: Progress, keyboard: "_Keyboard") -> None:
         """Chunk after chunk, with evaluations where they are due."""
@@ -178,7 +188,8 @@ class _Run:
             exhausted = self._advance(last)
             if not self.fixed and self.step > before:
                 seconds = (time.perf_counter() - begun) / (self.step - before)
-                self.chunk = int(min(2 * self.chunk, max(1, _SECONDS_A_CALL / seconds), self.plan.capacity))
+                self.chunk = int(min(4 * self.chunk, max(1, _SECONDS_A_CALL / seconds), self.plan.capacity))
+                _known_chunks[self.program] = self.chunk
             if self.records:
                 bar.update(self.step - self.first, f"loss {self.records[-1]['loss'][-1]:.4g}")
             over = exhausted or keyboard.pressed or not self.ok or self.step == end
@@ -216,7 +227,7 @@ class _Run:
 
     def _record(self, step: int, rows: Any) -> None:
         made = step - self.step + (not self.ok)  # the loss that ends a run was computed too
-        self.records.append(jax.tree.map(lambda row: np.asarray(row)[:made], rows))
+        self.records.append(jax.tree.map(lambda row: np.asarray(row)[:made].copy(), rows))
         self.step = step
 
     def _stop_after_evaluation(self) -> bool:
@@ -224,16 +235,15 @@ class _Run:
             return False
         self.evaluated_at.append(self.step)
         if self.evaluate is not None:
-            self.evaluations.append(inputs.evaluated(self.evaluate, self.carry["params"], self.carry["model_state"]))
+            values = inputs.evaluated(self.evaluate, self.carry["params"], self.carry["model_state"])
+            self.evaluations.append(jax.tree.map(lambda value: np.asarray(value)[None], values))
         return self.stop is not None and bool(self.stop(self.history()))
 
     def history(self) -> dict[str, Any]:
         """All that has been recorded, as arrays."""
-        joined = jax.tree.map(lambda *parts: np.concatenate(parts), *self.records) if self.records else {}
-        if self.evaluate is not None:
-            joined |= jax.tree.map(lambda *values: np.stack(values), *jax.device_get(self.evaluations))
-            joined["evaluated_at"] = np.asarray(self.evaluated_at)
-        return joined
+        self.records, self.evaluations = _joined(self.records), _joined(self.evaluations)
+        history = {name: value for part in (*self.records, *self.evaluations) for name, value in part.items()}
+        return history | ({} if self.evaluate is None else {"evaluated_at": np.asarray(self.evaluated_at)})
 
     def result(self) -> Result:
         """The result, and a warning if a loss was not finite."""
@@ -246,6 +256,11 @@ class _Run:
             warnings.warn(f"{_WHO}: the loss was {losses[bad[0]]} after {at} updates; {what}.", RuntimeWarning, 3)
         state = {name: self.carry[name] for name in ("tx", "model_state", "step")}
         return Result(self.carry["params"], state | {"key": jax.random.key_data(self.carry["key"])}, history)
+
+
+def _joined(parts: list[Any]) -> list[Any]:
+    """The parts of a history as one."""
+    return [jax.tree.map(lambda *each: np.concatenate(each), *parts)] if len(parts) > 1 else parts
 
 
 class _Keyboard:

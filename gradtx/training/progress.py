@@ -27,7 +27,7 @@ class Progress:
             self._bar[0].update(self._bar[1], completed=done, text=text)
             return
         now = time.monotonic()
-        if now - self._last >= 5:
+        if done and now - self._last >= 5:
             self._last = now
             left = "" if self._total is None else f", {(now - self._begun) * (self._total - done) / done:.0f} s left"
             of = "" if self._total is None else f" of {self._total}"

@@ -7,10 +7,12 @@
 Each run is what `minimize` would do alone: the same parameters, batches and updates, to rounding.
 """
 
+import concurrent.futures
 import csv
 import functools
 import importlib
 import itertools
+import os
 import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,11 +42,13 @@ class Best(NamedTuple):
     Attributes:
       tx: its optimizer, an ordinary one.
       params: where it ended.
+      model_state: what its loss carried on; None where there is none.
       member: its row in the table and in the histories.
     """
 
     tx: Transform
     params: PyTree
+    model_state: PyTree
     member: int
 
 
@@ -123,7 +127,7 @@ def sweep(
       seeds: how many runs with each optimizer.
       at_once: the largest number of runs at once, which bounds the memory; None chooses: on a CPU what fits the cache,
         beside each other on all its cores; on an accelerator what fits a third of its memory. The result says
-        how many it was. With several devices the runs are spread over them.
+        how many it was. With several devices the runs are spread over them, at least one on each.
       progress: show how far it is, where standard error is a terminal.
       evaluate: `evaluate(params)`, or with `*, model_state`: a number or a dict of them, computed at the end of each
         run, as columns of the table.
@@ -156,11 +160,16 @@ def sweep(
     rounds = _rounds(halve_at, total)
     inputs.check_evaluate(_WHO, evaluate)
     entries = _read_optimizers(txs)
-    keys = _keys(inputs.read_key(_WHO, key), seeds)
-    params = _initial(init, keys[:, 0])
-    _check(plan, params, source, keys, model_state, evaluate, best_by)
-    job = Job(plan, source, total, keys[:, 1], params, model_state, evaluate, at_once, best_by, highest)
-    runs = [Runs(name, each, job) for name, each in entries]
+    begin = functools.partial(_begin, init, inputs.read_key(_WHO, key), np.arange(seeds))
+    like = jax.eval_shape(begin)
+    _check(plan, like[0], source, model_state, evaluate, best_by)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # all programs compile beside each other
+        begun = pool.submit(blocks.in_thread(lambda: jax.device_get(begin())))
+        job = Job(plan, source, total, like, begun, model_state, evaluate, at_once, best_by, highest)
+        runs = [Runs(name, each, job) for name, each in entries]
+        calls = [each.compile_run for each in runs] + [each.compile_orders for each in runs[:1]]
+        for compiled in [pool.submit(blocks.in_thread(call)) for call in calls]:
+            compiled.result()
     count = blocks.Count()
     with Progress("sweep", total * seeds * sum(each.size for each in runs), show=progress) as bar:
         for until in rounds:
@@ -174,22 +183,21 @@ def sweep(
 # What goes in ---------------------------------------------------------------------------------------------------------
 
 
-def _keys(key: Array, seeds: int) -> Array:
-    """Two keys for each seed: to start from, and to train with."""
-    return jax.vmap(lambda seed: jax.random.split(jax.random.fold_in(key, seed)))(jnp.arange(seeds))
-
-
 @functools.partial(jax.jit, static_argnums=0)
-def _initial(init: Callable[[Array], PyTree], keys: Array) -> PyTree:
-    return jax.vmap(init)(keys)
+def _begin(init: Callable[[Array], PyTree], key: Array, seeds: Array) -> tuple[PyTree, Array]:
+    """For each seed where it starts, and the bits of the key that it trains with."""
+
+    def begin(seed: Array) -> tuple[PyTree, Array]:
+        first, second = jax.random.split(jax.random.fold_in(key, seed))
+        return init(first), jax.random.key_data(second)
+
+    return jax.vmap(begin)(seeds)
 
 
-def _check(
-    plan: Plan, params: PyTree, source: inputs.Source, keys: Array, model_state: PyTree, evaluate: Any, best_by: str
-) -> None:
-    check.check_leaves(_WHO, "params from init", params)
-    one = jax.eval_shape(lambda params: jax.tree.map(lambda leaf: leaf[0], params), params)
-    inputs.check_loss(_WHO, plan, {"params": one, "key": keys[0, 1], "model_state": model_state}, source.example)
+def _check(plan: Plan, like: PyTree, source: inputs.Source, model_state: PyTree, evaluate: Any, best_by: str) -> None:
+    check.check_leaves(_WHO, "params from init", like)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like)
+    inputs.check_loss(_WHO, plan, {"params": one, "key": jax.random.key(0), "model_state": model_state}, source.example)
     known = ["final_loss", "best_loss"]
     if evaluate is not None:
         known += jax.eval_shape(functools.partial(inputs.evaluated_now, evaluate), one, model_state)
@@ -219,13 +227,14 @@ def _read_optimizers(txs: Any) -> list[tuple[str, Transform]]:
     named = txs.items() if isinstance(txs, dict) else [(None, tx) for tx in txs]
     entries: list[tuple[str, Transform]] = []
     for name, value in named:
-        tx = as_transform(value, _WHO)
+        tx = as_transform(value, f"{_WHO}: an optimizer in txs")
         entries.append((name or _unused(_title(tx), [n for n, _ in entries]), _with_axis(tx)))
     return entries
 
 
 def _title(tx: Transform) -> str:
-    return tx.name if tx.name not in ("chain", "join") else " >> ".join(tx.slots)
+    operator = {"chain": " >> ", "join": " + "}.get(tx.name)
+    return tx.name if operator is None else operator.join(_title(stage) for stage in tx.arguments["stages"])
 
 
 def _unused(name: str, taken: list[str]) -> str:
@@ -265,7 +274,7 @@ def _result(runs: list[Runs], job: Job) -> SweepResult:
         for name in runs[0].records
     }
     scored = [(run.best, i) for i, run in enumerate(runs) if run.best is not None]
-    (_, tx, seed, params), i = min(scored, key=lambda each: each[0][0])
+    (_, tx, seed, (params, model_state)), i = min(scored, key=lambda each: each[0][0])
     member = sum(run.size for run in runs[:i]) * job.seeds + tx * job.seeds + seed
     best = jax.tree.map(lambda leaf: tables.shortest(leaf[tx]), runs[i].txs)
-    return SweepResult(table, history, Best(best, params, member), max(run.layout.at_once for run in runs))
+    return SweepResult(table, history, Best(best, params, model_state, member), max(run.layout.at_once for run in runs))

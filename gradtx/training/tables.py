@@ -31,7 +31,7 @@ def make(runs: list[Runs]) -> dict[str, Rows]:
 def hyperparameters(txs: Transform) -> dict[str, Rows]:
     """The hyperparameters that vary, and the learning rate, by name: the shortest that is unique."""
     paths = jax.tree_util.tree_leaves_with_path(txs)
-    leaves = {_path(path): np.asarray([shortest(number) for number in leaf]) for path, leaf in paths}
+    leaves = {_path(path): np.asarray([shortest(number) for number in np.asarray(leaf)]) for path, leaf in paths}
     last = [path.rpartition(".")[2] for path in leaves]
     short = {path: name if last.count(name) == 1 else path for path, name in zip(leaves, last, strict=True)}
     return {short[path]: leaf for path, leaf in leaves.items() if short[path] == "learning_rate" or len(set(leaf)) > 1}

@@ -29,7 +29,11 @@ CHAPTERS = [
     "testing",
 ]
 RUNTIME = {"jax", "jaxlib", "chex", "numpy"}
-OPTIONAL = {("core/foreign.py", "optax")}  # inside to_optax only
+OPTIONAL = {
+    ("core/foreign.py", "optax"),  # inside to_optax only
+    ("training/linen.py", "flax"),  # adapters for those who have it: `from gradtx.training import linen`
+    ("training/nnx.py", "flax"),
+}
 
 
 def name_of(path):
