@@ -3,6 +3,7 @@
 import concurrent.futures
 import functools
 import itertools
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -61,12 +62,14 @@ class Runs:
         self.best: tuple[float, int, int, PyTree] | None = None
         self.stopped_at = np.zeros(self.size, int)
         self.layout, self.sharding = self._lay_out()
+        self._lock = threading.Lock()
         self._kept: PyTree = None  # with halving: what each run has reached, (seeds, optimizers alive, ...)
 
     def to(self, until: int, bar: Progress, count: blocks.Count, *, last_round: bool) -> None:
         """All runs alive until before step `until`, block by block, several beside each other."""
         if not len(self.alive):
             return
+        self.stopped_at[self.alive] = until
         jobs = list(itertools.product(_cut(self.job.seeds, self.layout.seeds), _cut(len(self.alive), self.layout.txs)))
         work = blocks.in_thread(functools.partial(self._run_block, until, count, last_round=last_round))
         reached: list[PyTree] = []
@@ -82,7 +85,6 @@ class Runs:
                 for future in pending:
                     future.cancel()
                 raise
-        self.stopped_at[self.alive] = until
         if not last_round:
             self._kept = self._assembled(jobs, reached)
         self.step = until
@@ -203,7 +205,8 @@ class Runs:
         for name, rows in jax.tree_util.tree_leaves_with_path(records):
             label = jax.tree_util.keystr(name, simple=True, separator="/")
             if label not in self.records:
-                empty = np.full((self.size, self.job.seeds, self.job.total, *rows.shape[3:]), np.nan, rows.dtype)
+                missing = np.nan if jnp.issubdtype(rows.dtype, jnp.inexact) else 0
+                empty = np.full((self.size, self.job.seeds, self.job.total, *rows.shape[3:]), missing, rows.dtype)
                 self.records.setdefault(label, empty)
             self.records[label][np.ix_(txs, seeds, np.arange(first, last))] = np.moveaxis(rows, 0, 2).swapaxes(0, 1)
 
@@ -216,19 +219,19 @@ class Runs:
         column = self.column(self.job.best_by)[np.ix_(txs, seeds)]
         scores = _finite_or(-column if self.job.highest else column, np.inf)
         t, s = np.unravel_index(np.argmin(scores), scores.shape)
-        if self.best is None or scores[t, s] < self.best[0]:
-            reached = jax.tree.map(lambda leaf: np.asarray(leaf)[s, t], (kept["params"], kept["model_state"]))
-            self.best = float(scores[t, s]), int(txs[t]), int(seeds[s]), reached
+        reached = jax.tree.map(lambda leaf: np.asarray(leaf)[s, t], (kept["params"], kept["model_state"]))
+        with self._lock:
+            if self.best is None or scores[t, s] < self.best[0]:
+                self.best = float(scores[t, s]), int(txs[t]), int(seeds[s]), reached
 
     def column(self, name: str) -> Rows:
         """A column of the table, (optimizers, seeds)."""
         if name in self.metrics:
             return self.metrics[name]
         losses, window = self.records["loss"], self.job.window
-        last = np.where(self.stopped_at > 0, self.stopped_at, self.job.total)
         with np.errstate(invalid="ignore", over="ignore"):
             if name == "final_loss":
-                return np.stack([losses[t, :, max(0, n - window) : n].mean(-1) for t, n in enumerate(last)])
+                return np.stack([losses[t, :, max(0, n - window) : n].mean(-1) for t, n in enumerate(self.stopped_at)])
             epochs = losses[..., : losses.shape[-1] // window * window]
             means = epochs.reshape(*epochs.shape[:-1], -1, window).mean(-1)
         return np.min(_finite_or(means, np.inf), -1)

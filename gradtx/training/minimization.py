@@ -92,7 +92,7 @@ def minimize(
       key: decides the order of the samples and the keys of the loss; None is `jax.random.key(0)`.
       state: the state of an earlier result, to go on from; its key goes on too. k and n more steps are k + n steps,
         bit for bit, also when the state was saved and loaded in between.
-      progress: show steps, loss and time left, where standard error is a terminal.
+      progress: show steps, loss, rate and time left where standard error is a terminal; the extra `progress` has a bar.
       has_aux: the loss returns `(value, dict)`; "model_state" in it is carried on, other entries go to the history.
       model_state: what the first step is given.
       replacement, drop_last: as in `sample_batches`.

@@ -1,4 +1,4 @@
-"""What a long call says while it runs: a bar, plain lines, or nothing."""
+"""What a long call says while it runs: a bar (with the extra `progress`), plain lines, or nothing."""
 
 import importlib
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Progress:
-    """Steps done, the loss, and the time left: a bar by rich where that is installed, else a line now and then.
+    """Steps done, loss, rate and time left: a bar by rich where that is installed, else a line now and then.
 
     Quiet where standard error is no terminal, and with `show=False`.
     """
@@ -23,13 +23,14 @@ class Progress:
         """So many are done; `text` says what is newest."""
         if not self._show:
             return
+        now = time.monotonic()
+        rate = done / max(now - self._begun, 1e-9)
+        text = f"{text}, {rate:.3g} steps/s"
         if self._bar is not None:
             self._bar[0].update(self._bar[1], completed=done, text=text)
-            return
-        now = time.monotonic()
-        if done and now - self._last >= 5:
+        elif done and now - self._last >= 5:
             self._last = now
-            left = "" if self._total is None else f", {(now - self._begun) * (self._total - done) / done:.0f} s left"
+            left = "" if self._total is None else f", {(self._total - done) / rate:.0f} s left"
             of = "" if self._total is None else f" of {self._total}"
             sys.stderr.write(f"{self._who}: {done}{of}, {text}{left}\n")
 

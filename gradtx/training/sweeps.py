@@ -137,7 +137,7 @@ def sweep(
       halve_at: after these numbers of steps the worse half of the optimizers is stopped, by their mean loss of
         the last epoch over the seeds (successive halving).
 
-    Returns: a `SweepResult`.
+    Returns: a `SweepResult`. Ctrl-C ends it after the chunks of steps under way, and is raised.
 
     Errors, before anything is compiled: those of `minimize`; TypeError and ValueError for a single optimizer that is
     not in a list, steps to halve at that are not rising or too late, an unknown column.

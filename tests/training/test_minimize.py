@@ -837,6 +837,7 @@ def test_a_bar_on_a_terminal(monkeypatch):
     assert "minimize" in sys.stderr.getvalue()
     assert "5/5" in sys.stderr.getvalue()
     assert "loss" in sys.stderr.getvalue()
+    assert "steps/s" in sys.stderr.getvalue()
 
 
 def test_plain_lines_where_rich_is_missing(monkeypatch):
@@ -846,7 +847,7 @@ def test_plain_lines_where_rich_is_missing(monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     minimize(bowl, jnp.zeros(2), sgd(0.1), steps=5, steps_per_call=2)
     lines = sys.stderr.getvalue().splitlines()
-    assert re.fullmatch(r"minimize: 2 of 5, loss 11\.52, \d+ s left", lines[0])
+    assert re.fullmatch(r"minimize: 2 of 5, loss 11\.52, 0\.\d+ steps/s, \d+ s left", lines[0])
     assert lines[-1].startswith("minimize: 5 of 5")
     with pytest.warns(RuntimeWarning, match="after 0 updates"):  # none done: no time left to tell
         minimize(lambda p: jnp.nan * bowl(p), jnp.zeros(2), sgd(0.1), steps=5)

@@ -83,7 +83,12 @@ def test_without_data():
 def noisy(params, batch, *, key, model_state):
     noise = 0.1 * jax.random.normal(key, batch["y"].shape)
     value = jnp.mean((jnp.tanh(batch["x"] @ params["w"]) @ params["v"] - batch["y"] + noise) ** 2)
-    return value, {"model_state": 0.9 * model_state + 0.1 * value, "norm": gradtx.global_norm(params)}
+    positive = jnp.sum(params["w"] > 0)
+    return value, {
+        "model_state": 0.9 * model_state + 0.1 * value,
+        "norm": gradtx.global_norm(params),
+        "positive": positive,
+    }
 
 
 def test_keys_model_state_and_records_reach_every_run():
@@ -96,7 +101,7 @@ def test_keys_model_state_and_records_reach_every_run():
     for member in range(10):
         first, second = keys_of(member % 2)
         alone = gradtx.minimize(noisy, init(first), gradtx.adam(RATES[member // 2]), DATA, key=second, **how)
-        for name in ("loss", "norm"):
+        for name in ("loss", "norm", "positive"):
             np.testing.assert_allclose(result.history[name][member], alone.history[name], rtol=1e-5)
         np.testing.assert_allclose(result.table["carried"][member], alone.state["model_state"], rtol=1e-5)
         if member == result.best.member:
@@ -125,6 +130,27 @@ def test_precision_set_around_the_call_reaches_the_threads():
             loss, start(keys_of(0)[0]), gradtx.adam(0.01), wide, key=keys_of(0)[1], batch_size=5, epochs=2
         )
     np.testing.assert_allclose(result.history["loss"][2], alone.history["loss"], rtol=1e-12)
+
+
+def test_several_devices_share_the_runs(layout, monkeypatch):
+    if layout == "one device":
+        pytest.skip("for several")
+    seen = []
+    run = blocks.run
+
+    def watched(plan, txs, carry, *rest):
+        seen.append((carry["params"]["w"].sharding, carry["tx"]["scale_by_rms"]["nu"]["w"].sharding))
+        out = run(plan, txs, carry, *rest)
+        seen.append((out[0]["params"]["w"].sharding,))
+        return out
+
+    monkeypatch.setattr(blocks, "run", watched)
+    result = gradtx.sweep(loss, init, adams(np.logspace(-3, -1, 16)), DATA, batch_size=5, epochs=1)
+    assert result.at_once == 16
+    for shardings in seen:
+        for sharding in shardings:
+            assert len(sharding.device_set) == 8
+            assert sharding.shard_shape((1, 16, 4, 3)) == (1, 2, 4, 3)
 
 
 # Those that diverge ---------------------------------------------------------------------------------------------------
@@ -271,7 +297,10 @@ def test_successive_halving_stops_the_worse_half():
             halved.history["loss"][member, :until], whole.history["loss"][member, :until], rtol=1e-5
         )
         assert np.isnan(halved.history["loss"][member, until:]).all()
-    assert stopped.ravel()[halved.best.member] == 30
+    left = np.where(stopped.ravel() == 30, halved.table["final_loss"], np.inf)
+    assert halved.best.member == left.argmin()
+    first = keys_of(halved.best.member % 2)[0]
+    assert not np.allclose(halved.best.params["w"], init(first)["w"])
     assert not halved.table["diverged"].any()
 
 
