@@ -71,7 +71,7 @@ def run_batch(plan: Plan, txs: Transform, carry: Carry, batch: PyTree) -> tuple[
 def draw_orders(sampling: Any, capacity: int, keys: Array, first: Array, last: Array) -> Batches | None:
     """The orders of the samples, for the bits of each seed's key."""
     draw = functools.partial(advancing.orders, sampling, capacity)
-    return jax.vmap(draw, in_axes=(0, None, None))(jax.random.wrap_key_data(keys), first, last)
+    return jax.vmap(draw, in_axes=(0, None, None))(keys, first, last)
 
 
 # How many at once -----------------------------------------------------------------------------------------------------

@@ -185,12 +185,17 @@ def read_key(who: str, key: Any) -> Array:
     minibatches.check_key(who, key)
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(key)
-    if key.dtype != jax.random.key(0).dtype:
+    if key.dtype != (default := key_like().dtype):
         raise ValueError(
-            f"{who}: key has dtype {key.dtype}; the state keeps the bits of a default key, {jax.random.key(0).dtype}. "
+            f"{who}: key has dtype {key.dtype}; the state keeps the bits of a default key, {default}. "
             "Set jax_default_prng_impl, or pass another key."
         )
     return key
+
+
+def key_like() -> jax.ShapeDtypeStruct:
+    """The shape and dtype of a random key, of the kind that JAX makes by default."""
+    return jax.eval_shape(jax.random.key, 0)
 
 
 _checked: dict[Any, list[str]] = {}
@@ -198,7 +203,7 @@ _checked: dict[Any, list[str]] = {}
 
 def check_loss(who: str, plan: Plan, carry: Carry, example: PyTree) -> None:
     """The loss traced once for these shapes: it must give a scalar, and should read all the params."""
-    given = carry["params"], example, carry["key"], carry["model_state"]
+    given = carry["params"], example, key_like(), carry["model_state"]
     leaves = tuple((jnp.shape(leaf), str(tree.dtype_of(leaf))) for leaf in jax.tree.leaves(given))
     known = plan.loss, jax.tree.structure(given), leaves
     if known not in _checked:

@@ -111,8 +111,8 @@ class Runs:
         """What a step of one run touches: parameters, gradients, state, and what the loss computes on the way."""
         first = functools.partial(jax.tree.map, lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype))
         tx, params = first((self.txs, self.job.like[0]))
-        carry = jax.eval_shape(advancing.start, tx, params, self.job.model_state, jax.random.key(0))
-        given = carry["params"], self.job.source.example, carry["key"], carry["model_state"]
+        carry = jax.eval_shape(advancing.start, tx, params, self.job.model_state, inputs.key_like())
+        given = carry["params"], self.job.source.example, inputs.key_like(), carry["model_state"]
         jaxpr = jax.make_jaxpr(self.job.plan.loss)(*given).jaxpr
         computed = [v.aval for eqn in jaxpr.eqns for v in eqn.outvars]
         touched = jax.tree.leaves((computed, carry["tx"], carry["params"], carry["params"]))
@@ -171,17 +171,15 @@ class Runs:
         kept = jax.tree.map(lambda leaf: jnp.asarray(leaf[np.ix_(seeds, chosen)]), self._kept)
         if self.sharding is not None:
             kept = jax.device_put(kept, self.sharding)
-        key = jax.random.wrap_key_data(keys)
-        return {**kept, "step": jnp.asarray(self.step, jnp.int32), "key": key, "ok": jnp.ones((), bool)}
+        return {**kept, "step": jnp.asarray(self.step, jnp.int32), "key": jnp.asarray(keys), "ok": jnp.ones((), bool)}
 
     def _advance(self, txs: Transform, carry: PyTree, step: int, until: int, count: blocks.Count) -> Any:
         plan, source, records = self.job.plan, self.job.source, []
         chunk = min(plan.capacity, 4 * inputs.first_chunk(carry, source, 0.5))
         first = step
-        keys = jax.random.key_data(carry["key"])
         while first < until and not count.cancelled:
             last = min(first + chunk, until)
-            carry, rows = blocks.run(plan, txs, carry, source.data, self._orders(keys, first, last), np.int32(last))
+            carry, rows = blocks.run(plan, txs, carry, source.data, self._orders(carry["key"], first, last), np.int32(last))
             made = last - first
             records.append(jax.tree.map(lambda leaf, made=made: np.asarray(leaf)[:made], rows))
             count.add(made * self.layout.seeds * self.layout.txs)

@@ -82,7 +82,7 @@ def sample_batches(
 ) -> Batches:
     """Index batches of one epoch: a shuffled partition of 0 .. size-1, or independent draws from it.
 
-        order = permutation(key, size)            without replacement: each index once
+        order = 0 .. size-1, shuffled             without replacement: each index once
         order = randint(key, (size,), 0, size)    with replacement
         batch i = order[i * batch_size : (i + 1) * batch_size]
 
@@ -99,7 +99,7 @@ def sample_batches(
 
     Returns:
       `Batches` with int32 fields `.full` of shape (size // batch_size, batch_size) and `.rest` of shape
-      (size % batch_size,), or (0,) with `drop_last`. 4 bytes per sample; up to 28 while they are drawn.
+      (size % batch_size,), or (0,) with `drop_last`. 4 bytes per sample; up to 80 while they are drawn.
 
     Errors: TypeError for what is not a random key, a size that is not an int, a flag that is not a bool. ValueError for
     several keys and for a size out of range.
@@ -199,11 +199,28 @@ def _sample(key: jax.Array, size: int, batch_size: int, replacement: bool, drop_
     if replacement:
         order = jax.random.randint(key, (size,), 0, size, dtype=jnp.int32)
     else:
-        order = jnp.arange(size, dtype=jnp.int32)
-        if batch_size < size:
-            order = jax.random.permutation(key, order)
+        order = jnp.arange(size, dtype=jnp.int32) if batch_size == size else _shuffled(key, size)
     used = size - size % batch_size
     return Batches(full=order[:used].reshape(-1, batch_size), rest=order[used : used if drop_last else size])
+
+
+def _shuffled(key: jax.Array, size: int) -> jax.Array:
+    """0 .. size-1 in random order, in a third of the time of `jax.random.permutation` or less.
+
+    A round sorts random numbers that carry the place they are at in their low bits: one array of integers, which is
+    sorted by a faster routine than pairs are. The high bits are too few to decide alone, so there are as many rounds as
+    make three random bits for each bit of an index, in all: two of n samples then tie with a chance of 1 in n³, as in
+    JAX.
+    """
+    place_bits = (size - 1).bit_length()
+    if place_bits > 20:  # too many rounds
+        return jax.random.permutation(key, size)
+    places = jnp.arange(size, dtype=jnp.uint32)
+    order = jnp.arange(size, dtype=jnp.int32)
+    for bits in jax.random.bits(key, (-(-3 * place_bits // (32 - place_bits)), size), jnp.uint32):
+        from_place = jnp.sort(bits << place_bits | places, stable=False) & (2**place_bits - 1)
+        order = order.at[from_place].get(mode="promise_in_bounds")
+    return order
 
 
 def check_sizes(who: str, data: Any, batch_size: Any, **flags: Any) -> tuple[int, int]:

@@ -197,7 +197,7 @@ def _begin(init: Callable[[Array], PyTree], key: Array, seeds: Array) -> tuple[P
 def _check(plan: Plan, like: PyTree, source: inputs.Source, model_state: PyTree, evaluate: Any, best_by: str) -> None:
     check.check_leaves(_WHO, "params from init", like)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like)
-    inputs.check_loss(_WHO, plan, {"params": one, "key": jax.random.key(0), "model_state": model_state}, source.example)
+    inputs.check_loss(_WHO, plan, {"params": one, "model_state": model_state}, source.example)
     known = ["final_loss", "best_loss"]
     if evaluate is not None:
         known += jax.eval_shape(functools.partial(inputs.evaluated_now, evaluate), one, model_state)
