@@ -6,8 +6,8 @@
 It is one program for any number of steps: where it stops is an argument, not a shape. So a chunk of 3 steps and one
 of 1000 give the same bits, a run that is cut in two gives those of the whole, and nothing is compiled twice.
 The orders of the epochs are drawn before, by a small program of their own: from the key and the number of the epoch.
-The loop carries the scalars of the optimizer's state as one vector. On a CPU each array that a step writes costs it
-about a microsecond, and a third of the time of a small network's step went into counters and weights.
+For a small network the loop carries the scalars of the optimizer's state as one vector. On a CPU every array that a
+step writes costs it time, and counters and weights took a third of the step of a 64-32-10 network.
 """
 
 import functools
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from gradtx import tree
@@ -27,6 +28,8 @@ from gradtx.training.minibatches import Batches, num_batches, sample_batches, ta
 
 PyTree = Any
 Carry = dict[str, Any]
+_NO_EPOCH = np.uint32(2**32 - 1)  # folded into a run's key it gives the loss's; every other number is an epoch
+_SMALL = 2**14  # parameters of a network whose step is so short that its scalars matter
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Sampling:
         return self.batch_size == self.size and not self.replacement
 
     def epoch(self, key: Array, epoch: Array) -> Batches:
-        """The index batches of one epoch; key decides those of all epochs."""
+        """The index batches of one epoch."""
         key = jax.random.fold_in(key, epoch)
         return sample_batches(key, self.size, self.batch_size, replacement=self.replacement, drop_last=self.drop_last)
 
@@ -107,7 +110,7 @@ def own(carry: Carry) -> Carry:
 def one_step(plan: Plan, tx: Transform, carry: Carry, batch: PyTree) -> tuple[Carry, dict[str, Any]]:
     """One update: the next carry, and what to record of it."""
     loss, params, state = plan.loss, carry["params"], carry["model_state"]
-    key = jax.random.fold_in(_stream(carry["key"], 1), carry["step"]) if loss.wants_key else None
+    key = _loss_key(carry["key"], carry["step"]) if loss.wants_key else None
 
     def value_at(params: PyTree) -> tuple[Array, Any]:
         return loss(params, batch, key, state)
@@ -119,9 +122,9 @@ def one_step(plan: Plan, tx: Transform, carry: Carry, batch: PyTree) -> tuple[Ca
     extra = {name: offered[name] for name in offered if name in tx.extra_args}
 
     def moved() -> Carry:
-        updates, tx_state = tx.update(grads, carry["tx"], params, **extra)
-        changed = {"params": apply_updates(params, updates), "tx": tx_state, "model_state": state}
-        return carry | changed | {"step": carry["step"] + 1}
+        update = _update_and_apply if "value_fn" in extra else _traced_once
+        after, tx_state = update(tx, grads, carry["tx"], params, extra)
+        return carry | {"params": after, "tx": tx_state, "model_state": state, "step": carry["step"] + 1}
 
     record = {"loss": value} | aux
     if not plan.stop_at_nonfinite:
@@ -130,9 +133,20 @@ def one_step(plan: Plan, tx: Transform, carry: Carry, batch: PyTree) -> tuple[Ca
     return jax.lax.cond(ok, moved, lambda: carry) | {"ok": ok}, record
 
 
-def _stream(bits: Array, number: int) -> Array:
-    """One of the keys that a run has: 0 for the orders of the samples, 1 for the loss."""
-    return jax.random.fold_in(jax.random.wrap_key_data(bits), number)
+def _update_and_apply(
+    tx: Transform, grads: PyTree, state: PyTree, params: PyTree, extra: dict[str, Any]
+) -> tuple[PyTree, PyTree]:
+    """The next params and state of the optimizer."""
+    updates, state = tx.update(grads, state, params, **extra)
+    return apply_updates(params, updates), state
+
+
+_traced_once = jax.jit(_update_and_apply)  # for the batches of an epoch and for its last, which may be smaller
+
+
+def _loss_key(bits: Array, step: Array) -> Array:
+    """The key of the loss at a step."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(bits), _NO_EPOCH), step)
 
 
 def records_like(plan: Plan, carry: Carry, batch: PyTree) -> dict[str, Any]:
@@ -146,7 +160,7 @@ def orders(sampling: Sampling | None, capacity: int, bits: Array, first: Array, 
     """The index batches of the epochs that steps `first` until before `last` touch; None where none are drawn."""
     if sampling is None or sampling.whole:
         return None
-    key = _stream(bits, 0)
+    key = jax.random.wrap_key_data(bits)
     begin, end = first // sampling.per_epoch, -(-last // sampling.per_epoch)
     rows = -(-capacity // sampling.per_epoch) + 1
     shapes = jax.eval_shape(sampling.epoch, key, begin)
@@ -159,25 +173,27 @@ def orders(sampling: Sampling | None, capacity: int, bits: Array, first: Array, 
 
 
 class Scalars:
-    """A tree's scalars of one dtype as one vector, and back; `axes` counts the axes that every leaf has in front."""
+    """A tree's scalars of one dtype as one vector, and back; or the tree as it is."""
 
-    def __init__(self, like: PyTree, axes: int):
+    def __init__(self, like: PyTree, *, join: bool):
         leaves, self.structure = jax.tree.flatten(like)
         self.places: dict[Any, list[int]] = {}
         for i, leaf in enumerate(leaves):
-            if leaf.ndim == axes:
+            if join and leaf.ndim == 0:
                 self.places.setdefault(leaf.dtype, []).append(i)
 
     def together(self, tree: PyTree) -> tuple[list[Array], dict[int, Array]]:
         """The vectors, and the other leaves by their place."""
         leaves = dict(enumerate(jax.tree.leaves(tree)))
-        return [jnp.stack([leaves.pop(i) for i in places], -1) for places in self.places.values()], leaves
+        return [jnp.stack([leaves.pop(i) for i in places]) for places in self.places.values()], leaves
 
-    def apart(self, packed: tuple[list[Array], dict[int, Array]]) -> PyTree:
+    def apart(self, joined: tuple[list[Array], dict[int, Array]]) -> PyTree:
         """The tree again."""
-        vectors, others = packed
-        scalars = {i: v[..., at] for v, places in zip(vectors, self.places.values(), strict=True) for at, i in enumerate(places)}
-        return jax.tree.unflatten(self.structure, [leaf for _, leaf in sorted((scalars | others).items())])
+        vectors, others = joined
+        leaves = dict(others)
+        for vector, places in zip(vectors, self.places.values(), strict=True):
+            leaves.update(zip(places, vector, strict=True))
+        return jax.tree.unflatten(self.structure, [leaves[i] for i in sorted(leaves)])
 
 
 class Many(NamedTuple):
@@ -207,7 +223,8 @@ def advance(
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(runs) :], leaf.dtype), carry)
     like = records_like(plan, one, batch)
     rows = jax.tree.map(lambda leaf: jnp.zeros((plan.capacity, *runs, *leaf.shape), leaf.dtype), like)
-    scalars = Scalars(carry["tx"], len(runs))
+    small = sum(leaf.size for leaf in jax.tree.leaves(carry["params"])) <= _SMALL
+    scalars = Scalars(carry["tx"], join=small and many is None)
 
     def on(batch: PyTree, running: tuple[Carry, Any]) -> tuple[Carry, Any]:
         carry, rows = running

@@ -185,9 +185,9 @@ def read_key(who: str, key: Any) -> Array:
     minibatches.check_key(who, key)
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(key)
-    if key.dtype != (default := key_like().dtype):
+    if str(jax.random.key_impl(key)) != jax.config.jax_default_prng_impl:
         raise ValueError(
-            f"{who}: key has dtype {key.dtype}; the state keeps the bits of a default key, {default}. "
+            f"{who}: key has dtype {key.dtype}; the state keeps the bits of a default key, {key_like().dtype}. "
             "Set jax_default_prng_impl, or pass another key."
         )
     return key
@@ -203,13 +203,14 @@ _checked: dict[Any, list[str]] = {}
 
 def check_loss(who: str, plan: Plan, carry: Carry, example: PyTree) -> None:
     """The loss traced once for these shapes: it must give a scalar, and should read all the params."""
-    given = carry["params"], example, key_like(), carry["model_state"]
-    leaves = tuple((jnp.shape(leaf), str(tree.dtype_of(leaf))) for leaf in jax.tree.leaves(given))
+    given = carry["params"], example, carry["model_state"]
+    leaves = tuple((jnp.shape(leaf), tree.dtype_of(leaf)) for leaf in jax.tree.leaves(given))
     known = plan.loss, jax.tree.structure(given), leaves
     if known not in _checked:
         if len(_checked) > 256:
             _checked.clear()
-        _checked[known] = losses.check_loss(who, plan.loss, *given)
+        params, example, model_state = given
+        _checked[known] = losses.check_loss(who, plan.loss, params, example, key_like(), model_state)
     if unread := _checked[known]:
         warnings.warn(
             f"{who}: the loss does not read params at {', '.join(unread)}; their gradient is 0.",

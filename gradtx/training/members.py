@@ -121,27 +121,27 @@ class Runs:
     # One block -------------------------------------------------------------------------------------------------------
 
     def compile_run(self) -> None:
-        """Compile the loop, and what comes after it, by calls that make no step; they need only shapes."""
-        job, layout = self.job, self.layout
+        """Compile the loop, and what comes after it, without a step."""
+        job = self.job
         if job.source.stream is not None:
             return
-        params, keys = self._empty()
-        txs = blocks.pick(self.txs, _cut(self.size, layout.txs)[0])
-        carry = blocks.start(self.sharding, layout.txs, txs, params, job.model_state, keys)
-        shapes = jax.eval_shape(lambda keys: self._orders(keys, 0, 0), keys)
-        order = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-        carry, _ = blocks.run(job.plan, txs, carry, job.source.data, order, np.int32(0))
+        # Shapes alone will do, and need not wait for other programs; but not for arrays that lie on several devices.
+        txs, carry, order = jax.eval_shape(self._nothing_done) if self.sharding is None else self._nothing_done()
+        blocks.run.lower(job.plan, txs, carry, job.source.data, order, np.int32(0)).compile()
         if job.evaluate is not None:
-            evaluate(job.evaluate, carry["params"], carry["model_state"])
+            evaluate.lower(job.evaluate, carry["params"], carry["model_state"]).compile()
 
-    def compile_orders(self) -> None:
-        """Compile what draws the orders of the samples, likewise."""
-        self._orders(self._empty()[1], 0, 0)
+    def compile_start(self) -> None:
+        """Compile what comes before the loop, by calls that are small."""
+        self._nothing_done()
 
-    def _empty(self) -> tuple[PyTree, Rows]:
-        """Zeros in place of the params and keys of a block's seeds."""
+    def _nothing_done(self) -> tuple[Transform, PyTree, Any]:
+        """A block with zeros for its params and keys, before its first step, and an order of no epochs."""
         like = self.job.like
-        return jax.tree.map(lambda leaf: np.zeros((self.layout.seeds, *leaf.shape[1:]), leaf.dtype), like)
+        params, keys = jax.tree.map(lambda leaf: np.zeros((self.layout.seeds, *leaf.shape[1:]), leaf.dtype), like)
+        txs = blocks.pick(self.txs, _cut(self.size, self.layout.txs)[0])
+        carry = blocks.start(self.sharding, self.layout.txs, txs, params, self.job.model_state, keys)
+        return txs, carry, self._orders(carry["key"], 0, 0)
 
     def _orders(self, keys: Any, first: int, last: int) -> Any:
         plan = self.job.plan
@@ -179,7 +179,8 @@ class Runs:
         first = step
         while first < until and not count.cancelled:
             last = min(first + chunk, until)
-            carry, rows = blocks.run(plan, txs, carry, source.data, self._orders(carry["key"], first, last), np.int32(last))
+            order = self._orders(carry["key"], first, last)
+            carry, rows = blocks.run(plan, txs, carry, source.data, order, np.int32(last))
             made = last - first
             records.append(jax.tree.map(lambda leaf, made=made: np.asarray(leaf)[:made], rows))
             count.add(made * self.layout.seeds * self.layout.txs)

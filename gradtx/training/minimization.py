@@ -90,7 +90,8 @@ def minimize(
       data: a pytree of arrays with one leading axis of samples, or an iterable of batches, which is streamed.
       batch_size: samples per batch, 1 to their number; None is all of them. For arrays only.
       epochs, steps: how long, one of them. An iterable of batches without either is run through once.
-      key: decides the order of the samples and the keys of the loss; None is `jax.random.key(0)`.
+      key: decides the order of the samples, `sample_batches(jax.random.fold_in(key, epoch), ...)`, and the keys of the
+        loss, `fold_in(fold_in(key, 2**32 - 1), step)`; None is `jax.random.key(0)`.
       state: the state of an earlier result, to go on from; its key goes on too. k and n more steps are k + n steps,
         bit for bit, also when the state was saved and loaded in between.
       progress: show steps, loss, rate and time left where standard error is a terminal; the extra `progress` has a bar.
@@ -162,9 +163,9 @@ def _bytes(params: PyTree) -> int:
 class _Run:
     """A run under way: the carry, and what has been recorded.
 
-    A loss that is not finite can end it in two ways. The program looks at each loss, and skips the update and what comes
-    after. Or it does not, which is up to a third faster for a small network on a CPU, and where the losses show one, the
-    chunk is run again from its start (`goes_back`) up to there; what is kept for that is as large as params and state.
+    A loss that is not finite can end it in two ways. The program looks at each loss, and skips the update and what
+    comes after. Or it does not, which is up to a third faster for a small network on a CPU, and where the losses show
+    one, the chunk is run again from its start up to there (`goes_back`), which takes a copy of params and state.
     """
 
     def __init__(

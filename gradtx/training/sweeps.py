@@ -160,14 +160,15 @@ def sweep(
     rounds = _rounds(halve_at, total)
     inputs.check_evaluate(_WHO, evaluate)
     entries = _read_optimizers(txs)
-    begin = functools.partial(_begin, init, inputs.read_key(_WHO, key), np.arange(seeds))
-    like = jax.eval_shape(begin)
+    run_begin = _run_begin_on_cpu if blocks.devices()[0].platform == "cpu" else _run_begin
+    given = init, inputs.read_key(_WHO, key), np.arange(seeds)
+    like = run_begin.eval_shape(*given)
     _check(plan, like[0], source, model_state, evaluate, best_by)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # all programs compile beside each other
-        begun = pool.submit(blocks.in_thread(lambda: jax.device_get(begin())))
+        begun = pool.submit(blocks.in_thread(lambda: jax.device_get(run_begin(*given))))
         job = Job(plan, source, total, like, begun, model_state, evaluate, at_once, best_by, highest)
         runs = [Runs(name, each, job) for name, each in entries]
-        calls = [each.compile_run for each in runs] + [each.compile_orders for each in runs[:1]]
+        calls = [call for each in runs for call in (each.compile_run, each.compile_start)]
         for compiled in [pool.submit(blocks.in_thread(call)) for call in calls]:
             compiled.result()
     count = blocks.Count()
@@ -183,7 +184,6 @@ def sweep(
 # What goes in ---------------------------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _begin(init: Callable[[Array], PyTree], key: Array, seeds: Array) -> tuple[PyTree, Array]:
     """For each seed where it starts, and the bits of the key that it trains with."""
 
@@ -192,6 +192,11 @@ def _begin(init: Callable[[Array], PyTree], key: Array, seeds: Array) -> tuple[P
         return init(first), jax.random.key_data(second)
 
     return jax.vmap(begin)(seeds)
+
+
+_run_begin = jax.jit(_begin, static_argnums=0)
+# It runs once: LLVM's first level gives the bits of its second, and compiles random numbers in a third of the time.
+_run_begin_on_cpu = jax.jit(_begin, static_argnums=0, compiler_options={"xla_backend_optimization_level": 1})
 
 
 def _check(plan: Plan, like: PyTree, source: inputs.Source, model_state: PyTree, evaluate: Any, best_by: str) -> None:
@@ -250,7 +255,7 @@ def _with_axis(tx: Transform) -> Transform:
     if len(sizes) > 1:
         raise ValueError(f"{_WHO}: the hyperparameters of {tx.name} have leading axes of lengths {sorted(sizes)}.")
     size = sizes.pop() if sizes else 1
-    widen = lambda leaf: leaf if jnp.ndim(leaf) else jnp.full((size,), leaf, jnp.result_type(float))  # noqa: E731
+    widen = lambda leaf: leaf if jnp.ndim(leaf) else np.full((size,), leaf, jnp.result_type(float))  # noqa: E731
     return jax.tree.map(widen, tx)
 
 
@@ -276,5 +281,5 @@ def _result(runs: list[Runs], job: Job) -> SweepResult:
     scored = [(run.best, i) for i, run in enumerate(runs) if run.best is not None]
     (_, tx, seed, (params, model_state)), i = min(scored, key=lambda each: each[0][0])
     member = sum(run.size for run in runs[:i]) * job.seeds + tx * job.seeds + seed
-    best = jax.tree.map(lambda leaf: tables.shortest(leaf[tx]), runs[i].txs)
+    best = jax.tree.map(lambda leaf: tables.shortest(np.asarray(leaf)[tx]), runs[i].txs)
     return SweepResult(table, history, Best(best, params, model_state, member), max(run.layout.at_once for run in runs))

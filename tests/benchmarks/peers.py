@@ -9,16 +9,18 @@ of each step.
 `most_people` sweeps learning rates as a tutorial does: NumPy makes the batches, and the jitted step closes over the
 optimizer, so it is compiled anew for every learning rate (and for the partial batch).
 
-`expert` sweeps them as well as a Python loop over steps can: one compiled step for all learning rates, which are part
-of its state; all it changes is donated; the data and all orders are on the device, the step counts for itself and
-takes its batch and writes down its loss there. The host only calls it, without waiting, and reads the losses last.
+`expert` has one compiled step for all learning rates, which are part of its state (`optax.inject_hyperparams`); NumPy
+makes the batches, and the host reads the losses of a run at its end. With `donate` the step overwrites what it changes.
 
-`hand_written` is one training run, in three forms, of any optimizer with init and update. `step` is the expert's loop,
+`tuned` is as good as a Python loop over steps can be: besides, the data and all orders are on the device, the step
+counts for itself, takes its batch and writes down its loss there. The host only calls it.
+
+`hand_written` is one training run, in three forms, of any optimizer with init and update. `step` is the tuned loop,
 `epoch` a jitted scan over the full batches of an epoch and a second jitted step for the partial one, and `run` a single
 jitted program, a scan over epochs that shuffles, then scans over the batches.
 
 The loops take `data` as {"image", "label"} of NumPy arrays. With the same initial parameters and orders they agree to
-rounding: `most_people` and `expert` have both from `seed`, `hand_written` from its arguments.
+rounding: `hand_written` has both from its arguments, the others from `seed`.
 """
 
 import argparse
@@ -34,6 +36,7 @@ import optax
 import gradtx
 
 
+@functools.cache
 def digits() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """1437 images that train and 360 that test, those of examples/train_digits.py."""
     from sklearn.datasets import load_digits
@@ -135,19 +138,63 @@ def fresh(tx: Any, params: Any, steps: int) -> Any:
     return jax.tree.map(jnp.copy, params), tx.init(params), jnp.int32(0), jnp.int32(0), jnp.zeros(steps)
 
 
-# The others of Adam's numbers are static, so that they are neither arguments nor results of the step.
-EXPERT = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps", "eps_root"))(learning_rate=0.0)
-expert_step = counting_step(EXPERT)
+INJECTED = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def expert_start(params: Any, rate: Any, steps: int) -> Any:
-    """The carry with the learning rate in its state."""
-    params, state, *rest = fresh(EXPERT, params, steps)
-    return params, state._replace(hyperparams={"learning_rate": jnp.float32(rate)}), *rest
+def injected_step(params: Any, state: Any, batch: Any) -> Any:
+    """One step: params, state, loss."""
+    value, grads = jax.value_and_grad(loss)(params, batch)
+    updates, state = INJECTED.update(grads, state, params)
+    return optax.apply_updates(params, updates), state, value
+
+
+INJECTED_STEPS = {donate: jax.jit(injected_step, donate_argnums=(0, 1) if donate else ()) for donate in (False, True)}
 
 
 def expert(
+    data: dict[str, np.ndarray],
+    rates: Sequence[float],
+    *,
+    hidden: int,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    drop_last: bool = False,
+    donate: bool = False,
+) -> np.ndarray:
+    """Losses (rates, steps) with one compiled step for all rates; what it compiles is kept for the next call."""
+    n = len(data["label"])
+    curves = []
+    for rate in rates:
+        params = init(jax.random.key(seed), hidden)
+        state = INJECTED.init(params)
+        state.hyperparams["learning_rate"] = jnp.float32(rate)
+        rng = np.random.default_rng(seed)
+        losses = []
+        for _ in range(epochs):
+            order = rng.permutation(n)
+            for begin in range(0, n - batch_size + 1 if drop_last else n, batch_size):
+                index = order[begin : begin + batch_size]
+                batch = {"image": data["image"][index], "label": data["label"][index]}
+                params, state, value = INJECTED_STEPS[donate](params, state, batch)
+                losses.append(value)
+        curves.append([float(value) for value in losses])
+    return np.array(curves, "float32")
+
+
+# The others of Adam's numbers are static, so that they are neither arguments nor results of the step.
+TUNED = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps", "eps_root"))(learning_rate=0.0)
+tuned_step = counting_step(TUNED)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def tuned_start(params: Any, rate: Any, steps: int) -> Any:
+    """The carry with the learning rate in its state."""
+    params, state, *rest = fresh(TUNED, params, steps)
+    return params, state._replace(hyperparams={"learning_rate": jnp.float32(rate)}), *rest
+
+
+def tuned(
     data: dict[str, np.ndarray],
     rates: Sequence[float],
     *,
@@ -166,10 +213,10 @@ def expert(
     params = init(jax.random.key(seed), hidden)
     curves = []
     for rate in rates:
-        carry = expert_start(params, rate, epochs * len(batches))
+        carry = tuned_start(params, rate, epochs * len(batches))
         for _ in range(epochs):
             for size in batches:
-                carry = expert_step(carry, data, order, size)
+                carry = tuned_step(carry, data, order, size)
         curves.append(carry[-1])
     return np.stack(jax.device_get(curves))
 
@@ -258,7 +305,7 @@ def check() -> None:
         options: dict[str, Any] = {"epochs": 3, "batch_size": 128, "drop_last": drop_last}
         expected = most_people(data, rates, hidden=32, seed=seed, **options)
         assert expected.shape == (2, 33 if drop_last else 36)
-        found = {"expert": expert(data, rates, hidden=32, seed=seed, **options)}
+        found = {loop.__name__: loop(data, rates, hidden=32, seed=seed, **options) for loop in (expert, tuned)}
         for form in FORMS:
             for name, adam in {"optax": optax.adam, "gradtx": gradtx.adam}.items():
                 curves = []

@@ -48,10 +48,13 @@ def _init(hidden: int) -> Callable[[Any], Any]:
 def programs(hidden: int, rates: Any = RATES) -> dict[str, Callable[[], Any]]:
     """What is compared."""
     train, _ = peers.digits()
+    run = {"hidden": hidden, "seed": 0, **TASK}
     return {
         "sweep": lambda: our_sweep(hidden, rates),
-        "expert": lambda: peers.expert(train, rates, hidden=hidden, seed=0, **TASK),
-        "most people": lambda: peers.most_people(train, rates, hidden=hidden, seed=0, **TASK),
+        "expert": lambda: peers.expert(train, rates, **run),
+        "expert, donating": lambda: peers.expert(train, rates, donate=True, **run),
+        "tuned": lambda: peers.tuned(train, rates, **run),
+        "most people": lambda: peers.most_people(train, rates, **run),
     }
 
 
@@ -86,7 +89,7 @@ def report(title: str, times: dict[str, list[float]], ours: str) -> None:
 
 def cold(hidden: int, number: int) -> None:
     """Each in a process of its own, compilation included; imports and reading the data are not."""
-    names = ["sweep", "expert", "most people"]
+    names = ["sweep", "expert", "tuned", "most people"]
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(number):
         for name in names:
@@ -117,7 +120,7 @@ def large(hidden: int, number: int) -> None:
         return [run.history["loss"] for run in runs]
 
     calls = {"sweep": lambda: our_sweep(hidden, rates).history["loss"], "minimize each": one_after_another}
-    calls["expert"] = programs(hidden, rates)["expert"]
+    calls["tuned"] = programs(hidden, rates)["tuned"]
     report(f"hidden {hidden}, 8 rates, {our_sweep(hidden, rates).at_once} at once", rounds(calls, number), "sweep")
 
 

@@ -48,7 +48,7 @@ def stream():
 def by_hand(network, params, state=None, streams=()):
     """Plain gradient descent with flax alone: params, the other collections and the costs."""
     state, costs = state or {}, []
-    run_key = jax.random.fold_in(KEY, 1)  # minimize keeps fold_in(key, 0) for the order of the samples
+    run_key = jax.random.fold_in(KEY, 2**32 - 1)  # smaller numbers are epochs, and decide the order of the samples
 
     def value(params, state, batch, keys):
         variables = {"params": params, **state}

@@ -65,11 +65,11 @@ def plain_loop(loss, params, tx, data, steps, *, key=None, batch_size=None, has_
         if data is not None:
             indices = next(orders, None)
             if indices is None:
-                epoch_key = jax.random.fold_in(jax.random.fold_in(key, 0), epoch)
+                epoch_key = jax.random.fold_in(key, epoch)
                 orders = iter(sample_batches(epoch_key, SIZE, batch_size, **sampling))
                 indices, epoch = next(orders), epoch + 1
             batch = [take(data, indices)]
-        wanted = {"key": jax.random.fold_in(jax.random.fold_in(key, 1), t)} if has_key else {}
+        wanted = {"key": jax.random.fold_in(jax.random.fold_in(key, 2**32 - 1), t)} if has_key else {}
         value, grads = step(params, *batch, **wanted)
         updates, state = update(jax.tree.map(jnp.conj, grads), state, params)
         params = gradtx.apply_updates(params, updates)
@@ -421,7 +421,7 @@ def test_model_state_is_carried_and_aux_recorded():
     assert set(result.history) == {"loss", "seen", "by", "samples"}
     assert result.history["by"]["n"].tolist() == list(range(1, 11))
     assert result.history["samples"].tolist() == [5, 5, 5, 5, 3] * 2
-    orders = [sample_batches(jax.random.fold_in(jax.random.fold_in(KEY, 0), epoch), SIZE, 5) for epoch in range(2)]
+    orders = [sample_batches(jax.random.fold_in(KEY, epoch), SIZE, 5) for epoch in range(2)]
     means = [Y[np.asarray(indices)].mean() for order in orders for indices in order]
     np.testing.assert_allclose(result.history["seen"], means, rtol=1e-6, atol=1e-7)
     plain = minimize(cost, start(), sgd(0.1), DATA, batch_size=5, epochs=2, key=KEY)
@@ -449,7 +449,7 @@ def test_a_running_mean_in_model_state():
     )
     mean, seen = np.zeros(3), []
     for epoch in range(3):
-        for indices in sample_batches(jax.random.fold_in(jax.random.fold_in(KEY, 0), epoch), SIZE, 5, drop_last=True):
+        for indices in sample_batches(jax.random.fold_in(KEY, epoch), SIZE, 5, drop_last=True):
             mean = 0.9 * mean + 0.1 * X[np.asarray(indices)].mean(0)
             seen.append(mean)
     np.testing.assert_allclose(result.state["model_state"], seen[8], rtol=1e-5, atol=1e-7)
@@ -743,7 +743,7 @@ def steps_of(data, **options):
 def test_a_stream_of_the_batches_is_the_run_on_the_arrays():
     # Another program: gathered inside the loop or given from outside, XLA may contract differently; 1 ulp a step.
     whole = minimize(cost, start(), adam(1e-2), DATA, batch_size=5, epochs=2, key=KEY)
-    keys = [jax.random.fold_in(jax.random.fold_in(KEY, 0), epoch) for epoch in range(2)]
+    keys = [jax.random.fold_in(KEY, epoch) for epoch in range(2)]
     for data in (DATA, jax.tree.map(jnp.asarray, DATA)):
         stream = itertools.chain.from_iterable(batches(key, data, 5) for key in keys)
         assert_close(minimize(cost, start(), adam(1e-2), stream), (whole.params, whole.history["loss"]), 1e-5)

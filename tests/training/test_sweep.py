@@ -144,6 +144,7 @@ def test_several_devices_share_the_runs(layout, monkeypatch):
         seen.append((out[0]["params"]["w"].sharding,))
         return out
 
+    watched.lower = run.lower
     monkeypatch.setattr(blocks, "run", watched)
     result = gradtx.sweep(loss, init, adams(np.logspace(-3, -1, 16)), DATA, batch_size=5, epochs=1)
     assert result.at_once == 16
