@@ -72,7 +72,7 @@ def read_data(who: str, data: Any, *, batch_size: int | None, replacement: bool,
         return _read_stream(who, data)
     size, batch_size = minibatches.check_sizes(who, data, batch_size, replacement=replacement, drop_last=drop_last)
     _check_fits(who, data)
-    data = jax.tree.map(jnp.asarray, data)
+    data = jax.device_put(data)
     example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), leaf.dtype), data)
     return Source(data, Sampling(size, batch_size, replacement, drop_last), None, example)
 
