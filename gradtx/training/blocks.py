@@ -167,15 +167,16 @@ def under(wanted: dict[str, Any]) -> Generator[None, None, None]:
 
 
 class Count:
-    """Steps done so far, counted by all workers; `cancelled` asks them to end."""
+    """Steps done so far and the lowest loss at the end of a chunk, by all workers; `cancelled` asks them to end."""
 
     def __init__(self) -> None:
-        self.done, self.cancelled, self._lock = 0, False, threading.Lock()
+        self.done, self.lowest, self.cancelled, self._lock = 0, np.inf, False, threading.Lock()
 
-    def add(self, steps: int) -> None:
-        """So many more."""
+    def add(self, steps: int, losses: np.ndarray[Any, Any]) -> None:
+        """So many more steps, and the losses of the last of them."""
         with self._lock:
             self.done += steps
+            self.lowest = float(np.fmin.reduce(losses.ravel(), initial=self.lowest))
 
 
 def pick(tree: PyTree, index: Any) -> PyTree:

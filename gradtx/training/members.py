@@ -78,8 +78,9 @@ class Runs:
             try:
                 for future in pending:
                     while not concurrent.futures.wait([future], 0.25).done:
-                        bar.update(count.done, f"{self.name}, {self.layout.at_once} at once")
+                        self._say(bar, count)
                     reached.append(future.result())
+                self._say(bar, count)
             except BaseException:
                 count.cancelled = True
                 for future in pending:
@@ -88,6 +89,9 @@ class Runs:
         if not last_round:
             self._kept = self._assembled(jobs, reached)
         self.step = until
+
+    def _say(self, bar: Progress, count: blocks.Count) -> None:
+        bar.update(count.done, f"{self.name}, {self.layout.at_once} at once, lowest loss {count.lowest:.4g}")
 
     def stop(self, worse: Rows) -> None:
         """Go on without some of the optimizers alive."""
@@ -155,6 +159,8 @@ class Runs:
         carry, records = (self._stream if job.source.stream is not None else self._advance)(
             chosen, carry, step, until, count
         )
+        if count.cancelled:
+            return None
         if records:
             self._write(records, seeds, self.alive[txs], step, until)
         kept = {name: carry[name] for name in _KEPT}
@@ -183,16 +189,19 @@ class Runs:
             carry, rows = blocks.run(plan, txs, carry, source.data, order, np.int32(last))
             made = last - first
             records.append(jax.tree.map(lambda leaf, made=made: np.asarray(leaf)[:made], rows))
-            count.add(made * self.layout.seeds * self.layout.txs)
+            count.add(made * self.layout.seeds * self.layout.txs, records[-1]["loss"][-1])
             first = last
-        return carry, jax.tree.map(lambda *parts: np.concatenate(parts), *records)
+        return carry, jax.tree.map(lambda *parts: np.concatenate(parts), *records) if records else records
 
     def _stream(self, txs: Transform, carry: PyTree, step: int, until: int, count: blocks.Count) -> Any:
         records = []
         for batch in itertools.islice(self.job.source.passes(None), until - step):
             carry, row = blocks.run_batch(self.job.plan, txs, carry, batch)
             records.append(row)
-            count.add(self.layout.seeds * self.layout.txs)
+            if len(records) % 10 == 0:  # the losses are waited for
+                count.add(10 * self.layout.seeds * self.layout.txs, np.asarray(row["loss"]))
+            if count.cancelled:
+                return carry, records
         if len(records) < until - step:
             raise ValueError(
                 f"gradtx.sweep: the data ended after {len(records)} of {until - step} batches; pass an iterable that "

@@ -4,16 +4,22 @@
     python -m tests.benchmarks.sweeps warm   [--hidden 32 128]  the same, already compiled: rounds in one process
     python -m tests.benchmarks.sweeps large  [--hidden 2048]    8 learning rates: sweep against one run after another
     python -m tests.benchmarks.sweeps single [--hidden 32 128 512 2048]   one run: minimize against hand-written loops
+    python -m tests.benchmarks.sweeps bar    [--hidden 128]     2000 epochs with a bar on a terminal, against without
 
 The task: digits, a 64-hidden-10 network, 10 epochs of batch 128, Adam. A row is the median over the rounds of the ratio
 of two, with the range of its middle half.
 """
 
 import argparse
+import contextlib
+import functools
+import os
+import pty
 import random
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -139,10 +145,27 @@ def single(hidden: int, number: int) -> None:
     report(f"hidden {hidden}, one run", rounds(calls, number), "minimize")
 
 
+def bar(hidden: int, number: int) -> None:
+    """What the bar costs on a terminal, for `minimize` and for `sweep`."""
+    train, _ = peers.digits()
+    params, tx, long = peers.init(jax.random.key(0), hidden), gradtx.adam(1e-3), {"batch_size": 128, "epochs": 2000}
+    txs = jax.vmap(gradtx.adam)(jnp.asarray(RATES[::16], jnp.float32))
+    terminal, end = pty.openpty()
+    threading.Thread(target=lambda: all(iter(lambda: os.read(terminal, 4096), b"")), daemon=True).start()
+    for name, run in {
+        "minimize": lambda **say: gradtx.minimize(peers.loss, params, tx, train, **say, **long).history["loss"],
+        "sweep": lambda **say: gradtx.sweep(peers.loss, _init(hidden), txs, train, **say, **long).history["loss"],
+    }.items():
+        calls = {f"progress={say}": functools.partial(run, progress=say) for say in (True, False)}
+        with open(end, "w", closefd=False) as stderr, contextlib.redirect_stderr(stderr):
+            times = rounds(calls, number)
+        report(f"hidden {hidden}, {name}", times, "progress=True")
+
+
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["cold", "warm", "large", "single", "one"])
+    parser.add_argument("what", choices=["cold", "warm", "large", "single", "bar", "one"])
     parser.add_argument("--hidden", type=int, nargs="+", default=None)
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--name", default="sweep", help=argparse.SUPPRESS)
@@ -156,6 +179,7 @@ def main() -> None:
         "warm": (warm, [32, 128], 15),
         "large": (large, [2048], 7),
         "single": (single, [32, 128, 512, 2048], 15),
+        "bar": (bar, [128], 11),
     }[arguments.what]
     for hidden in arguments.hidden or sizes:
         run(hidden, arguments.rounds or number)

@@ -1,6 +1,11 @@
 """A small network and its data, and the loop that `minimize` stands for, written out."""
 
+import io
+import os
 import pickle
+import signal
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -96,3 +101,19 @@ def through_pickle(result):
 def through_msgpack(result):
     data = serialization.to_bytes((result.params, result.state))
     return serialization.from_bytes((result.params, result.state), data)
+
+
+def press_after(seconds, times=1):
+    def press():
+        for _ in range(times):
+            time.sleep(seconds)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    return thread
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True

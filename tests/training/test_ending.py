@@ -14,7 +14,7 @@ import pytest
 from gradtx import adam, sgd, tree_equal
 from gradtx.training import minimization
 from gradtx.training.minimization import minimize
-from tests.training.network import DATA, X, Y, assert_close, assert_same, bowl, cost, start
+from tests.training.network import DATA, X, Y, assert_close, assert_same, bowl, cost, press_after, start
 
 # Evaluation and stopping
 
@@ -180,17 +180,6 @@ def test_a_nan_in_a_stream_ends_the_run(chunk):
 def slow(params):
     """A cost that takes about a millisecond."""
     return bowl(jax.lax.fori_loop(0, 20_000, lambda _, p: p * 0.99999, params)) + bowl(params)
-
-
-def press_after(seconds, times=1):
-    def press():
-        for _ in range(times):
-            time.sleep(seconds)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=press)
-    thread.start()
-    return thread
 
 
 def test_ctrl_c_returns_what_has_been_reached():

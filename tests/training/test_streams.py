@@ -1,6 +1,5 @@
 """`minimize` on an iterable of batches, and what it shows meanwhile."""
 
-import io
 import itertools
 import re
 import sys
@@ -14,7 +13,20 @@ from gradtx import adam, sgd, tree_equal
 from gradtx.training import progress
 from gradtx.training.minibatches import batches, take
 from gradtx.training.minimization import minimize
-from tests.training.network import DATA, KEY, X, Y, assert_close, assert_same, bowl, cost, noisy, start, through_pickle
+from tests.training.network import (
+    DATA,
+    KEY,
+    Terminal,
+    X,
+    Y,
+    assert_close,
+    assert_same,
+    bowl,
+    cost,
+    noisy,
+    start,
+    through_pickle,
+)
 
 # Streams
 
@@ -123,11 +135,6 @@ def test_batches_of_other_sizes_numbers_and_none():
 
 
 # Progress
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def test_it_says_nothing_where_there_is_no_terminal_or_nobody_asks(monkeypatch, capfd):

@@ -1,7 +1,11 @@
 """A sweep is its runs, one by one; and the table says what they did."""
 
 import csv
+import itertools
 import logging
+import re
+import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +16,7 @@ import pytest
 import gradtx
 from gradtx import tree
 from gradtx.training import blocks
+from tests.training.network import Terminal, press_after
 
 SIZE = 23
 RANDOM = np.random.default_rng(0)
@@ -267,6 +272,22 @@ def test_the_table_as_a_file(tmp_path):
     np.testing.assert_array_equal([float(row["final_loss"]) for row in rows], result.table["final_loss"])
 
 
+def test_the_table_as_a_data_frame():
+    pandas = pytest.importorskip("pandas")
+    result = gradtx.sweep(loss, init, [adams(), gradtx.sgd(0.1)], DATA, epochs=3, seeds=2)
+    frame = result.to_pandas()
+    assert isinstance(frame, pandas.DataFrame)
+    assert list(frame.columns) == list(result.table)
+    assert frame.shape == (12, len(result.table))
+    for name, column in result.table.items():
+        np.testing.assert_array_equal(frame[name].to_numpy(), column)
+    best = frame.loc[frame["final_loss"].idxmin()]
+    assert (best["optimizer"], best["seed"]) == (
+        frame["optimizer"][result.best.member],
+        frame["seed"][result.best.member],
+    )
+
+
 def test_pandas_is_optional(monkeypatch):
     result = gradtx.sweep(loss, init, adams(), DATA, epochs=3)
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
@@ -390,3 +411,30 @@ def test_the_params_of_the_best_are_on_the_host_and_finite():
     result = gradtx.sweep(loss, init, adams(), DATA, epochs=2)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.best.params))
     assert tree.named_leaves(result.best.params)[0][0] == "['v']"
+
+
+# Meanwhile ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_ctrl_c_ends_it_and_is_raised(streamed):
+    class Endless:
+        def __iter__(self):
+            return itertools.repeat(DATA)
+
+    threads = threading.active_count()
+    how = {"data": Endless() if streamed else DATA, "steps": 10**9}  # hours
+    thread = press_after(3.0)
+    with pytest.raises(KeyboardInterrupt):
+        gradtx.sweep(loss, init, adams(), **how)
+    thread.join()
+    assert threading.active_count() == threads
+
+
+def test_the_bar_says_what_runs_how_many_at_once_and_the_lowest_loss(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    result = gradtx.sweep(loss, init, adams(), DATA, batch_size=5, epochs=2, at_once=4)
+    said = re.sub(r"\s+", " ", sys.stderr.getvalue())
+    lowest = result.history["loss"][:, -1].min()
+    assert f"adam, {result.at_once} at once, lowest loss {lowest:.4g}," in said
+    assert "steps/s" in said
