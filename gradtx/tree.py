@@ -36,6 +36,11 @@ def dtype_of(leaf: Any) -> np.dtype[Any]:
     return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
 
 
+def shapes(tree: PyTree, drop: int = 0) -> PyTree:
+    """Shapes and dtypes in place of arrays and Python numbers; without so many leading axes."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[drop:], dtype_of(leaf)), tree)
+
+
 def is_complex(leaf: Any) -> bool:
     """Whether a leaf is complex."""
     return jnp.issubdtype(dtype_of(leaf), jnp.complexfloating)

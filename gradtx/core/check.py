@@ -35,7 +35,7 @@ def check_alike(who: str, name: str, value: Any, like_name: str, like: Any) -> N
     """Same structure, same shapes, and complex where the other is complex."""
     try:
         chex.assert_trees_all_equal_structs(value, like)
-        chex.assert_trees_all_equal_shapes(_shapes(value), _shapes(like))
+        chex.assert_trees_all_equal_shapes(tree.shapes(value), tree.shapes(like))
     except (AssertionError, TypeError, ValueError):
         raise ValueError(
             f"{who}: {name} do not match {like_name}: {_difference(name, value, like_name, like)}"
@@ -67,9 +67,9 @@ def check_state(who: str, state: Any, expected: Any, *, dtypes: bool) -> None:
     """The state has the structure, shapes and (where the params say them) dtypes that `init` gives."""
     try:
         chex.assert_trees_all_equal_structs(state, expected)
-        chex.assert_trees_all_equal_shapes(_shapes(state), _shapes(expected))
+        chex.assert_trees_all_equal_shapes(tree.shapes(state), tree.shapes(expected))
         if dtypes:
-            chex.assert_trees_all_equal_dtypes(_shapes(state), _shapes(expected))
+            chex.assert_trees_all_equal_dtypes(tree.shapes(state), tree.shapes(expected))
         elif not _same_kinds(state, expected):
             raise ValueError
     except (AssertionError, TypeError, ValueError):
@@ -80,15 +80,6 @@ def check_state(who: str, state: Any, expected: Any, *, dtypes: bool) -> None:
             f"{who}: {problem}: {_difference('the state', state, 'the expected state', expected, dtypes=dtypes)} "
             "Pass the state returned by init or by the last update of this very optimizer."
         ) from None
-
-
-def _shapes(value: Any) -> Any:
-    """Shapes and dtypes in place of arrays, Python numbers included."""
-
-    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(jnp.shape(leaf), tree.dtype_of(leaf))
-
-    return jax.tree.map(shape, value)
 
 
 def _same_kinds(value: Any, like: Any) -> bool:

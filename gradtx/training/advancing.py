@@ -217,11 +217,9 @@ def advance(
 
     With `many`, of many runs at once, all of them at the same step.
     """
-    first, sampling = carry["step"], plan.sampling
-    advance_one, runs = many or Many(functools.partial(one_step, plan), ())
+    first, (advance_one, runs) = carry["step"], many or Many(functools.partial(one_step, plan), ())
     batch = data if order is None else take(data, order.full[(0,) * (order.full.ndim - 1)])
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(runs) :], leaf.dtype), carry)
-    like = records_like(plan, one, batch)
+    like = records_like(plan, tree.shapes(carry, drop=len(runs)), batch)
     rows = jax.tree.map(lambda leaf: jnp.zeros((plan.capacity, *runs, *leaf.shape), leaf.dtype), like)
     small = sum(leaf.size for leaf in jax.tree.leaves(carry["params"])) <= _SMALL
     scalars = Scalars(carry["tx"], join=small and many is None)
@@ -239,7 +237,7 @@ def advance(
     def whole(running: tuple[Carry, Any]) -> tuple[Carry, Any]:
         return on(data, running)
 
-    def epoch(running: tuple[Carry, Any]) -> tuple[Carry, Any]:
+    def epoch(sampling: Sampling, order: Batches, running: tuple[Carry, Any]) -> tuple[Carry, Any]:
         number = running[0]["step"] // sampling.per_epoch
         begin, row = number * sampling.per_epoch, number - first // sampling.per_epoch
 
@@ -255,7 +253,8 @@ def advance(
         return running
 
     running = carry | {"tx": scalars.together(carry["tx"])}, rows
-    carry, rows = jax.lax.while_loop(until(last), whole if order is None else epoch, running)
+    body = whole if order is None or plan.sampling is None else functools.partial(epoch, plan.sampling, order)
+    carry, rows = jax.lax.while_loop(until(last), body, running)
     return carry | {"tx": scalars.apart(carry["tx"])}, rows
 
 

@@ -185,7 +185,8 @@ def read_key(who: str, key: Any) -> Array:
     minibatches.check_key(who, key)
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(key)
-    if str(jax.random.key_impl(key)) != jax.config.jax_default_prng_impl:
+    default = jax.config.jax_default_prng_impl  # pyright: ignore[reportAttributeAccessIssue] - made when it runs
+    if str(jax.random.key_impl(key)) != default:
         raise ValueError(
             f"{who}: key has dtype {key.dtype}; the state keeps the bits of a default key, {key_like().dtype}. "
             "Set jax_default_prng_impl, or pass another key."

@@ -125,8 +125,7 @@ def _wants(loss: Loss, name: str) -> bool:
 
 def _check_carried(who: str, returned: PyTree, given: PyTree) -> None:
     """What is carried on must stay what it is, or a compiled loop cannot carry it."""
-    describe = lambda t: jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), tree.dtype_of(x)), t)  # noqa: E731
-    returned, given = describe(returned), describe(given)
+    returned, given = tree.shapes(returned), tree.shapes(given)
     if jax.tree.flatten(returned) != jax.tree.flatten(given):
         raise TypeError(
             f"{who}: the loss returns another model_state than it was given: {returned}, not {given}; shapes and "

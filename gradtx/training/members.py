@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradtx import tree
 from gradtx.core.transform import Transform
 from gradtx.training import advancing, blocks, inputs
 from gradtx.training.advancing import Plan
@@ -113,8 +114,7 @@ class Runs:
 
     def _member_bytes(self) -> float:
         """What a step of one run touches: parameters, gradients, state, and what the loss computes on the way."""
-        first = functools.partial(jax.tree.map, lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype))
-        tx, params = first((self.txs, self.job.like[0]))
+        tx, params = tree.shapes((self.txs, self.job.like[0]), drop=1)
         carry = jax.eval_shape(advancing.start, tx, params, self.job.model_state, inputs.key_like())
         given = carry["params"], self.job.source.example, inputs.key_like(), carry["model_state"]
         jaxpr = jax.make_jaxpr(self.job.plan.loss)(*given).jaxpr

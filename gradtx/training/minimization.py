@@ -131,7 +131,7 @@ def minimize(
     goes_back = stop_at_nonfinite and source.stream is None and _bytes(params) <= _KEPT_BYTES
     plan = Plan(read, source.sampling, stop_at_nonfinite and not goes_back)
     given = {"params": params, "model_state": model_state if state is None else state["model_state"]}
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), tree.dtype_of(leaf)), given)
+    like = tree.shapes(given)
     inputs.check_loss(_WHO, plan, like, source.example)
     if evaluate is not None:
         inputs.check_names(_WHO, evaluate, like, advancing.records_like(plan, like, source.example))

@@ -106,10 +106,10 @@ def update(module: Any, params: PyTree, model_state: PyTree = None) -> None:
     >>> network(jnp.ones((1, 2))).item()
     0.0
     """
-    shapes = lambda part: jax.tree.map(jnp.shape, part)  # noqa: E731
     own = split(module)
     parts = (params, own[1] if model_state is None else model_state)
-    for name, given, there in zip(("params", "model_state"), map(shapes, parts), map(shapes, own), strict=True):
+    shapes = (jax.tree.map(jnp.shape, each) for each in (parts, own))
+    for name, given, there in zip(("params", "model_state"), *shapes, strict=True):
         if given != there:
             raise ValueError(f"{_WHO}.update: {name} is {given}; {type(module).__name__} has {there}.")
     nnx.update(module, parts[0], _with_keys(parts[1], _kinds(module)))

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gradtx import tree
 from gradtx.core import check
 from gradtx.core.foreign import as_transform
 from gradtx.core.transform import Transform
@@ -201,7 +202,7 @@ _run_begin_on_cpu = jax.jit(_begin, static_argnums=0, compiler_options={"xla_bac
 
 def _check(plan: Plan, like: PyTree, source: inputs.Source, model_state: PyTree, evaluate: Any, best_by: str) -> None:
     check.check_leaves(_WHO, "params from init", like)
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like)
+    one = tree.shapes(like, drop=1)
     inputs.check_loss(_WHO, plan, {"params": one, "model_state": model_state}, source.example)
     known = ["final_loss", "best_loss"]
     if evaluate is not None:
@@ -255,8 +256,8 @@ def _with_axis(tx: Transform) -> Transform:
     if len(sizes) > 1:
         raise ValueError(f"{_WHO}: the hyperparameters of {tx.name} have leading axes of lengths {sorted(sizes)}.")
     size = sizes.pop() if sizes else 1
-    widen = lambda leaf: leaf if jnp.ndim(leaf) else np.full((size,), leaf, jnp.result_type(float))  # noqa: E731
-    return jax.tree.map(widen, tx)
+    dtype = jnp.result_type(float)
+    return jax.tree.map(lambda leaf: leaf if jnp.ndim(leaf) else np.full((size,), leaf, dtype), tx)
 
 
 # What comes out -------------------------------------------------------------------------------------------------------
