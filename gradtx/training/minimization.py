@@ -102,7 +102,8 @@ def minimize(
       evaluate_every: updates between evaluations; None is an epoch, without data the end. The end is always evaluated.
       stop: asked with the history so far after each evaluation; True ends the run.
       nonfinite: "stop" ends at the first loss that is NaN or infinite, before it changes anything; "continue" goes on.
-        Both warn with the step.
+        Both warn with the step. To stop, a run of up to 16 MB of params keeps a copy of params and state to go back to,
+        a larger one a condition in its loop.
       steps_per_call: steps between looks at the clock and the keyboard, at most 1024; None is about 0.3 s.
 
     Returns:
@@ -205,6 +206,8 @@ class _Run:
             if not self.fixed and self.step > before:
                 seconds = (time.perf_counter() - begun) / (self.step - before)
                 self.chunk = int(min(4 * self.chunk, max(1, _SECONDS_A_CALL / seconds), self.plan.capacity))
+                if len(_known_chunks) > 256:
+                    _known_chunks.clear()
                 _known_chunks[self.program] = self.chunk
             if self.records:
                 bar.update(self.step - self.first, f"loss {self.records[-1]['loss'][-1]:.4g}")
