@@ -1,8 +1,8 @@
 """The task of the benchmarks, digits with 64 learning rates: the losses are those of a plain loop.
 
 The aim is 1e-4 of each loss: over all updates for rates up to 0.1, over the first 20 for larger ones. In float64 every
-rate meets it a hundred thousand times over, against optax's Adam. In float32 a product of many matrices rounds otherwise
-than one, and the training of some rates amplifies that more than a thousandfold: against a loop over the same optimizer
+rate meets it a hundred thousand times over, against optax's Adam. In float32 a product of many matrices rounds
+unlike one, and the training of some rates amplifies that a thousandfold: against a loop over the same optimizer
 62 of the 64 rates meet it (with jax 0.10.2, and another 62 with 0.8.1).
 """
 
@@ -78,5 +78,5 @@ def test_in_float32_most_rates_agree_until_rounding_is_amplified():
     difference = np.abs(sweep(data) / expected - 1)
     assert difference[GENTLE, :EARLY].max() < 1e-4  # measured: 1.3e-6
     asked = np.where(GENTLE, difference.max(1), difference[:, :EARLY].max(1))
-    assert np.median(asked) < 1e-4  # measured: 4e-6 or less
+    assert np.median(asked) < 1e-4  # measured: 1.1e-6
     assert (asked < 1e-4).sum() >= 58  # measured: 62; which rates amplify it depends on the processor
