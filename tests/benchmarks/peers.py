@@ -25,7 +25,7 @@ rounding: `hand_written` has both from its arguments, the others from `seed`.
 
 import argparse
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -69,6 +69,18 @@ def loss(params: dict[str, jax.Array], batch: dict[str, Any]) -> jax.Array:
     return -jnp.take_along_axis(log_probabilities, batch["label"][:, None], axis=1).mean()
 
 
+def numpy_batches(
+    data: dict[str, np.ndarray], epochs: int, batch_size: int, seed: int, drop_last: bool
+) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of all epochs, made by NumPy on the host."""
+    n, rng = len(data["label"]), np.random.default_rng(seed)
+    for _ in range(epochs):
+        order = rng.permutation(n)
+        for begin in range(0, n - batch_size + 1 if drop_last else n, batch_size):
+            index = order[begin : begin + batch_size]
+            yield {"image": data["image"][index], "label": data["label"][index]}
+
+
 def most_people(
     data: dict[str, np.ndarray],
     rates: Sequence[float],
@@ -80,7 +92,6 @@ def most_people(
     drop_last: bool = False,
 ) -> np.ndarray:
     """Losses (rates, steps) of the tutorial's loop; it compiles in every call."""
-    n = len(data["label"])
     curves = []
     for rate in rates:
         params = init(jax.random.key(seed), hidden)
@@ -93,15 +104,10 @@ def most_people(
             updates, state = tx.update(grads, state, params)  # noqa: B023
             return optax.apply_updates(params, updates), state, value
 
-        rng = np.random.default_rng(seed)
         losses = []
-        for _ in range(epochs):
-            order = rng.permutation(n)
-            for begin in range(0, n - batch_size + 1 if drop_last else n, batch_size):
-                index = order[begin : begin + batch_size]
-                batch = {"image": data["image"][index], "label": data["label"][index]}
-                params, state, value = step(params, state, batch)
-                losses.append(value)
+        for batch in numpy_batches(data, epochs, batch_size, seed, drop_last):
+            params, state, value = step(params, state, batch)
+            losses.append(value)
         curves.append([float(value) for value in losses])
     return np.array(curves, "float32")
 
@@ -163,21 +169,15 @@ def expert(
     donate: bool = False,
 ) -> np.ndarray:
     """Losses (rates, steps) with one compiled step for all rates; what it compiles is kept for the next call."""
-    n = len(data["label"])
     curves = []
     for rate in rates:
         params = init(jax.random.key(seed), hidden)
         state = INJECTED.init(params)
         state.hyperparams["learning_rate"] = jnp.float32(rate)
-        rng = np.random.default_rng(seed)
         losses = []
-        for _ in range(epochs):
-            order = rng.permutation(n)
-            for begin in range(0, n - batch_size + 1 if drop_last else n, batch_size):
-                index = order[begin : begin + batch_size]
-                batch = {"image": data["image"][index], "label": data["label"][index]}
-                params, state, value = INJECTED_STEPS[donate](params, state, batch)
-                losses.append(value)
+        for batch in numpy_batches(data, epochs, batch_size, seed, drop_last):
+            params, state, value = INJECTED_STEPS[donate](params, state, batch)
+            losses.append(value)
         curves.append([float(value) for value in losses])
     return np.array(curves, "float32")
 
