@@ -1,6 +1,7 @@
 """A sweep is its runs, one by one."""
 
 import logging
+import re
 
 import jax
 import jax.numpy as jnp
@@ -252,9 +253,20 @@ def test_an_iterator_is_refused_where_it_would_be_read_twice(layout):
 
 @pytest.fixture
 def compilations(caplog):
-    """The names of what is compiled from here on."""
-    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+    """The names of what is compiled from here on, in other threads too: a `with` would set it for this one alone."""
+    jax.config.update("jax_log_compiles", True)
+    with caplog.at_level(logging.WARNING, logger="jax"):
         yield lambda: [r.getMessage() for r in caplog.records if "Finished XLA compilation" in r.getMessage()]
+    jax.config.update("jax_log_compiles", False)
+
+
+def test_the_loop_and_the_orders_are_compiled_once(compilations):
+    def another_loss(params, batch):
+        return 2.0 * loss(params, batch)
+
+    gradtx.sweep(another_loss, init, adams(), DATA, batch_size=7, epochs=2)
+    names = re.findall(r"Finished XLA compilation of jit\((run|draw_orders)\)", " ".join(compilations()))
+    assert sorted(names) == ["draw_orders", "run"]
 
 
 def test_other_rates_and_keys_compile_nothing(request):
