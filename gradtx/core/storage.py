@@ -7,9 +7,8 @@ rounded to the nearest it would stand still. Rounded stochastically it is right 
 (a largest value so far, a difference of two averages) is refused by those who keep it.
 """
 
-import itertools
 import zlib
-from typing import Any, cast
+from typing import Any
 
 import jax
 from jax import Array
@@ -57,21 +56,14 @@ def rounded(rule: Rule, new: State, old: State, bits: Array | None) -> State:
     """The new fields in the dtypes of the old ones, the statistics without bias; and the next key."""
     if bits is None:
         return tree.cast_like(new, old)
-    key = cast(Array, cast(Any, jax.random).wrap_key_data(bits))
-    keys = jax.random.split(key)
-    fields: State = {KEY: jax.random.key_data(keys[0])}
-    for index, name in enumerate(new):
-        if name in rule.statistics:
-            fields[name] = _rounded_tree(new[name], old[name], jax.random.fold_in(keys[1], index))
-        else:
-            fields[name] = tree.cast_like(new[name], old[name])
-    return fields
-
-
-def _rounded_tree(new: Any, old: Any, key: Array) -> Any:
-    numbers = itertools.count()
+    kept = {name: field for name, field in old.items() if name not in rule.statistics}
+    stored = {name: old[name] for name in new if name not in kept}
+    following, keys = numerics.leaf_keys(bits, stored)
 
     def at_leaf(x: Array, like: Array) -> Array:
-        return numerics.round_stochastically(x, like.dtype, jax.random.fold_in(key, next(numbers)))
+        return numerics.round_stochastically(x, like.dtype, next(keys))
 
-    return jax.tree.map(at_leaf, new, old)
+    fields: State = {KEY: following}
+    fields.update(jax.tree.map(at_leaf, {name: new[name] for name in stored}, stored))
+    fields.update(tree.cast_like({name: new[name] for name in kept}, kept))
+    return fields

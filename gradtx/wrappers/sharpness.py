@@ -13,7 +13,7 @@ from jax import Array
 
 from gradtx import numerics, tree
 from gradtx.core import check
-from gradtx.core.annotations import NonNegative
+from gradtx.core.annotations import NonNegative, NonNegativeInt
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform, transform
 from gradtx.wrappers.placing import refuse_first
@@ -23,7 +23,7 @@ State = dict[str, Any]
 
 
 @transform
-def sam(inner: Transform, rho: NonNegative = 0.05) -> Rule:
+def sam(inner: Transform, rho: NonNegative = 0.05, key: NonNegativeInt = 0) -> Rule:
     """Gives `inner` the gradient at the point of steepest ascent nearby instead of the one here.
 
         e = rho g / |g|;   inner's update of the gradient at w + e                  (|g| over all leaves)
@@ -35,13 +35,17 @@ def sam(inner: Transform, rho: NonNegative = 0.05) -> Rule:
     Args:
       inner: any optimizer; it sees the params where they are.
       rho: >= 0, a number or a schedule: the length of e. [params]
+      key: the seed of the key in the state, from which rounding draws.
 
     Update takes the extra argument `grad_fn`, `grad_fn(params) -> gradients` at other params on the same batch (of
     complex params the direction of ascent, `jax.grad`'s conjugate). `minimize` and `sweep` fill it in.
 
-    The perturbed params have the params' dtype: bfloat16, with steps of 1/256 of a weight, rounds a small e away.
+    The perturbed params have the params' dtype. In bfloat16, with steps of 1/256 of a weight, the nearest to w + e is
+    mostly w, so bfloat16 and float16 are rounded stochastically: e is right in the mean, and noisy. `master_weights`
+    goes inside; around sam it would round w + e to the nearest.
 
-    State: `inner`, its state, and `count`, a scalar. It needs the params. A gradient that is not finite gives NaN.
+    State: `{"sam": {"count", "key": its bits, which move on only where something is rounded; "inner": inner's state}}`:
+    nothing per parameter. It needs the params. A gradient that is not finite gives NaN.
 
     Errors: TypeError without grad_fn, or for an inner that wants its gradients untouched (a loss scaling); ValueError
     for a negative rho, from update without params, or for a grad_fn that returns another tree.
@@ -56,7 +60,7 @@ def sam(inner: Transform, rho: NonNegative = 0.05) -> Rule:
     refuse_first("sam", inner)
 
     def init(params: PyTree) -> State:
-        return {"inner": inner.init(params)}
+        return {"key": jax.random.key_data(jax.random.key(key)), "inner": inner.init(params)}
 
     def update(
         updates: PyTree, state: State, params: PyTree, *, grad_fn: Callable[[PyTree], PyTree], **extra: Any
@@ -64,13 +68,23 @@ def sam(inner: Transform, rho: NonNegative = 0.05) -> Rule:
         # e <- rho g / |g|
         unit, size = _scaled(updates)
         perturbed = tree.map(lambda w, g, k: w + k * g, params, unit, k=numerics.divide(rho.astype(size.dtype), size))
-        gradient = grad_fn(tree.cast_like(perturbed, params))
+        point, following = _rounded(perturbed, params, state["key"])
+        gradient = grad_fn(point)
         check.check_alike("gradtx.sam", "what grad_fn returns", gradient, "params", params)
         known = {"grad_fn": grad_fn} if "grad_fn" in inner.extra_args else {}
         updates, inner_state = inner.update(tree.cast_like(gradient, updates), state["inner"], params, **extra, **known)
-        return updates, {"inner": inner_state}
+        return updates, {"key": following, "inner": inner_state}
 
-    return Rule(init=init, update=update, reads="tree", observable=False)
+    return Rule(init=init, update=update, reads="tree", random=True, observable=False)
+
+
+def _rounded(point: PyTree, params: PyTree, bits: Array) -> tuple[PyTree, Array]:
+    """The point in the dtypes of the params, right in the mean where those have fewer digits; and the next key."""
+    dtypes = jax.tree.map(tree.dtype_of, params)
+    if all(x.dtype == dtype for x, dtype in zip(jax.tree.leaves(point), jax.tree.leaves(dtypes), strict=True)):
+        return point, bits
+    following, keys = numerics.leaf_keys(bits, params)
+    return jax.tree.map(lambda x, dtype: numerics.round_stochastically(x, dtype, next(keys)), point, dtypes), following
 
 
 def _scaled(gradient: PyTree) -> tuple[PyTree, Array]:

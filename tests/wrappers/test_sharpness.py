@@ -128,6 +128,65 @@ def test_the_perturbed_params_have_the_dtype_of_the_params():
     np.testing.assert_array_equal(moved, jnp.full(4, 0.25, jnp.bfloat16))
 
 
+def lengths(dtype, steps=1, key=0, rho=0.01):
+    """By what each of 10 000 params of 1 is moved, where the nearest to all points of ascent is 1."""
+    tx, params, seen = gradtx.sam(gradtx.sgd(0.1), rho, key), jnp.ones(10_000, dtype), []
+    state = tx.init(params)
+    for _ in range(steps):
+
+        def at(params):
+            seen.append(np.asarray(params, np.float64) - 1)
+            return params
+
+        _, state = tx.update(jnp.ones(10_000, dtype), state, params, grad_fn=at)
+    return seen[0] if steps == 1 else seen
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
+def test_a_perturbation_below_the_last_digit_is_right_in_the_mean(dtype):
+    """1e-4 each: a 78th of bfloat16's last digit at 1, a tenth of float16's."""
+    digit, steps = float(jnp.finfo(dtype).eps), 20
+    assert jnp.asarray(1 + 1e-4, dtype) == 1
+    seen = np.array(lengths(dtype, steps))
+    assert set(np.unique(seen)) == {0, digit}
+    share = 1e-4 / digit
+    error = digit * np.sqrt(share * (1 - share))
+    assert abs(seen.mean() - 1e-4) <= 4.5 * error / np.sqrt(seen.size)
+    assert abs(np.corrcoef(seen[0], seen[1])[0, 1]) <= 4.5 / np.sqrt(seen.shape[1])  # each step draws anew
+    assert (lengths(dtype, key=1) != lengths(dtype)).any()
+    np.testing.assert_array_equal(lengths(dtype), seen[0])
+
+
+def test_what_is_computed_in_its_own_dtype_draws_nothing():
+    tx, params = gradtx.sam(gradtx.sgd(0.1)), jnp.ones(2)
+    state = tx.init(params)
+    _, after = tx.update(params, state, params, grad_fn=lambda params: params)
+    np.testing.assert_array_equal(after["sam"]["key"], state["sam"]["key"])
+    program = str(jax.make_jaxpr(lambda g, s, p: tx.update(g, s, p, grad_fn=lambda w: w))(params, state, params))
+    assert "random" not in program
+
+
+def test_around_master_weights_it_climbs_from_the_params_outside():
+    """bfloat16 of 1 and a rho of 1e-4 each: the second gradient differs from the first by that, in the mean."""
+    tx = gradtx.sam(gradtx.master_weights(gradtx.sgd(1.0)), 0.01)
+    params = jnp.ones(10_000, jnp.bfloat16)
+    _, state = tx.update(params, tx.init(params), params, grad_fn=lambda w: (w.astype(jnp.float32) - 1).astype(w.dtype))
+    climbed = 1 - np.asarray(gradtx.find(state, "master"), np.float64)
+    share = 1e-4 * 128
+    assert abs(climbed.mean() - 1e-4) <= 4.5 * np.sqrt(share * (1 - share)) / 128 / 100
+
+
+def test_the_slope_along_rho_is_there_in_bfloat16_too():
+    """d/drho of a step -g(w + rho u) with g(w) = w, |u| = 1: -u."""
+    params = jnp.ones(4, jnp.bfloat16)
+
+    def moved(rho):
+        tx = gradtx.sam(gradtx.sgd(1.0), rho)
+        return tx.update(params, tx.init(params), params, grad_fn=lambda w: w)[0].astype(jnp.float32).sum()
+
+    np.testing.assert_allclose(jax.grad(moved)(0.01), -2.0, rtol=1e-2)
+
+
 def test_grad_fn_is_needed_and_must_fit():
     tx, params = gradtx.sam(gradtx.sgd(0.1)), {"w": jnp.ones(2)}
     with pytest.raises(TypeError, match=r"gradtx\.sam\.update: the extra argument 'grad_fn' is missing"):
