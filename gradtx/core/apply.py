@@ -7,21 +7,34 @@ import jax
 import numpy as np
 
 from gradtx import tree
-from gradtx.core import check
+from gradtx.core import check, selection
 from gradtx.core.rule import Params, Updates
+
+
+_MOST_VERIFIED = 256
+_verified: dict[Any, None] = {}
 
 
 def apply_updates(params: Params, updates: Updates) -> Params:
     """`params + updates`, computed in at least float32 and rounded once to each parameter's dtype.
 
+    Leaves of integers and bools, which an optimizer with a mask leaves out, stay as they are.
+
     >>> import gradtx, jax.numpy as jnp
     >>> gradtx.apply_updates({"w": jnp.ones(2)}, {"w": jnp.array([-0.5, 0.5])})
     {'w': Array([0.5, 1.5], dtype=float32)}
     """
-    check.check_leaves("gradtx.apply_updates", "params", params)
-    check.check_leaves("gradtx.apply_updates", "updates", updates)
-    check.check_alike("gradtx.apply_updates", "updates", updates, "params", params)
-    return tree.cast_like(tree.map(operator.add, params, updates), params)
+    if (key := check.struct_key(updates, params)) not in _verified:
+        check.check_arrays("gradtx.apply_updates", "params", params)
+        check.check_arrays("gradtx.apply_updates", "updates", updates)
+        check.check_alike("gradtx.apply_updates", "updates", updates, "params", params)
+        _verified[key] = None
+        if len(_verified) > _MOST_VERIFIED:
+            del _verified[next(iter(_verified))]
+    moving = tuple(not tree.is_discrete(leaf) for leaf in jax.tree.leaves(params))
+    trained = selection.keep(params, moving)
+    moved = tree.map(operator.add, trained, selection.keep(updates, moving))
+    return selection.put(tree.cast_like(moved, trained), params, moving)
 
 
 def _leaf_values(node: Any) -> list[np.ndarray[Any, Any]]:

@@ -17,18 +17,51 @@ from jax.experimental import checkify
 from gradtx import tree
 
 
-def check_leaves(who: str, argument: str, value: Any) -> None:
-    """Every leaf is an array (or number) of a floating-point or complex dtype."""
+def check_arrays(who: str, argument: str, value: Any) -> None:
+    """Every leaf is an array or a number."""
     for path, leaf in tree.named_leaves(value):
         if not isinstance(leaf, (bool, int, float, complex)) and not (
             hasattr(leaf, "dtype") and hasattr(leaf, "shape")
         ):
             raise TypeError(f"{who}: {argument} at {path} is {leaf!r} of type {type(leaf).__name__}; allowed: arrays.")
-        if not jnp.issubdtype(tree.dtype_of(leaf), jnp.inexact):
+
+
+def check_leaves(who: str, argument: str, value: Any, reader: Any = None) -> None:
+    """Every leaf is an array or number of a floating-point or complex dtype, or left out by the transform it is for."""
+    check_arrays(who, argument, value)
+    for path, leaf in tree.named_leaves(value):
+        if tree.is_discrete(leaf) and (remedy := _remedy(reader)):
             raise TypeError(
-                f"{who}: {argument} at {path} has dtype {tree.dtype_of(leaf)}; allowed: floating-point or complex. "
-                "Keep leaves that are not trained out of the parameters (or mask them out)."
+                f"{who}: {argument} at {path} has dtype {_dtype_name(leaf)}; allowed: floating-point or complex. "
+                f"{remedy}"
             )
+
+
+def _remedy(reader: Any) -> str:
+    """What to do about an integer leaf; nothing where all stages of the reader leave out what is masked."""
+    if reader is None:
+        return "Keep leaves that are not trained out of the parameters."
+    reading = reading_all(reader)
+    if reading and len(reading) < len(_stages(reader)):
+        return f"{reading[0]!r} reads all leaves: put it inside the mask."
+    return "Keep leaves that are not trained out of the parameters (or mask them out)." if reading else ""
+
+
+def reading_all(tx: Any) -> list[Any]:
+    """The stages of a transform that compute with every leaf, integers and bools too (see `Rule.discrete`)."""
+    rules = [(stage, getattr(cast(Any, type(stage)), "rule", None) and stage.rule) for stage in _stages(tx)]
+    return [stage for stage, rule in rules if not (rule and rule.discrete)]
+
+
+def _stages(tx: Any) -> list[Any]:
+    """The transforms that the gradient passes through: the stages of its compositions."""
+    tx = tx.expand(deep=True)
+    return [stage for inside in tx.stages for stage in _stages(inside)] if tx.name in ("chain", "join") else [tx]
+
+
+def _dtype_name(leaf: Any) -> str:
+    dtype = tree.dtype_of(leaf)
+    return "float0" if dtype == jax.dtypes.float0 else str(dtype)
 
 
 def refuse_complex(who: str, name: str, leaves: Any) -> None:
@@ -55,6 +88,14 @@ def check_alike(who: str, name: str, value: Any, like_name: str, like: Any) -> N
             raise TypeError(
                 f"{who}: {name} at {path} has dtype {tree.dtype_of(leaf)}, {like_name} {tree.dtype_of(other)}; "
                 "allowed: both real or both complex."
+            )
+        if tree.is_discrete(leaf) != tree.is_discrete(other) or (
+            tree.is_discrete(leaf) and tree.dtype_of(leaf) not in (jax.dtypes.float0, tree.dtype_of(other))
+        ):
+            raise TypeError(
+                f"{who}: {name} at {path} has dtype {_dtype_name(leaf)}, {like_name} {_dtype_name(other)}; allowed: "
+                "both floating-point or complex; or, where the second is of integers or bools, the same or float0, "
+                "which jax.grad(..., allow_int=True) gives."
             )
 
 
@@ -136,9 +177,28 @@ def struct_key(*trees: Any) -> Any:
     return jax.tree.structure(trees), tuple(kinds)
 
 
+_in_question: contextvars.ContextVar[Any] = contextvars.ContextVar("in_question", default=None)
+
+
+@contextlib.contextmanager
+def questioned(state: Any) -> Generator[None]:
+    """While this is open, `init` is asked what a state should look like, for comparison with this one."""
+    token = _in_question.set(state)
+    try:
+        yield
+    finally:
+        _in_question.reset(token)
+
+
+def state_in_question() -> Any:
+    """The state that init is asked about; None where it is asked for a new one."""
+    return _in_question.get()
+
+
 # Value checks in the running program ----------------------------------------------------------------------------------
 
 _checking: contextvars.ContextVar[bool] = contextvars.ContextVar("checking", default=False)
+_held: contextvars.ContextVar[list[bool] | None] = contextvars.ContextVar("held", default=None)
 
 
 @contextlib.contextmanager
@@ -151,9 +211,22 @@ def value_checks() -> Generator[None]:
         _checking.reset(token)
 
 
+@contextlib.contextmanager
+def held_back() -> Generator[list[bool]]:
+    """While this is open, value checks are not made, but noted: for a run whose result may not be taken."""
+    token = _held.set(noted := [])
+    try:
+        yield noted
+    finally:
+        _held.reset(token)
+
+
 def checking() -> bool:
-    """Whether value checks are on."""
-    return _checking.get()
+    """Whether value checks are to be made here."""
+    on, held = _checking.get(), _held.get()
+    if on and held is not None:
+        held.append(True)
+    return on and held is None
 
 
 def check_values(

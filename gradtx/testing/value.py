@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx import tree
+from gradtx.core import check
 from gradtx.core.apply import tree_equal
 from gradtx.core.config import from_config
 from gradtx.core.record import registry
@@ -112,7 +113,7 @@ def empty_leaves_pass(tx: Transform, params: PyTree, **extra: Any) -> None:
 
 @law
 def integers_are_refused(tx: Transform, params: PyTree, **extra: Any) -> None:
-    """Leaves of ints and bools are refused with their path, by init and by update."""
+    """Leaves of ints and bools are refused with their path, by init and by update, unless a mask leaves them out."""
     for dtype in (jnp.int32, jnp.bool_):
         wrong = {"params": params, "wrong": {"steps": jnp.zeros(2, dtype)}}
         right = {"params": params, "wrong": {"steps": jnp.zeros(2, jnp.float32)}}
@@ -120,6 +121,8 @@ def integers_are_refused(tx: Transform, params: PyTree, **extra: Any) -> None:
             "init": lambda wrong=wrong: tx.init(wrong),
             "update": lambda wrong=wrong, right=right: tx.update(wrong, {}, right, **extra),
         }
+        if not check.reading_all(tx):
+            del calls["init"]
         for what, call in calls.items():
             try:
                 call()

@@ -98,6 +98,7 @@ def accumulate(
         update=update,
         reads="tree" if skip_nonfinite else "element",
         observable=False,
+        whole_leaves=False,
         waits=True,
         statistics=("accumulated",),
         state_dtype=state_dtype,

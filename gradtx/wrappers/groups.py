@@ -53,7 +53,8 @@ def masked(inner: Transform, mask: Any) -> Rule:
     """Applies `inner` to the leaves that the mask selects; the others pass through unchanged, without state.
 
     Source: as optax.masked. Unselected gradients stay in the updates as they are: behind it, `apply_updates` adds them
-    to the params. To hold leaves still, use `train_only`.
+    to the params. To hold leaves still, use `train_only`. Unselected leaves may be of integers or bools, their
+    gradients float0 (`jax.grad(..., allow_int=True)`) or of the leaf's dtype; `apply_updates` leaves such leaves alone.
 
     Args:
       inner: any transform; what it measures (a norm, say) it measures on the selected leaves.
@@ -66,8 +67,8 @@ def masked(inner: Transform, mask: Any) -> Rule:
     State: `{"masked": {"inner": inner's state}}`, in which unselected leaves are None.
 
     Errors: TypeError for a mask that is not of bools, ValueError for one of another structure, a pattern that matches
-    no leaf, or a leaf that no pattern of a dict matches. TypeError for an inner transform that takes gradients which
-    are scaled: those of the other leaves would stay so.
+    no leaf, or a leaf that no pattern of a dict matches. TypeError for a selected leaf of integers or bools, and for an
+    inner transform that takes gradients which are scaled: those of the other leaves would stay so.
 
     >>> import gradtx, jax.numpy as jnp
     >>> params = {"kernel": jnp.ones(2), "bias": jnp.ones(2)}
@@ -89,7 +90,7 @@ def masked(inner: Transform, mask: Any) -> Rule:
         new, inner_state = _inside(inner, chosen, updates, state["inner"], params, extra)
         return selection.put(new, updates, chosen), {"inner": inner_state}
 
-    return Rule(init=init, update=_asking(mask, update))
+    return Rule(init=init, update=_asking(mask, update), whole_leaves=True, discrete=True)
 
 
 @transform
@@ -97,7 +98,8 @@ def freeze(mask: Any) -> Rule:
     """Sets the updates of the selected leaves to zero.
 
     Source: as optax.transforms.freeze. Transforms before it still measure the frozen leaves and keep statistics of
-    them; `train_only` does neither.
+    them; `train_only` does neither. There may be leaves of integers or bools (see `masked`), if no transform before it
+    computes with them.
 
     Args:
       mask: which leaves to hold still; see `masked`.
@@ -114,7 +116,7 @@ def freeze(mask: Any) -> Rule:
         chosen = selection.flags("gradtx.freeze", mask, updates, params)
         return selection.put(tree.zeros_like(selection.keep(updates, chosen)), updates, chosen), state
 
-    return Rule(update=_asking(mask, update))
+    return Rule(update=_asking(mask, update), whole_leaves=True, discrete=True)
 
 
 @transform
@@ -123,7 +125,7 @@ def train_only(inner: Transform, mask: Any) -> Rule:
 
     Args:
       inner: any transform; it sees the selected leaves and nothing else.
-      mask: which leaves to train; see `masked`.
+      mask: which leaves to train; see `masked`. The others may be of integers or bools.
 
     State: `{"train_only": {"inner": inner's state}}`, in which frozen leaves are None: they take no bytes.
 
@@ -147,7 +149,7 @@ def train_only(inner: Transform, mask: Any) -> Rule:
         still = selection.put(tree.zeros_like(selection.keep(updates, frozen)), updates, frozen)
         return selection.put(new, still, chosen), {"inner": inner_state}
 
-    return Rule(init=init, update=_asking(mask, update))
+    return Rule(init=init, update=_asking(mask, update), whole_leaves=True, discrete=True)
 
 
 @transform
@@ -161,6 +163,7 @@ def partition(transforms: dict[str, Transform], param_labels: Any) -> Rule:
       transforms: a dict of transforms by the group's name.
       param_labels: the name of each leaf's group, said as a mask is (see `masked`), with names in place of bools:
         `{"*/kernel": "matrices", "*": "vectors"}`, or `lambda path, leaf: "vectors" if leaf.ndim < 2 else "matrices"`.
+        Leaves of integers or bools belong in a group of `freeze("*")`.
 
     State: `{"partition": {"groups": {group: its transform's state}}}`, leaves of other groups being None in it;
     `find(state, "matrices/nu")` reads it.
@@ -200,7 +203,7 @@ def partition(transforms: dict[str, Transform], param_labels: Any) -> Rule:
             result = selection.put(new, result, chosen)
         return result, {"groups": states}
 
-    return Rule(init=init, update=_asking(param_labels, update))
+    return Rule(init=init, update=_asking(param_labels, update), whole_leaves=True, discrete=True)
 
 
 def _refuse_wrong_groups(transforms: dict[str, Transform]) -> None:

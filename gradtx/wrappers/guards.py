@@ -14,25 +14,51 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from gradtx import numerics, tree
+from gradtx.core import check, record
 from gradtx.core.annotations import PositiveInt
 from gradtx.core.apply import apply_updates
 from gradtx.core.rule import Rule
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Elementary, Transform, transform
 from gradtx.wrappers.placing import refuse_final, refuse_first
 
 PyTree = Any
 State = dict[str, Any]
 
 
-def _stays_finite(old: PyTree, new: PyTree) -> Array:
-    """Whether no number of a state stopped being finite."""
-    fine = jnp.ones((), bool)
-    for before, after in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
+def _all_fine(updates: PyTree, result: PyTree, old: tuple[State, PyTree], new: tuple[State, PyTree]) -> Array:
+    """Whether gradients and updates are finite, and no number of state and params stopped being so.
+
+    What is asked about one parameter (its gradient, its update, its statistics) is asked element by element and
+    reduced at once: one pass over memory instead of one for each tree.
+    """
+    places = {path: jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(updates)}
+    depths = sorted({len(path) for path in places}, reverse=True)
+    fine: dict[Any, Array] = {}
+
+    def ask(path: tuple[Any, ...], answer: Array) -> None:
+        ends = (path[len(path) - depth :] for depth in depths if depth <= len(path))
+        place = next((end for end in ends if places.get(end) == answer.shape), path)
+        fine[place] = fine[place] & answer if place in fine else answer
+
+    for path, leaf in jax.tree_util.tree_leaves_with_path((updates, result)):
+        ask(path[1:], jnp.isfinite(leaf))
+    for (path, after), before in zip(jax.tree_util.tree_leaves_with_path(new), jax.tree.leaves(old), strict=True):
         if jnp.issubdtype(after.dtype, jnp.inexact):
-            fine &= jnp.all(jnp.isfinite(after) | ~jnp.isfinite(before))
-    return fine
+            ask(path, jnp.isfinite(after) | ~jnp.isfinite(before))
+    return functools.reduce(jnp.logical_and, map(jnp.all, fine.values()), jnp.ones((), bool))
+
+
+def _is_light(tx: Transform) -> bool:
+    """Whether running it twice costs little: arithmetic on elements, or a clip; no draws, no calls of the loss."""
+    if tx.random or not tx.extra_args.isdisjoint(("value_fn", "grad_fn")):
+        return False
+    tx = tx.expand(deep=True)
+    own = [tx.rule.reads == "element" or tx.clips] if isinstance(tx, Elementary) else []
+    inside = (child for _, child in record.children(tx.arguments) if isinstance(child, Transform))
+    return all(own) and all(map(_is_light, inside))
 
 
 def update_if_finite(
@@ -41,41 +67,49 @@ def update_if_finite(
     """The inner update if all that goes in and comes out is finite; else zeros and the old state; and which it was.
 
     What comes out are the updates, the new state, and, where params are given, those that the updates lead to.
+
+    A light transform is run to be checked, and run again where that is taken: in a compiled program the first run is
+    part of the pass that checks and leaves little in memory, and the second is as without a guard. To write one more
+    state and choose between the two costs more than that arithmetic. (Compiled twice, the two may round differently:
+    only a number in the last digits before overflow can be finite in one and not in the other.)
     """
-    zeros = tree.zeros_like(updates)
 
-    def run() -> tuple[PyTree, State, Array]:
-        result, new = inner.update(updates, state, params, **extra)
-        fine = tree.all_finite(result) & _stays_finite(state, new)
-        if params is not None:
-            fine &= _stays_finite(params, apply_updates(params, result))
-        result, new = jax.tree.map(lambda a, b: jnp.where(fine, a, b), (result, new), (zeros, state))
-        return result, new, fine
+    def run() -> tuple[PyTree, State]:
+        return inner.update(updates, state, params, **extra)
 
-    def skip() -> tuple[PyTree, State, Array]:
-        return zeros, state, jnp.zeros((), bool)
-
-    may_run = tree.all_finite(updates)
-    return numerics.branch(may_run if allowed is None else may_run & allowed, run, skip)
+    with check.held_back() as held:
+        result, new = run()
+    before, after = (state, None), (new, None)
+    if params is not None:
+        before, after = (state, params), (new, apply_updates(params, result))
+    fine = _all_fine(updates, result, before, after)
+    fine = fine if allowed is None else fine & allowed
+    again = bool(held) or (isinstance(fine, Tracer) and _is_light(inner))
+    taken = numerics.branch(fine, run if again else lambda: (result, new), lambda: (tree.zeros_like(updates), state))
+    return *taken, fine
 
 
 @transform
 def skip_nonfinite(inner: Transform, max_consecutive: PositiveInt) -> Rule:
     """Skips a step whose loss, gradients, updates, new statistics or new params are not finite: all stays as it is.
 
+        s', u = inner(g, s);   u <- u if all of g, u, s', w + u are finite else 0;   s <- s' if so else s
+
     Source: optax.apply_if_finite skips for gradients that are not finite, and applies them after its limit; this never
     does. A gradient whose square overflows is finite, and would stay in Adam's average for ever: such a step is
     skipped too.
 
     Args:
-      inner: any transform; it is not run at a skipped step (under vmap it is, and its result is not taken).
+      inner: any transform; it runs at a skipped step too, and its result is not taken. Under jit, one that is made of
+        arithmetic on elements and of clips runs twice at a step that is taken, once to be checked: that is cheaper
+        than to keep both states. One that draws random numbers, calls the loss or reads whole leaves runs once.
       max_consecutive: so many skipped steps in a row are allowed. One more, and `failed` is set in the state: no step
         is made any more, and `minimize` ends the run with a message.
 
     Extra arguments: `value`, the loss, is looked at where it is given (`minimize` does), and passed on with the others.
 
-    State: `{"skip_nonfinite": {"skipped", "consecutive" (int32), "failed" (bool), "inner": inner's state}}`; params
-    and inner's state are read once more to be checked.
+    State: `{"skip_nonfinite": {"skipped", "consecutive" (int32), "failed" (bool), "inner": inner's state}}`; gradients,
+    params and inner's state are read once more to be checked: 16 bytes per parameter beside the 28 of a step of Adam.
 
     Errors: TypeError for an inner transform that is to see the gradients as they come (`loss_scaling`).
 
@@ -108,7 +142,7 @@ def skip_nonfinite(inner: Transform, max_consecutive: PositiveInt) -> Rule:
             "inner": inner_state,
         }
 
-    return Rule(init=init, update=update, reads="tree", observable=False, guards=True)
+    return Rule(init=init, update=update, reads="tree", observable=False, guards=True, whole_leaves=False)
 
 
 def has_failed(state: Any) -> Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import checkify
 
 import gradtx
 from gradtx.core.annotations import Kind
@@ -235,3 +236,105 @@ def test_guards_cannot_be_told_what_to_measure():
             gradtx.scale_by_momentum() + tx
     with pytest.raises(ValueError, match=r"gradtx.skip_nonfinite: max_consecutive is 0"):
         gradtx.skip_nonfinite(gradtx.adam(0.1), 0)
+
+
+# How often the inner transform runs ----------------------------------------------------------------------------------
+
+
+def counting(reads, runs, random=False):
+    @gradtx.transform
+    def scale_by_half() -> gradtx.Rule:
+        def update(updates, state):
+            runs.append(reads)
+            return gradtx.tree.map(lambda u: 0.5 * u, updates), state
+
+        return gradtx.Rule(update=update, reads=reads, random=random)
+
+    return scale_by_half()
+
+
+@pytest.mark.parametrize(
+    ("reads", "random", "expected"),
+    [("element", False, 2), ("element", True, 1), ("leaf", False, 1), ("tree", False, 1)],
+)
+def test_only_what_is_light_runs_twice_and_only_under_jit(reads, random, expected, monkeypatch):
+    monkeypatch.setattr("gradtx.core.record._registry", dict(gradtx.registry))
+    runs = []
+    inner = counting(reads, runs, random)
+    tx = gradtx.skip_nonfinite(gradtx.clip_by_global_norm(1.0) >> inner, 3)
+    state = tx.init(PARAMS)
+    eager, _ = tx.update(GOOD, state, PARAMS)
+    assert len(runs) == 1
+    runs.clear()
+    compiled, _ = jax.jit(tx.update)(GOOD, state, PARAMS)
+    assert len(runs) == expected
+    np.testing.assert_allclose(compiled["w"], eager["w"], rtol=1e-6)
+
+
+def test_the_loss_is_called_once():
+    calls = []
+
+    def grad_fn(params):
+        calls.append(1)
+        return jax.tree.map(lambda w: 2 * w, params)
+
+    tx = gradtx.skip_nonfinite(gradtx.sam(gradtx.sgd(0.1), rho=0.05), 3)
+    state = tx.init(PARAMS)
+    jax.jit(lambda g, s, p: tx.update(g, s, p, grad_fn=grad_fn))(GOOD, state, PARAMS)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize(
+    "tx",
+    [
+        gradtx.checked(gradtx.skip_nonfinite(gradtx.adam(0.1), 3)),
+        gradtx.skip_nonfinite(gradtx.checked(gradtx.adam(0.1)), 3),
+        gradtx.skip_nonfinite(gradtx.checked(gradtx.lamb(0.1)), 3),
+    ],
+    ids=["around", "inside", "inside, not light"],
+)
+def test_value_checks_are_made_of_steps_that_are_taken_only(tx, compiled):
+    update = checkify.checkify(tx.update)
+    update = jax.jit(update) if compiled else update
+    state = tx.init(PARAMS)
+    for fault in ("NaN", "a square that overflows"):
+        error, (updates, _) = update(FAULTS[fault], state, PARAMS)
+        error.throw()
+        assert not updates["w"].any()
+    wrong = jax.tree.map(jnp.copy, state)
+    path = ["checked", "inner", "skip_nonfinite", "inner"]
+    path = path if "checked" in state else ["skip_nonfinite", "inner", "checked", "inner"]
+    inner = wrong
+    for name in path:
+        inner = inner[name]
+    inner["scale_by_rms"]["count"] = jnp.int32(-5)
+    error, _ = update(GOOD, wrong, PARAMS)
+    assert "gradtx.scale_by_rms: the counter went from -5" in (error.get() or "")
+
+
+LEAVES = {"twins": [jnp.ones(3), jnp.ones(3)], "matrix": jnp.ones((2, 2)), "none": jnp.ones(0)}
+
+
+@pytest.mark.parametrize("inner", [gradtx.adam(0.1), gradtx.lamb(0.1)], ids=["light", "not light"])
+def test_one_element_anywhere_is_found(inner):
+    """A NaN, or what makes a statistic infinite, in the last element of any leaf."""
+    tx = gradtx.skip_nonfinite(inner, 99)
+    update, state = jax.jit(tx.update), tx.init(LEAVES)
+    leaves, structure = jax.tree.flatten(LEAVES)
+    for place in (index for index, leaf in enumerate(leaves) if leaf.size):
+        for fault in (NAN, 1e30):
+            wrong = [leaf.at[(-1,) * leaf.ndim].set(fault) if i == place else leaf for i, leaf in enumerate(leaves)]
+            updates, after = update(jax.tree.unflatten(structure, wrong), state, LEAVES)
+            before, after = state["skip_nonfinite"], after["skip_nonfinite"]
+            assert int(after["skipped"]) == 1
+            assert gradtx.tree_equal(after["inner"], before["inner"])
+            assert not any(leaf.any() for leaf in jax.tree.leaves(updates))
+
+
+def test_a_gradient_that_a_clip_would_make_finite_is_looked_at_too():
+    tx = gradtx.skip_nonfinite(gradtx.clip(1.0) >> gradtx.sgd(0.1), 3)
+    for update in (tx.update, jax.jit(tx.update)):
+        updates, state = update(FAULTS["infinity"], tx.init(PARAMS), PARAMS)
+        assert int(gradtx.find(state, "skipped")) == 1
+        assert not updates["b"].any()
