@@ -15,10 +15,7 @@ the ratio of two, with the range of its middle half, so that a slow moment of th
 
 import argparse
 import os
-import random
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,16 +23,7 @@ import jax.numpy as jnp
 import optax
 
 import gradtx
-
-
-def adam_step(tx: Any) -> Callable[..., Any]:
-    """One donated step p, state, g -> p, state."""
-
-    def step(p: Any, state: Any, g: Any) -> Any:
-        updates, state = tx.update(g, state, p)
-        return optax.apply_updates(p, updates), state
-
-    return jax.jit(step, donate_argnums=(0, 1))
+from tests.benchmarks import pairs
 
 
 def floor_step(p: Any, state: Any, g: Any) -> Any:
@@ -60,19 +48,6 @@ def one_loop_step(p: Any, state: Any, g: Any) -> Any:
     return p - 1e-3 * (1.1 * m) / (jnp.sqrt(1.1 * v) + 1e-8), averages(*state, g)
 
 
-class Program:
-    """A compiled step with its donated arguments."""
-
-    def __init__(self, step: Callable[..., Any], state: Any, size: int):
-        self.step, self.state, self.p = step, state, jnp.zeros(size)
-
-    def run(self, g: Any) -> float:
-        """Seconds of one step."""
-        begin = time.perf_counter()
-        self.p, self.state = jax.block_until_ready(self.step(self.p, self.state, g))
-        return time.perf_counter() - begin
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -87,30 +62,23 @@ def main() -> None:
     def zeros() -> tuple[Any, Any]:
         return jnp.zeros(size), jnp.zeros(size)
 
-    programs = {
-        "floor": Program(jax.jit(floor_step, donate_argnums=(0, 1)), zeros(), size),
-        "three loops": Program(jax.jit(three_loops_step, donate_argnums=(0, 1)), zeros(), size),
-        "gradtx": Program(adam_step(tx), tx.init(like), size),
-        "optax": Program(adam_step(peer), peer.init(like), size),
+    steps = {
+        "floor": (floor_step, zeros()),
+        "three loops": (three_loops_step, zeros()),
+        "gradtx": (pairs.step_of(tx), tx.init(like)),
+        "optax": (pairs.step_of(peer, optax.apply_updates), peer.init(like)),
     }
     if "multi_output_fusion" in os.environ.get("XLA_FLAGS", ""):
-        programs["one loop"] = Program(jax.jit(one_loop_step, donate_argnums=(0, 1)), zeros(), size)
+        steps["one loop"] = (one_loop_step, zeros())
     del like
-    times: dict[str, list[float]] = {name: [] for name in programs}
-    shuffle = random.Random(0).sample
-    for turn in range(arguments.rounds + 2):
-        for name in shuffle(list(programs), len(programs)):
-            seconds = programs[name].run(g)
-            if turn >= 2:
-                times[name].append(seconds)
-    print(f"Adam on one leaf of {size:,} float32; jax {jax.__version__}, {jax.devices()[0].device_kind}")
+    programs = {name: pairs.Program(step, jnp.zeros(size), state, g).run for name, (step, state) in steps.items()}
+    times = pairs.interleaved(programs, arguments.rounds, warm=2)
+    print(f"Adam on one leaf of {size:,} float32; {pairs.machine()}")
     print(f"floor: {statistics.median(times['floor']) * 1e3:.1f} ms a step, {7 * 4 * size / 1e9:.2f} GB moved")
     rows = [(ours, over) for over in ("floor", "three loops") for ours in ("gradtx", "optax")]
     rows += [("one loop", "floor")] if "one loop" in programs else []
     for name, over in [*rows, ("gradtx", "optax")]:
-        ratios = [a / b for a, b in zip(times[name], times[over], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        print(f"{name:>8} / {over:<12} {middle:.3f}   ({low:.3f} to {high:.3f})")
+        print(f"{name:>8} / {over:<12} {pairs.said(pairs.ratios(times, name, over), 3)}")
 
 
 if __name__ == "__main__":

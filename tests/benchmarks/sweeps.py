@@ -15,12 +15,10 @@ import contextlib
 import functools
 import os
 import pty
-import random
 import statistics
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +28,7 @@ import numpy as np
 import optax
 
 import gradtx
-from tests.benchmarks import peers
+from tests.benchmarks import pairs, peers
 
 TASK: dict[str, Any] = {"epochs": 10, "batch_size": 128}
 RATES = np.logspace(-4, 0, 64)
@@ -64,23 +62,9 @@ def programs(hidden: int, rates: Any = RATES) -> dict[str, Callable[[], Any]]:
     }
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    """How long a call takes."""
-    begin = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - begin
-
-
 def rounds(calls: dict[str, Callable[[], Any]], number: int) -> dict[str, list[float]]:
-    """All calls in each round, in a random order; the first round is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    shuffle = random.Random(0).sample
-    for turn in range(number + 1):
-        for name in shuffle(list(calls), len(calls)):
-            spent = seconds(calls[name])
-            if turn:
-                times[name].append(spent)
-    return times
+    """Seconds of all calls in each round, in a random order; the first round is not counted."""
+    return pairs.interleaved({name: functools.partial(pairs.seconds, call) for name, call in calls.items()}, number)
 
 
 def report(title: str, times: dict[str, list[float]], ours: str) -> None:
@@ -88,9 +72,7 @@ def report(title: str, times: dict[str, list[float]], ours: str) -> None:
     print(title + ": " + ", ".join(f"{name} {statistics.median(t):.3f} s" for name, t in times.items()))
     for name in times:
         if name != ours:
-            ratios = [a / b for a, b in zip(times[name], times[ours], strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-            print(f"    {name} / {ours}: {middle:.2f}   ({low:.2f} to {high:.2f})")
+            print(f"    {name} / {ours}: {pairs.said(pairs.ratios(times, name, ours))}")
 
 
 def cold(hidden: int, number: int) -> None:
@@ -172,7 +154,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what == "one":
         peers.digits()
-        print(seconds(programs(arguments.hidden[0])[arguments.name]))
+        print(pairs.seconds(programs(arguments.hidden[0])[arguments.name]))
         return
     run, sizes, number = {
         "cold": (cold, [128], 5),

@@ -7,9 +7,7 @@ order. A row is the median over the rounds of the ratio of two, with the range o
 """
 
 import argparse
-import random
-import statistics
-import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 import gradtx
+from tests.benchmarks import pairs
 
 LEAVES = 16
 BF16 = jnp.bfloat16
@@ -56,25 +55,12 @@ def rows() -> list[tuple[str, Any, Any, Any]]:
     ]
 
 
-class Program:
-    """A compiled step with its donated arguments."""
-
-    def __init__(self, tx: Any, dtype: Any, size: int):
-        def step(params: Any, state: Any, grads: Any) -> Any:
-            updates, state = tx.update(grads, state, params)
-            return gradtx.apply_updates(params, updates), state
-
-        self.step = jax.jit(step, donate_argnums=(0, 1))
-        self.params = {str(i): jnp.zeros(size // LEAVES, dtype) for i in range(LEAVES)}
-        self.state = tx.init(self.params)
-        key = jax.random.key(0)
-        self.grads = jax.tree.map(lambda w: jax.random.normal(key, w.shape).astype(w.dtype), self.params)
-
-    def run(self) -> float:
-        """Seconds of one step."""
-        begin = time.perf_counter()
-        self.params, self.state = jax.block_until_ready(self.step(self.params, self.state, self.grads))
-        return time.perf_counter() - begin
+def program(tx: Any, dtype: Any, size: int) -> Callable[[], float]:
+    """Measures a compiled step."""
+    params = {str(i): jnp.zeros(size // LEAVES, dtype) for i in range(LEAVES)}
+    key = jax.random.key(0)
+    grads = jax.tree.map(lambda w: jax.random.normal(key, w.shape).astype(w.dtype), params)
+    return pairs.Program(pairs.step_of(tx), params, tx.init(params), grads).run
 
 
 def main() -> None:
@@ -83,17 +69,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1_000_000, help="parameters in the tree")
     parser.add_argument("--rounds", type=int, default=101, help="in each, both programs run once")
     arguments = parser.parse_args()
-    print(f"{arguments.size:,} parameters in {LEAVES} leaves; jax {jax.__version__}, {jax.devices()[0].device_kind}")
-    shuffle = random.Random(0).sample
+    print(f"{arguments.size:,} parameters in {LEAVES} leaves; {pairs.machine()}")
     for name, ours, other, dtype in rows():
-        programs = [Program(tx, dtype, arguments.size) for tx in (ours, other)]
-        ratios = []
-        for turn in range(arguments.rounds + 3):
-            seconds = {index: programs[index].run() for index in shuffle([0, 1], 2)}
-            if turn >= 3:
-                ratios.append(seconds[0] / seconds[1])
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        print(f"{name:42} {middle:.2f}   ({low:.2f} to {high:.2f})")
+        programs = {"ours": program(ours, dtype, arguments.size), "other": program(other, dtype, arguments.size)}
+        times = pairs.interleaved(programs, arguments.rounds, warm=3)
+        print(f"{name:42} {pairs.said(pairs.ratios(times, 'ours', 'other'))}")
 
 
 if __name__ == "__main__":
