@@ -48,6 +48,7 @@ def on_pre_build(config: MkDocsConfig) -> None:
         return
     pictures.races()
     pictures.training()
+    pictures.steps()
     for page in snippets.pages() if _snippets else []:
         try:
             count = snippets.run(page)

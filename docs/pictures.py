@@ -3,6 +3,7 @@
 python docs/pictures.py
 """
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import matplotlib.pyplot as plt
 import gradtx
 from gradtx import plot
 
-ASSETS = Path(__file__).parent / "pages" / "assets"
+ROOT = Path(__file__).resolve().parent.parent
+ASSETS = ROOT / "docs" / "pages" / "assets"
 STEPS = 120
 
 
@@ -216,7 +218,18 @@ def schedules():
     save(ax.figure, "learning_rate.png")
 
 
+def steps():
+    """What the benchmark of steps found when it was last run in full."""
+    sys.path.insert(0, str(ROOT))
+    from tests.benchmarks import picture
+    from tests.benchmarks import steps as benchmark
+
+    title, rows = benchmark.load([ROOT / "tests" / "benchmarks" / "steps.json"])
+    picture.draw(rows, title, ASSETS / "steps.png")
+
+
 if __name__ == "__main__":
     ASSETS.mkdir(exist_ok=True)
     races()
     training()
+    steps()

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+
 import gradtx
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,6 +151,40 @@ def observers() -> str:
             scaling = _SCALINGS.get(name, lambda part: "")(tx)
             rows.append([_link(factory, chapter), scaling])
     return _table(["measures what came in", "and multiplies by"], rows)
+
+
+def step_bytes() -> str:
+    """What each named method keeps and a step of it moves, in bytes per float32 parameter."""
+    rows = []
+    for factory in _methods():
+        kept = _kept(_call(factory))
+        low = f"{_kept(_call(factory, state_dtype='bfloat16')):g}" if _has_low(factory) else ""
+        rows.append([_link(factory, "optimizers"), f"{kept:g}", f"{12 + 2 * kept:g}", low])
+    head = ["method", "state", "a step reads and writes", 'state with `state_dtype="bfloat16"`']
+    return _table(head, rows)
+
+
+def _kept(tx: Any) -> float:
+    """Bytes of state per parameter; scalars do not count."""
+    size = 2**20
+    state = jax.eval_shape(tx.init, jax.ShapeDtypeStruct((size,), "float32"))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.size >= size) / size
+
+
+def _has_low(factory: Any) -> bool:
+    try:
+        _call(factory, state_dtype="bfloat16")
+    except (TypeError, ValueError):  # keeps nothing, or nothing that bfloat16 can hold
+        return False
+    return _kept(_call(factory)) > 0
+
+
+def steps() -> str:
+    """What the benchmark of steps found when it was last run in full."""
+    from tests.benchmarks import steps as benchmark
+
+    title, rows = benchmark.load([ROOT / "tests" / "benchmarks" / "steps.json"])
+    return f"{benchmark.table(rows)}\n\n*{title}*"
 
 
 # What was run ---------------------------------------------------------------------------------------------------------

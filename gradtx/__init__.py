@@ -125,6 +125,10 @@ from gradtx.wrappers.iterates import lookahead as lookahead
 from gradtx.wrappers.iterates import schedule_free as schedule_free
 from gradtx.wrappers.iterates import schedule_free_adamw as schedule_free_adamw
 from gradtx.wrappers.iterates import schedule_free_sgd as schedule_free_sgd
+from gradtx.wrappers.packing import in_buckets as in_buckets
+from gradtx.wrappers.packing import pack as pack
+from gradtx.wrappers.packing import packed as packed
+from gradtx.wrappers.packing import unpacked as unpacked
 from gradtx.wrappers.sharpness import sam as sam
 
 # Training

@@ -66,18 +66,27 @@ class Weights(NamedTuple):
 
     def after(self, decay: ArrayLike) -> "Weights":
         """The weights after one more value."""
-        b = jnp.asarray(decay)
-        return Weights(b * self.given.astype(b.dtype) + (1 - b), b * self.left.astype(b.dtype))
+        return _after(self, jnp.asarray(decay))
 
     @property
     def total(self) -> Array:
         """The sum of the weights: `1 - b^t` for a constant decay."""
-        return jnp.where(self.left > 0.5, self.given, 1 - self.left)
+        return _total(self)
 
     def total_after(self, decay: ArrayLike) -> Array:
         """What the sum will be after one more value."""
         b = jnp.asarray(decay)
         return b * self.total + (1 - b)
+
+
+@numerics.one_program
+def _after(weights: Weights, b: Array) -> Weights:
+    return Weights(b * weights.given.astype(b.dtype) + (1 - b), b * weights.left.astype(b.dtype))
+
+
+@numerics.one_program
+def _total(weights: Weights) -> Array:
+    return jnp.where(weights.left > 0.5, weights.given, 1 - weights.left)
 
 
 def correct_bias(biased: PyTree, weights: Weights | None) -> PyTree:

@@ -27,6 +27,10 @@ T = TypeVar("T")
 _INT32_MAX = np.iinfo(np.int32).max
 
 
+one_program = functools.partial(jax.jit, inline=True)
+"""Decorates small arithmetic: outside jit it is one program instead of one for each operation, inside it is nothing."""
+
+
 @jax.custom_jvp
 def root(x: Array) -> Array:
     """Square root whose derivative at 0 is 0 instead of infinity."""
@@ -62,6 +66,7 @@ def branch(predicate: Array, then: Callable[..., T], otherwise: Callable[..., T]
     return then(*operands) if predicate else otherwise(*operands)
 
 
+@one_program
 def saturating_increment(count: Array) -> Array:
     """``count + 1``, staying at the largest int32 instead of wrapping to a negative number."""
     return jnp.where(count < _INT32_MAX, count + 1, count)

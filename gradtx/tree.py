@@ -14,6 +14,7 @@ leaf.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -42,9 +43,19 @@ def shapes(tree: PyTree, drop: int = 0) -> PyTree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[drop:], dtype_of(leaf)), tree)
 
 
+def is_discrete(leaf: Any) -> bool:
+    """Whether a leaf is of integers or bools, or the gradient of such a leaf: what no arithmetic here is for."""
+    return not _is(dtype_of(leaf), jnp.inexact)
+
+
 def is_complex(leaf: Any) -> bool:
     """Whether a leaf is complex."""
-    return jnp.issubdtype(dtype_of(leaf), jnp.complexfloating)
+    return _is(dtype_of(leaf), jnp.complexfloating)
+
+
+@functools.lru_cache(maxsize=256)
+def _is(dtype: np.dtype[Any], kind: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, kind))
 
 
 def precision(*trees: PyTree) -> np.dtype[Any]:
@@ -59,12 +70,17 @@ def _compute_dtype(leaf: Any, real: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _cast(leaf: Any, dtype: np.dtype[Any]) -> Array:
-    return leaf if isinstance(leaf, Array) and leaf.dtype == dtype else jnp.asarray(leaf).astype(dtype)
+    same = dtype_of(leaf) == dtype and (isinstance(leaf, Array) or dtype == jax.dtypes.float0)
+    return leaf if same else jnp.asarray(leaf).astype(dtype)
 
 
 def to_compute_dtype(tree: PyTree) -> PyTree:
-    """Every leaf in at least float32 (bfloat16 and float16 become float32; float64 and complex stay)."""
-    return jax.tree.map(lambda leaf: _cast(leaf, _compute_dtype(leaf, precision(leaf))), tree)
+    """Every leaf in at least float32 (bfloat16 and float16 become float32; float64, complex and integers stay)."""
+    return jax.tree.map(lambda leaf: leaf if is_discrete(leaf) else _widened(leaf), tree)
+
+
+def _widened(leaf: Any) -> Array:
+    return _cast(leaf, _compute_dtype(leaf, precision(leaf)))
 
 
 def cast_like(tree: PyTree, like: PyTree, *, finite: bool = False) -> PyTree:
@@ -72,7 +88,8 @@ def cast_like(tree: PyTree, like: PyTree, *, finite: bool = False) -> PyTree:
 
     def cast(leaf: Any, other: Any) -> Array:
         dtype = dtype_of(other)
-        if finite and not is_complex(other) and jnp.finfo(dtype).max < jnp.finfo(dtype_of(leaf)).max:
+        bounded = finite and not is_complex(other) and not is_discrete(other)
+        if bounded and jnp.finfo(dtype).max < jnp.finfo(dtype_of(leaf)).max:
             leaf = jnp.clip(leaf, *(_as_scalar(end, dtype_of(leaf)) for end in _ends(dtype)))
         return _cast(leaf, dtype)
 
@@ -84,18 +101,73 @@ def _ends(dtype: np.dtype[Any]) -> tuple[float, float]:
 
 
 def map(function: Callable[..., Array], *trees: PyTree, **numbers: Any) -> PyTree:  # noqa: A001 - reads as tree.map
-    """Apply ``function(*leaves, **numbers)`` at every leaf, leaves and numbers in one precision of at least float32."""
+    """Apply ``function(*leaves, **numbers)`` at every leaf, leaves and numbers in one precision of at least float32.
+
+    The function is pure, and traced once for each kind of leaf (shape and dtype), however many leaves there are;
+    outside jit it is one small program, whatever it computes.
+    """
+    once = _program(function, trees)
+    scalars: dict[np.dtype[Any], dict[str, Any]] = {}
 
     def at_leaf(*leaves: Any) -> Array:
-        real = precision(leaves)
-        leaves = tuple(_cast(leaf, _compute_dtype(leaf, real)) for leaf in leaves)
-        scalars = {name: _as_scalar(number, real) for name, number in numbers.items()}
-        if any(is_complex(leaf) for leaf in leaves):  # real numbers scale complex leaves: not a promotion to forbid
+        real, dtypes = _dtypes_for(tuple([dtype_of(leaf) for leaf in leaves]))
+        if real not in scalars:
+            scalars[real] = {name: _as_scalar(number, real) for name, number in numbers.items()}
+        leaves = tuple([_cast(leaf, dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)])
+        if any(dtype != real for dtype in dtypes):  # real numbers scale complex leaves: not a promotion to forbid
             with jax.numpy_dtype_promotion("standard"):
-                return function(*leaves, **scalars)
-        return function(*leaves, **scalars)
+                return once(*leaves, **scalars[real])
+        return once(*leaves, **scalars[real])
 
     return jax.tree.map(at_leaf, *trees)
+
+
+@functools.lru_cache(maxsize=1024)
+def _dtypes_for(dtypes: tuple[np.dtype[Any], ...]) -> tuple[np.dtype[Any], tuple[np.dtype[Any], ...]]:
+    """The precision for leaves of these dtypes, and the dtype of each in it."""
+    real = np.dtype(np.float64 if any(dtype in _DOUBLE for dtype in dtypes) else np.float32)
+    complex_ = np.promote_types(real, np.complex64)
+    return real, tuple(complex_ if _is(dtype, jnp.complexfloating) else real for dtype in dtypes)
+
+
+def _program(function: Callable[..., Any], trees: tuple[PyTree, ...]) -> Callable[..., Any]:
+    """The function as a program, the one that was made when a function that says the same came before."""
+    said = _said(function)
+    if said is not None:
+        return _kept_program(_Said(function, said))
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+    return jax.jit(function, inline=True) if traced else function
+
+
+class _Said:
+    """A function, equal to another that says the same: closures are made anew at every update."""
+
+    def __init__(self, function: Callable[..., Any], said: Any):
+        self.function, self.said = function, said
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Said) and self.said == other.said
+
+    def __hash__(self) -> int:
+        return hash(self.said)
+
+
+@functools.lru_cache(maxsize=1024)
+def _kept_program(said: _Said) -> Callable[..., Any]:
+    return jax.jit(said.function, inline=True)
+
+
+def _said(value: Any) -> Any:
+    """What a function computes, as far as that can be compared: its code and the plain values in it; else None."""
+    if value is None or isinstance(value, (bool, int, float, str, np.dtype, type)):
+        return type(value), repr(value)
+    if inspect.isbuiltin(value):
+        return "itself", value
+    if not inspect.isfunction(value):
+        return ("itself", value) if type(value).__module__.startswith("jax") and callable(value) else None
+    inside = [*(cell.cell_contents for cell in value.__closure__ or ()), *(value.__defaults__ or ())]
+    parts = [_said(part) for part in inside]
+    return None if None in parts or value.__kwdefaults__ else (value.__code__, *parts)
 
 
 def _as_scalar(number: Any, dtype: np.dtype[Any]) -> Any:
@@ -112,6 +184,8 @@ def full_like(tree: PyTree, value: Any, *, real: bool = False) -> PyTree:
     """Leaves filled with ``value``, of the leaves' shapes and shardings, in at least float32."""
 
     def fill(leaf: Any) -> Array:
+        if dtype_of(leaf) == jax.dtypes.float0:  # the gradient of an integer, which is nothing but zero
+            return leaf
         dtype = precision(leaf)
         dtype = dtype if real else _compute_dtype(leaf, dtype)
         return _lying_as(leaf, jnp.full_like(leaf, _as_scalar(value, np.dtype(dtype)), dtype=dtype))
@@ -133,6 +207,38 @@ def stored_as(tree: PyTree, dtype: Any, params: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf, like: _lying_as(like, leaf.astype(np.dtype(dtype))), tree, params)
 
 
+def is_whole(leaf: Any) -> bool:
+    """Whether a leaf is known to lie whole on its devices; one that is split is not to be joined with others.
+
+    A traced one says so, unless it lies on a mesh with automatic axes.
+    """
+    if isinstance(leaf, Tracer):
+        sharding = jax.typeof(leaf).sharding
+        known = sharding.mesh.empty or sharding.mesh.are_all_axes_explicit
+        return known and all(axis is None for axis in sharding.spec)
+    return not isinstance(leaf, Array) or leaf.sharding.is_fully_replicated
+
+
+SMALL = 2**13
+"""Leaves with more elements are not joined with others: that costs more, in time and memory, than it saves."""
+MOST = 32
+"""So many leaves are joined: more take longer to compile, fewer make more kernels."""
+
+
+def joined(leaves: list[Array]) -> list[Array]:
+    """The leaves, small ones of a dtype joined end to end: fewer and longer, for what does not care where they end."""
+    kinds: dict[Any, list[Array]] = {}
+    for leaf in leaves:
+        kinds.setdefault((leaf.dtype, leaf.size <= SMALL and is_whole(leaf)), []).append(leaf)
+    runs = [(small, group[i : i + MOST]) for (_, small), group in kinds.items() for i in range(0, len(group), MOST)]
+    return [part for small, run in runs for part in ([join(run)] if small and len(run) > 1 else run)]
+
+
+def join(leaves: list[Array]) -> Array:
+    """Leaves end to end, as one vector."""
+    return jax.lax.concatenate([leaf if leaf.ndim == 1 else jax.lax.reshape(leaf, (leaf.size,)) for leaf in leaves], 0)
+
+
 class Norm(NamedTuple):
     """A norm as `relative / unit`, found without squaring what is huge or tiny.
 
@@ -152,13 +258,13 @@ def norm(tree: PyTree, axis: int | tuple[int, ...] | None = None) -> Norm:
     """The norm over all elements of all leaves; with an axis, along it, where it stays with length 1.
 
     Usually the root of the plain sum of squares. Only where that is not finite, or so small that squares may have been
-    lost on the way, the elements are measured a second time, in units of the largest.
+    lost on the way, the elements are measured a second time, in other units.
     """
     dtype = precision(tree)
     leaves: list[Array] = [_cast(leaf, _compute_dtype(leaf, dtype)) for leaf in jax.tree.leaves(tree)]
     squares = jnp.zeros((), dtype)
-    for leaf in jax.tree.leaves(to_compute_dtype(tree)):
-        squares = squares + _sum_squares(leaf, axis).astype(dtype)
+    for leaf in jax.tree.leaves(tree):
+        squares = squares + _sum_squares(_widened(leaf), axis).astype(dtype)
     lost = dtype.type(sum(leaf.size for leaf in leaves) * jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps)
     plain = (squares >= lost) & jnp.isfinite(squares)
     careful = functools.partial(_careful_norm, axis)
@@ -170,20 +276,56 @@ def _plain_norm(squares: Array, plain: Array, leaves: list[Array]) -> Norm:
 
 
 def _careful_norm(axis: int | tuple[int, ...] | None, squares: Array, plain: Array, leaves: list[Array]) -> Norm:
-    largest = jnp.zeros_like(squares)
-    for leaf in leaves:
-        for part in (leaf.real, leaf.imag) if is_complex(leaf) else (leaf,):
-            size = jnp.max(jnp.abs(part), axis=axis, keepdims=axis is not None, initial=0)
-            largest = jnp.maximum(largest, jax.lax.stop_gradient(size))
-    tiny = jnp.finfo(squares.dtype).tiny  # 1 / unit stays between tiny and 1 / tiny: neither loses digits
-    unit = jnp.where(jnp.isinf(largest), 0, 1 / jnp.clip(largest, tiny, 1 / tiny))
-    unit = jnp.where(plain, 1, unit)
-    scaled = jnp.zeros_like(squares)
-    for leaf in leaves:
-        scaled = scaled + _sum_squares(in_units(leaf, unit), axis)
-    return Norm(numerics.root(scaled), unit)
+    """In units of a power of two, which brings what is too large or too small into the middle."""
+    limits = jnp.finfo(squares.dtype)
+    power = squares.dtype.type(2.0 ** (3 * limits.maxexp // 4))
+    unit = jnp.where(plain, 1, jnp.where(squares > 1, 1 / power, power))
+    parts = _parts(leaves, axis)
+    scaled = _total(
+        [_sum_squares(u * leaf, axis) for leaf, u in zip(parts, _one_each(unit, parts), strict=True)], squares
+    )
+    length = numerics.root(scaled)
+    # The nearer 1 / unit is to the norm, the fewer digits are lost later; both stay within the numbers.
+    near = 1 / jnp.clip(jax.lax.stop_gradient(length) / unit, limits.tiny, 1 / limits.tiny)
+    near = jnp.where(plain | ~jnp.isfinite(length), unit, near)
+    finite = Norm(length * (near / unit), near)
+    infinite = functools.partial(_infinite_norm, axis)
+    return numerics.branch(jnp.any(jnp.isinf(length)), infinite, lambda norm, _: norm, finite, leaves)
 
 
+def _infinite_norm(axis: int | tuple[int, ...] | None, norm: Norm, leaves: list[Array]) -> Norm:
+    """How many elements are infinite, under the root, in units of infinity; the other norms as they are."""
+    infinite, tiny = jnp.isinf(norm.relative), jnp.finfo(norm.unit.dtype).tiny
+    parts, one = _parts(leaves, axis), jnp.any(infinite).astype(norm.unit.dtype)
+    # In units of 1 / tiny the largest number is below 4.
+    each = [
+        one / 2 * (one + jnp.sign(one * tiny * jnp.abs(leaf) - 4 * one))
+        for leaf, one in zip(parts, _one_each(one, parts), strict=True)
+    ]
+    number = _total([_sum_squares(leaf, axis) for leaf in each], norm.relative)
+    return Norm(jnp.where(infinite, numerics.root(number), norm.relative), jnp.where(infinite, 0, norm.unit))
+
+
+def _one_each(number: Array, leaves: list[Array]) -> list[Array]:
+    """A number for each leaf, of which XLA does not know that they are equal.
+
+    What leaves of one shape share, it keeps in memory, as large as a leaf; a constant above all.
+    """
+    tiny = jnp.finfo(number.dtype).tiny
+    return [jnp.maximum(number, index * tiny) for index, _ in enumerate(leaves)]
+
+
+def _parts(leaves: list[Array], axis: Any) -> list[Array]:
+    """The leaves, of complex ones real and imaginary part; joined where one norm is of all."""
+    parts = [part for leaf in leaves for part in ((leaf.real, leaf.imag) if is_complex(leaf) else (leaf,))]
+    return joined(parts) if axis is None else parts
+
+
+def _total(sums: list[Array], like: Array) -> Array:
+    return functools.reduce(jnp.add, sums, jnp.zeros_like(like))
+
+
+@functools.partial(numerics.one_program, static_argnums=1)
 def _sum_squares(leaf: Array, axis: int | tuple[int, ...] | None) -> Array:
     return jnp.sum(numerics.abs_squared(leaf), axis=axis, keepdims=axis is not None)
 
@@ -192,19 +334,19 @@ def in_units(leaf: Array, unit: Array) -> Array:
     """`unit x`; with unit 0, which stands for 1 / infinity, the infinite elements are 1 or -1 and the others 0."""
     if is_complex(leaf):
         return jax.lax.complex(in_units(leaf.real, unit), in_units(leaf.imag, unit))
-    limit = jnp.where(jnp.isinf(leaf), jnp.sign(leaf), jnp.zeros_like(leaf))
-    return jnp.where(unit == 0, limit, unit * leaf)
+    return jax.lax.select(jax.lax.is_finite(leaf), unit * leaf, jax.lax.sign(leaf))
 
 
 def times(tree: PyTree, factor: Array, unit: Array) -> PyTree:
     """`factor (unit x)`: one multiplication after the other, since the product of the two may not be a number."""
+    return jax.tree.map(lambda leaf: _times(leaf, factor, unit.astype(factor.dtype)), tree)
 
-    def at_leaf(leaf: Array) -> Array:
-        wide = _cast(leaf, _compute_dtype(leaf, factor.dtype))
-        with jax.numpy_dtype_promotion("standard"):  # real factors of complex leaves
-            return _cast(factor * in_units(wide, unit.astype(factor.dtype)), dtype_of(leaf))
 
-    return jax.tree.map(at_leaf, tree)
+@numerics.one_program
+def _times(leaf: Array, factor: Array, unit: Array) -> Array:
+    wide = _cast(leaf, _compute_dtype(leaf, factor.dtype))
+    with jax.numpy_dtype_promotion("standard"):  # real factors of complex leaves
+        return _cast(factor * in_units(wide, unit), dtype_of(leaf))
 
 
 def shorten(tree: PyTree, norm: Norm, limit: Any) -> PyTree:
@@ -212,10 +354,15 @@ def shorten(tree: PyTree, norm: Norm, limit: Any) -> PyTree:
 
     Where elements are infinite, they share the limit and the others become 0; NaN anywhere makes all of it NaN.
     """
-    limit = _as_scalar(limit, norm.relative.dtype)
+    return times(tree, *_shortening(norm, _as_scalar(limit, norm.relative.dtype)))
+
+
+@numerics.one_program
+def _shortening(norm: Norm, limit: Array) -> tuple[Array, Array]:
+    """The factor and the unit."""
     short = norm.relative <= limit * norm.unit
     factor = jnp.where(short, 1, limit / jnp.where(short, 1, norm.relative))
-    return times(tree, factor, jnp.where(short, 1, norm.unit))
+    return factor, jnp.where(short, 1, norm.unit)
 
 
 def global_norm(tree: PyTree) -> Array:

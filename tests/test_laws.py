@@ -192,6 +192,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"param_labels": named},
         {"transforms": {"matrices": gradtx.masked(gradtx.adam(0.1), "*"), "others": gradtx.freeze("*")}},
     ],
+    "in_buckets": [{"inner": gradtx.clip_by_global_norm(0.5) >> gradtx.sgd(RATE, 0.9)}],
+    "pack": [
+        {"inner": gradtx.clip_by_global_norm(0.5) >> gradtx.adamw(RATE, mask="*kernel"), "fewest": 2},
+        {"inner": gradtx.lamb(0.1, weight_decay=0.1), "fewest": 2},
+    ],
     "tunable": [{"inner": gradtx.clip(0.5) >> gradtx.adam(RATE)}],
 }
 
@@ -308,6 +313,8 @@ def options(law: str, entry: Entry) -> dict[str, Any]:
         and "momentum=0.9" in words
     ):
         return {"ulps": 4}  # b m + lr u: which of the two products is fused with the sum is up to the compiler
+    if law == "sweep_is_separate" and entry.value.name == "lars":
+        return {"ulps": 4}  # b m + (c / norm) u, likewise
     if law == "sweep_is_separate" and "weight_decay=0.1" in words and entry.value.name == "adadelta":
         return {"ulps": 4}  # likewise g + wd w
     return {}

@@ -10,7 +10,6 @@ from gradtx import tree
 from gradtx.core import check, selection
 from gradtx.core.rule import Params, Updates
 
-
 _MOST_VERIFIED = 256
 _verified: dict[Any, None] = {}
 

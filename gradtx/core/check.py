@@ -5,6 +5,7 @@ chex compares; when it finds a difference, the words are ours: who, where, what 
 
 import contextlib
 import contextvars
+import warnings
 from collections.abc import Generator
 from typing import Any, cast
 
@@ -193,6 +194,24 @@ def questioned(state: Any) -> Generator[None]:
 def state_in_question() -> Any:
     """The state that init is asked about; None where it is asked for a new one."""
     return _in_question.get()
+
+
+_MANY_LEAVES, _MANY_ELEMENTS = 100, 10_000_000
+_hints: set[str] = set()
+
+
+def hint_at_jit(who: str, updates: Any) -> None:
+    """Say once that jit exists, where a large tree is updated without."""
+    leaves: list[Any] = jax.tree.leaves(updates)
+    large = len(leaves) >= _MANY_LEAVES or sum(jnp.size(leaf) for leaf in leaves) >= _MANY_ELEMENTS
+    if large and "jit" not in _hints and not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        _hints.add("jit")
+        warnings.warn(
+            f"{who}: {len(leaves)} leaves with {sum(jnp.size(leaf) for leaf in leaves)} elements are updated outside "
+            "jit, leaf by leaf; jax.jit of the whole step, with params and state donated, is many times faster. This "
+            "is said once.",
+            stacklevel=4,
+        )
 
 
 # Value checks in the running program ----------------------------------------------------------------------------------

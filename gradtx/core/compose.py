@@ -97,14 +97,18 @@ class Composition(Transform):
         return any(stage.clips for stage in self.stages)
 
     @property
+    def whole_leaves(self) -> bool:
+        return any(stage.whole_leaves for stage in self.stages)
+
+    @property
     def rules(self) -> dict[str, Rule]:
         return {key: stage.rules[own] for stage, keys in self._layout() for own, key in keys if own in stage.rules}
 
     def _layout(self) -> list[tuple[Transform, list[tuple[str, str]]]]:
         """Each stage with its entries in the state: (the name it gives itself, its name in the composition)."""
         if "layout" not in self._cache:
-            names = iter(_numbered(self.slots))
-            self._cache["layout"] = [(s, [(own, next(names)) for own in _numbered(s.slots)]) for s in self.stages]
+            names = iter(numbered(self.slots))
+            self._cache["layout"] = [(s, [(own, next(names)) for own in numbered(s.slots)]) for s in self.stages]
         return self._cache["layout"]
 
     def _init(self, params: Params) -> State:
@@ -167,13 +171,13 @@ class Join(Composition):
             yield extra
 
 
-def _numbered(names: tuple[str, ...]) -> list[str]:
+def numbered(names: tuple[str, ...]) -> list[str]:
     """The names, with `_2`, `_3` ... behind those that are taken."""
-    numbered: list[str] = []
+    unique: list[str] = []
     for name in names:
         candidates = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
-        numbered.append(next(candidate for candidate in candidates if candidate not in numbered))
-    return numbered
+        unique.append(next(candidate for candidate in candidates if candidate not in unique))
+    return unique
 
 
 def _is_identity(stage: Transform) -> bool:

@@ -89,6 +89,10 @@ class Foreign(Transform):
         return False
 
     @property
+    def whole_leaves(self) -> bool:
+        return True
+
+    @property
     def rules(self) -> dict[str, Any]:
         return {}
 

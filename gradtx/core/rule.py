@@ -29,6 +29,8 @@ class Rule:
       nonnegative: the fields of the state that are never negative.
       random: whether the state holds a random key.
       complex: whether complex leaves are handled; if not they are refused by name.
+      discrete: whether leaves of integers and bools may be among those it is given; it computes with none of them, and
+        gives them to no transform inside but one that is asked itself (`inner.update`).
       observable: False for what decides when others run, or cannot be told which gradient to measure; it may only
         stand first in `a + b`.
       statistics: the fields of the state that are kept in `state_dtype`.
@@ -39,6 +41,8 @@ class Rule:
       guards: whether it deals with gradients that are not finite by itself.
       waits: whether it makes its step at some updates only (`accumulate`).
       clips: whether it limits the size of what flows through, which `monitor` then reports.
+      whole_leaves: whether it needs the leaves one by one: their shapes, number or paths (a mask). What does not may be
+        run on leaves joined end to end (`pack`). None: only what reads single elements does not.
     """
 
     init: Callable[[Params], State] | None = None
@@ -47,6 +51,7 @@ class Rule:
     nonnegative: tuple[str, ...] = ()
     random: bool = False
     complex: bool = True
+    discrete: bool = False
     observable: bool = True
     statistics: tuple[str, ...] = ()
     state_dtype: str | None = None
@@ -55,6 +60,7 @@ class Rule:
     guards: bool = False
     waits: bool = False
     clips: bool = False
+    whole_leaves: bool | None = None
 
     def __post_init__(self) -> None:
         if self.update is _missing:

@@ -26,15 +26,15 @@ import jax.numpy as jnp
 from gradtx import numerics, tree
 from gradtx.core import check, record, storage
 from gradtx.core.annotations import Kind, annotations_of, is_traced
+from gradtx.core.attributes import Attributes
 from gradtx.core.method import Method, kept
-from gradtx.core.record import Recorded
 from gradtx.core.rule import Params, Rule, State, Updates, wants, widest
 from gradtx.core.schedule import blame, concrete_numbers, placeholders
 
 P = ParamSpec("P")
 
 
-class Transform(Recorded):
+class Transform(Attributes):
     """A gradient transform as a value. `init, update = tx` is the pure pair."""
 
     __slots__ = ()
@@ -64,7 +64,7 @@ class Transform(Recorded):
 
     def _checked_init(self, params: Params) -> State:
         self._refuse_sweep("init")
-        check.check_leaves(f"{self._who()}.init", "params", params)
+        check.check_leaves(f"{self._who()}.init", "params", params, self)
         return self._init(params)
 
     def _checked_update(
@@ -78,6 +78,7 @@ class Transform(Recorded):
         key, verified = check.struct_key(updates, state, params), self._cache.setdefault("verified", set())
         if key not in verified:
             self._check_trees(who, updates, state, params)
+            check.hint_at_jit(who, updates)
             verified.add(key)
         flowing, new_state = self._step(tree.to_compute_dtype(updates), state, params, extra)
         return flowing if self.final else tree.cast_like(flowing, updates, finite=self.guards), new_state
@@ -101,12 +102,13 @@ class Transform(Recorded):
             raise TypeError(f"{who}: the extra argument {name!r} is missing; pass {name}=... to update.")
 
     def _check_trees(self, who: str, updates: Updates, state: State, params: Params) -> None:
-        check.check_leaves(who, "updates", updates)
+        check.check_leaves(who, "updates", updates, self)
         if params is not None:
-            check.check_leaves(who, "params", params)
+            check.check_leaves(who, "params", params, self)
             check.check_alike(who, "updates", updates, "params", params)
         like = updates if params is None else params
-        expected = jax.eval_shape(self._init, like)
+        with check.questioned(state):
+            expected = jax.eval_shape(lambda params: self._init(params), like)  # anew: what is in question may differ
         check.check_state(who, state, expected, dtypes=params is not None)
 
     # The operators ----------------------------------------------------------------------------------------------------
@@ -140,70 +142,6 @@ class Transform(Recorded):
     @property
     def _expanded(self) -> "Transform":
         return self.expand()
-
-    @property
-    def slots(self) -> tuple[str, ...]:
-        """The names of the elementary transforms in it that have a state, in order."""
-        return self._expanded.slots
-
-    @property
-    def extra_args(self) -> frozenset[str]:
-        """The extra keyword arguments that update accepts."""
-        return self._expanded.extra_args
-
-    @property
-    def _required_extra(self) -> frozenset[str]:
-        return self._expanded._required_extra
-
-    @property
-    def needs_params(self) -> bool:
-        """Whether update must be given the params."""
-        return self._expanded.needs_params
-
-    @property
-    def observable(self) -> bool:
-        """Whether it may stand anywhere in `a + b` (see `Rule`)."""
-        return self._expanded.observable
-
-    @property
-    def reads(self) -> Literal["element", "leaf", "tree"]:
-        """What the update of one element depends on: that "element" alone, its "leaf", or the whole "tree"."""
-        return self._expanded.reads
-
-    @property
-    def random(self) -> bool:
-        """Whether its state holds a random key."""
-        return self._expanded.random
-
-    @property
-    def first(self) -> bool:
-        """Whether nothing may touch the gradients before it (see `Rule`)."""
-        return self._expanded.first
-
-    @property
-    def final(self) -> bool:
-        """Whether nothing may act on what it returns, which is float32 (see `Rule`)."""
-        return self._expanded.final
-
-    @property
-    def guards(self) -> bool:
-        """Whether it deals with gradients that are not finite by itself."""
-        return self._expanded.guards
-
-    @property
-    def waits(self) -> bool:
-        """Whether it makes its step at some updates only."""
-        return self._expanded.waits
-
-    @property
-    def clips(self) -> bool:
-        """Whether it limits the size of what flows through."""
-        return self._expanded.clips
-
-    @property
-    def rules(self) -> dict[str, Rule]:
-        """The elementary rules in it that have a state, by the name of their entry in the state."""
-        return self._expanded.rules
 
 
 class Elementary(Transform):
@@ -304,6 +242,11 @@ class Elementary(Transform):
     @property
     def clips(self) -> bool:
         return self.rule.clips
+
+    @property
+    def whole_leaves(self) -> bool:
+        own = self.rule.reads != "element" if self.rule.whole_leaves is None else self.rule.whole_leaves
+        return own or any(inner.whole_leaves for inner in self._inner)
 
     @property
     def rules(self) -> dict[str, Rule]:

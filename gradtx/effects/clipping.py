@@ -72,7 +72,7 @@ def clip_by_global_norm(max_norm: Positive) -> Rule:
     def update(updates: PyTree, state: State) -> tuple[PyTree, State]:
         return tree.shorten(updates, tree.norm(updates), max_norm), state
 
-    return Rule(update=update, reads="tree", clips=True)
+    return Rule(update=update, reads="tree", clips=True, whole_leaves=False)
 
 
 @transform
@@ -222,7 +222,7 @@ def clip_by_percentile(percentile: Percent, window: PositiveInt = 1000) -> Rule:
         shortened = tree.shorten(updates, norm, limit)
         return tree.map(lambda u, v: jnp.where(new["filled"] > 0, v, u), updates, shortened), new
 
-    return Rule(init=init, update=update, reads="tree", nonnegative=("norms",), clips=True)
+    return Rule(init=init, update=update, reads="tree", nonnegative=("norms",), clips=True, whole_leaves=False)
 
 
 def _percentile(norms: Array, filled: Array, percent: Any) -> Array:

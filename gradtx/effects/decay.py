@@ -82,4 +82,9 @@ def add_decayed_weights(
         new = tree.map(decayed, *here, decay=sign * weight_decay)
         return selection.put(new, updates, flags), state
 
-    return Rule(init=init if toward_initial else None, update=update, complex=not cautious)
+    return Rule(
+        init=init if toward_initial else None,
+        update=update,
+        complex=not cautious,
+        whole_leaves=mask is not None,
+    )

@@ -10,6 +10,7 @@ import numpy as np
 from gradtx import tree
 from gradtx.core.annotations import Kind
 from gradtx.core.transform import Transform
+from gradtx.wrappers.packing import unpacked
 
 PyTree = Any
 Trajectory = dict[str, PyTree]
@@ -66,6 +67,11 @@ def trajectory(
 def stacked(trees: Iterable[PyTree]) -> PyTree:
     """The leaves of several trees, as NumPy arrays with a leading axis."""
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
+
+
+def leaf_by_leaf(run: Trajectory, params: PyTree) -> Trajectory:
+    """A run whose states are unpacked: `pack` lays a state out at init, and knows less there under a trace."""
+    return run | {"state": unpacked(run["state"], params)}
 
 
 def pick(index: Any, batch: PyTree) -> PyTree:

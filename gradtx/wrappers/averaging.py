@@ -61,7 +61,7 @@ def _averaging(
         average = towards(state["average"], apply_updates(params, updates), c)
         return updates, {"inner": inner_state, "average": average} | fields
 
-    return Rule(init=init, update=update, statistics=("average",), state_dtype=state_dtype)
+    return Rule(init=init, update=update, statistics=("average",), state_dtype=state_dtype, whole_leaves=True)
 
 
 @transform

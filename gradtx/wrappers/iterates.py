@@ -16,6 +16,7 @@ from jax import Array
 
 from gradtx import numerics, tree
 from gradtx.adaptive import scale_by_rms
+from gradtx.core import check
 from gradtx.core.annotations import Dtype, Fraction, NonNegative, PositiveInt, Unit
 from gradtx.core.apply import apply_updates
 from gradtx.core.rule import Rule
@@ -85,7 +86,8 @@ def lookahead(
         slow = towards(state["slow"], fast, jnp.where(due, slow_step_size, jnp.zeros_like(slow_step_size)))
         updates = tree.map(lambda u, s, w: jnp.where(due, s - w, u), updates, slow, params)
         if reset_state:
-            fresh = inner.init(apply_updates(params, updates))
+            with check.questioned(state["inner"]):  # a new state laid out as the old one
+                fresh = inner.init(apply_updates(params, updates))
             inner_state = jax.tree.map(lambda old, new: _reset(old, new, due), inner_state, fresh)
         return updates, {"inner": inner_state, "slow": slow}
 
@@ -169,6 +171,7 @@ def schedule_free(
         observable=False,
         statistics=("z", "average"),
         state_dtype=state_dtype,
+        whole_leaves=True,
     )
 
 

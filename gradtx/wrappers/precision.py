@@ -11,7 +11,6 @@ Three remedies around any optimizer; each returns float32 updates that `apply_up
 And for gradients that float16 cannot hold: `loss_scaling(tx)`.
 """
 
-import itertools
 from typing import Any
 
 import jax
@@ -79,18 +78,16 @@ def stochastic_rounding(inner: Transform, key: NonNegativeInt = 0) -> Rule:
 
     def update(updates: PyTree, state: State, params: PyTree, **extra: Any) -> tuple[PyTree, State]:
         steps, inner_state = inner.update(updates, state["inner"], params, **extra)
-        following, now = jax.random.split(jax.random.wrap_key_data(state["key"]))
-        places = itertools.count()
+        following, keys = numerics.leaf_keys(state["key"], params)
 
         def at_leaf(u: Array, w: Array) -> Array:
-            place = next(places)
+            key = next(keys)
             if not _is_low(w):
                 return u
             wide = w.astype(u.dtype)
-            rounded = numerics.round_stochastically(wide + u, w.dtype, jax.random.fold_in(now, place))
-            return rounded.astype(u.dtype) - wide
+            return numerics.round_stochastically(wide + u, w.dtype, key).astype(u.dtype) - wide
 
-        return jax.tree.map(at_leaf, steps, params), {"key": jax.random.key_data(following), "inner": inner_state}
+        return jax.tree.map(at_leaf, steps, params), {"key": following, "inner": inner_state}
 
     return Rule(init=init, update=update, random=True, final=True)
 
@@ -262,4 +259,11 @@ def loss_scaling(
         smaller = jnp.maximum(s / factor, jnp.minimum(s, min_scale))
         return jnp.where(fine, jnp.where(grows, larger, s), smaller)
 
-    return Rule(init=init, update=update, reads="tree" if dynamic else "element", first=True, guards=dynamic)
+    return Rule(
+        init=init,
+        update=update,
+        reads="tree" if dynamic else "element",
+        first=True,
+        guards=dynamic,
+        whole_leaves=False,
+    )

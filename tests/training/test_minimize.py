@@ -1,9 +1,5 @@
 """`minimize`: a run is the loop one would write oneself, in whatever chunks, and resumed."""
 
-import contextlib
-import logging
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +11,7 @@ from gradtx import adam, sgd, tree_equal
 from gradtx.training import advancing
 from gradtx.training.minibatches import num_batches
 from gradtx.training.minimization import minimize
+from tests.core.compilations import compilations
 from tests.training.network import (
     DATA,
     KEY,
@@ -221,27 +218,6 @@ def test_the_orders_of_one_call_are_few_where_batches_are_large():
 
 
 # What it compiles
-
-
-@contextlib.contextmanager
-def compilations():
-    """Collects the names of the programs that JAX compiles."""
-    names = []
-
-    class Collect(logging.Handler):
-        def emit(self, entry):
-            if found := re.match(r"Finished XLA compilation of (\S+)", entry.getMessage()):
-                names.append(found[1])
-
-    handler, logger = Collect(), logging.getLogger("jax._src.dispatch")
-    logger.addHandler(handler)
-    before, logger.propagate = logger.propagate, False
-    try:
-        with jax.log_compiles():
-            yield names
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = before
 
 
 def test_another_rate_seed_start_or_length_compiles_nothing():

@@ -59,6 +59,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "conditionally": {"predicate": odd},
     "loss_scaling": {"scale": 8.0},
     "lookahead": {"sync_period": 2},
+    "pack": {"fewest": 2},
     "masked": {"mask": matrices},
     "partition": {"param_labels": named},
     "skip_nonfinite": {"max_consecutive": 2},
@@ -106,7 +107,7 @@ def asking() -> gradtx.Rule:
     def update(updates, state, params, *, value, value_fn):
         return updates, {"value": value, "measured": value_fn(params)}
 
-    return gradtx.Rule(init=init, update=update, reads="tree")
+    return gradtx.Rule(init=init, update=update, reads="tree", whole_leaves=False)
 
 
 def extra_of(tx, step=0):
@@ -150,7 +151,11 @@ def compiled(tx, params, state, grads):
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_a_wrapper_around_a_method(wrapper, name):
-    tx = around(wrapper, method(name) >> asking())
+    inner = method(name) >> asking()
+    if wrapper == "in_buckets" and inner.whole_leaves:
+        refused_for_whole_leaves(wrapper, inner)
+        return
+    tx = around(wrapper, inner)
     assert extra_of(tx).keys() >= {"value", "value_fn"}
     copy = pickle.loads(pickle.dumps(tx))
     assert copy == tx
@@ -177,6 +182,12 @@ def test_a_wrapper_around_a_method(wrapper, name):
     assert float(gradtx.find(run[-1][1], "asking/measured")) == float(distance(run[-2][0]))
 
 
+def refused_for_whole_leaves(wrapper, inner):
+    """A trust ratio needs the norm of each leaf: in one bucket they have a norm together."""
+    with pytest.raises(TypeError, match=f"gradtx.{wrapper}: .* needs the leaves one by one"):
+        around(wrapper, inner)
+
+
 KINDS = {  # what they keep and read: an average of gradients; of squares too; also the params, leaf by leaf
     "sgd": lambda: gradtx.sgd(0.1, 0.9),
     "adamw": lambda: gradtx.adamw(0.1),
@@ -191,6 +202,9 @@ def test_a_wrapper_around_a_method_compiled(wrapper, name):
 
     Only the rounding errors that `kahan_summation` keeps are others where products and sums are fused.
     """
+    if wrapper == "in_buckets" and KINDS[name]().whole_leaves:
+        refused_for_whole_leaves(wrapper, KINDS[name]())
+        return
     tx = around(wrapper, KINDS[name]())
     grads = testing.gradients(PARAMS, STEPS)
     run = list(go_on(tx, PARAMS, tx.init(PARAMS), grads))
@@ -224,16 +238,20 @@ FINAL = {"kahan_summation", "master_weights", "stochastic_rounding"}
 # What makes its steps at some updates only: nothing that counts steps goes around.
 WAITING = {"accumulate"}
 AVERAGING = ("exponential_averaging", "polyak_averaging", "stochastic_weight_averaging")
+# What needs the leaves one by one, for their paths, or since params are to be read from its state: no buckets around.
+WHOLE = {*AVERAGING, "masked", "partition", "sam", "schedule_free", "train_only"}
 REFUSED = {
     **dict.fromkeys(AVERAGING, WAITING),
     "monitor": FIRST,
     "accumulate": FIRST,
     "conditionally": FIRST | FINAL,
+    "in_buckets": WHOLE | {"in_buckets", "pack"},  # and no buckets of buckets
     "kahan_summation": FINAL,
     "lookahead": FINAL | WAITING,
     "loss_scaling": FIRST,
     "masked": FIRST,
     "master_weights": FINAL,
+    "pack": WHOLE,
     "partition": FIRST,
     "sam": FIRST,
     "schedule_free": FINAL | WAITING,
@@ -299,6 +317,9 @@ def options(law: str, wrapper: str) -> dict[str, Any]:
 @pytest.mark.filterwarnings("ignore:gradtx.partition. no leaf has the label")  # the laws try trees without leaves
 @pytest.mark.parametrize(("wrapper", "name"), list(itertools.product(WRAPPERS, METHODS)))
 def test_all_laws_around_all_methods(wrapper, name):
+    if wrapper == "in_buckets" and method(name).whole_leaves:
+        refused_for_whole_leaves(wrapper, method(name))
+        return
     tx, failures = around(wrapper, method(name)), []
     for law in testing.LAWS:
         if exception(law, wrapper) is not None:

@@ -126,6 +126,7 @@ class Around(NamedTuple):
 OUTSIDE = {
     "monitor": Around(gradtx.monitor),
     "tunable": Around(gradtx.tunable),
+    "pack": Around(lambda inner: gradtx.pack(inner, fewest=2)),
     "train_only": Around(lambda inner: gradtx.train_only(inner, arrays), arrays),
     "exponential_averaging": Around(lambda inner: gradtx.exponential_averaging(inner, 0.9)),
     "polyak_averaging": Around(gradtx.polyak_averaging),
@@ -224,7 +225,7 @@ def nested(names, depth):
 def check_refusal(name, message):
     """Who refuses, what, and what to do."""
     assert message.startswith(f"gradtx.{name}: "), message
-    assert any(placed in message.split(": ", 1)[1] for placed in PLACED), message
+    assert any(placed in message.split(": ", 1)[1] for placed in PLACED) or "the leaves one by one" in message, message
     assert any(remedy in message for remedy in ("Put ", "put it around", "Keep one of the two")), message
 
 
