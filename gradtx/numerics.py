@@ -23,12 +23,14 @@ from jax import Array
 from jax.core import Tracer
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _INT32_MAX = np.iinfo(np.int32).max
 
 
-one_program = functools.partial(jax.jit, inline=True)
-"""Decorates small arithmetic: outside jit it is one program instead of one for each operation, inside it is nothing."""
+def one_program(function: F, *, static_argnums: int | None = None) -> F:
+    """Small arithmetic as one program outside jit, instead of one for each operation; inside jit it is nothing."""
+    return cast(F, jax.jit(function, inline=True, static_argnums=static_argnums))
 
 
 @jax.custom_jvp

@@ -13,6 +13,7 @@ import chex  # pyright: ignore[reportMissingTypeStubs]
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from jax.experimental import checkify
 
 from gradtx import tree
@@ -204,7 +205,7 @@ def hint_at_jit(who: str, updates: Any) -> None:
     """Say once that jit exists, where a large tree is updated without."""
     leaves: list[Any] = jax.tree.leaves(updates)
     large = len(leaves) >= _MANY_LEAVES or sum(jnp.size(leaf) for leaf in leaves) >= _MANY_ELEMENTS
-    if large and "jit" not in _hints and not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if large and "jit" not in _hints and not any(isinstance(leaf, Tracer) for leaf in leaves):
         _hints.add("jit")
         warnings.warn(
             f"{who}: {len(leaves)} leaves with {sum(jnp.size(leaf) for leaf in leaves)} elements are updated outside "

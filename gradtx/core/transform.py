@@ -107,8 +107,12 @@ class Transform(Attributes):
             check.check_leaves(who, "params", params, self)
             check.check_alike(who, "updates", updates, "params", params)
         like = updates if params is None else params
+
+        def init(params: Params) -> State:  # a function of its own, since it answers for this state
+            return self._init(params)
+
         with check.questioned(state):
-            expected = jax.eval_shape(lambda params: self._init(params), like)  # anew: what is in question may differ
+            expected = jax.eval_shape(init, like)
         check.check_state(who, state, expected, dtypes=params is not None)
 
     # The operators ----------------------------------------------------------------------------------------------------

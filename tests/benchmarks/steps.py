@@ -61,6 +61,11 @@ class Row(NamedTuple):
     ratios: list[float]
     medians: tuple[float, float]
 
+    def rounded(self) -> dict[str, Any]:
+        """The row to four digits, which is more than there are."""
+        whole = {"ratios": self.ratios, "medians": self.medians}
+        return self._asdict() | {name: [float(f"{x:.4g}") for x in numbers] for name, numbers in whole.items()}
+
     @property
     def column(self) -> str:
         usual = (self.one, self.over) == ("gradtx", "optax")
@@ -222,8 +227,7 @@ def measure(options: argparse.Namespace) -> tuple[str, list[Row]]:
         tell(found)
         rows += found
         if options.save:
-            contents = {"about": title, "rows": [row._asdict() for row in rows]}
-            options.save.write_text(json.dumps(contents))
+            options.save.write_text(json.dumps({"about": title, "rows": [row.rounded() for row in rows]}))
     return title, rows
 
 
