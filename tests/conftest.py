@@ -6,6 +6,7 @@ Code of other libraries (optax, flax, Keras) is not written for that: call it in
 Eight host devices, so that sharding is tested on any machine.
 """
 
+import gc
 import os
 
 DEVICES = "--xla_force_host_platform_device_count"
@@ -26,3 +27,11 @@ def x64():
     """The test runs in float64: Python floats and new arrays are 64 bits wide, as in NumPy."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def young_heap():
+    """What a module leaves in JAX's caches stays: the garbage collector need not look through it again and again."""
+    yield
+    gc.collect()
+    gc.freeze()

@@ -91,7 +91,8 @@ def run(tmp_path, *words):
     saved, drawn = tmp_path / "steps.json", tmp_path / "steps.png"
     rows = steps.main([*words, "--seconds", "0", "--save", str(saved), "--plot", str(drawn)])
     assert drawn.read_bytes().startswith(b"\x89PNG")
-    assert [steps.Row(**row).ratios for row in json.loads(saved.read_text())["rows"]] == [row.ratios for row in rows]
+    for row, kept in zip(rows, json.loads(saved.read_text())["rows"], strict=True):
+        assert steps.Row(**kept).ratios == pytest.approx(row.ratios, rel=1e-3)
     return rows
 
 
@@ -102,7 +103,7 @@ def test_it_runs_from_end_to_end(tmp_path, capsys):
         assert {(measure, "gradtx", "optax"), (measure, "gradtx", "plain")} <= set(found)
     assert {("step", "gradtx", "floor"), ("step", "optax", "floor")} <= set(found)
     memory = found["memory", "gradtx", "needed"]
-    assert memory.ratios == [memory.medians[0] / memory.medians[1]]
+    assert memory.ratios == pytest.approx([memory.medians[0] / memory.medians[1]], rel=1e-3)
     assert memory.ratios[0] >= 1
     assert 0 <= memory.medians[1] - 3 * 12 * 4 <= 8  # params, gradients, squares; counters
     printed = capsys.readouterr().out

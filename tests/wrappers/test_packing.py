@@ -219,7 +219,7 @@ def test_every_transform_says_whether_it_needs_whole_leaves():
 
 
 @gradtx.transform
-def counting() -> gradtx.Rule:
+def noting_shapes() -> gradtx.Rule:
     """Notes the shapes it is given."""
 
     def update(updates, state):
@@ -234,7 +234,7 @@ MANY = {f"{i:03}": jnp.full((2, 3), 1.0 + i) for i in range(200)}
 
 def test_leaf_functions_are_traced_once_per_bucket(monkeypatch):
     monkeypatch.setattr(gradtx.tree, "MOST", 32)
-    tx = pack(counting())
+    tx = pack(noting_shapes())
     state = tx.init(MANY)
     TRACED.clear()
     jax.eval_shape(tx.update, MANY, state)
@@ -317,7 +317,7 @@ def test_a_join_measures_the_gradient_that_came_in():
 
 
 @gradtx.transform
-def asking() -> gradtx.Rule:
+def asking_for_three() -> gradtx.Rule:
     """Wants a loss, its gradient's function and the gradient; writes down what they give."""
 
     def init(params):
@@ -332,7 +332,7 @@ def asking() -> gradtx.Rule:
 
 def test_extra_arguments_are_seen_in_buckets():
     extra = {"value": jnp.float32(2.0), "value_fn": distance, "grad_fn": pulled, "grad": PARAMS}
-    state = same(asking() >> gradtx.sgd(0.1, 0.9), **extra)
+    state = same(asking_for_three() >> gradtx.sgd(0.1, 0.9), **extra)
     assert gradtx.find(state, "measured") > 0
 
 
