@@ -14,7 +14,6 @@ leaf.
 """
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -106,7 +105,7 @@ def map(function: Callable[..., Array], *trees: PyTree, **numbers: Any) -> PyTre
     The function is pure, and traced once for each kind of leaf (shape and dtype), however many leaves there are;
     outside jit it is one small program, whatever it computes.
     """
-    once = _program(function, trees)
+    once = numerics.program(function, traced=any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees)))
     scalars: dict[np.dtype[Any], dict[str, Any]] = {}
 
     def at_leaf(*leaves: Any) -> Array:
@@ -128,46 +127,6 @@ def _dtypes_for(dtypes: tuple[np.dtype[Any], ...]) -> tuple[np.dtype[Any], tuple
     real = np.dtype(np.float64 if any(dtype in _DOUBLE for dtype in dtypes) else np.float32)
     complex_ = np.promote_types(real, np.complex64)
     return real, tuple(complex_ if _is(dtype, jnp.complexfloating) else real for dtype in dtypes)
-
-
-def _program(function: Callable[..., Any], trees: tuple[PyTree, ...]) -> Callable[..., Any]:
-    """The function as a program, the one that was made when a function that says the same came before."""
-    said = _said(function)
-    if said is not None:
-        return _kept_program(_Said(function, said))
-    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
-    return jax.jit(function, inline=True) if traced else function
-
-
-class _Said:
-    """A function, equal to another that says the same: closures are made anew at every update."""
-
-    def __init__(self, function: Callable[..., Any], said: Any):
-        self.function, self.said = function, said
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Said) and self.said == other.said
-
-    def __hash__(self) -> int:
-        return hash(self.said)
-
-
-@functools.lru_cache(maxsize=1024)
-def _kept_program(said: _Said) -> Callable[..., Any]:
-    return jax.jit(said.function, inline=True)
-
-
-def _said(value: Any) -> Any:
-    """What a function computes, as far as that can be compared: its code and the plain values in it; else None."""
-    if value is None or isinstance(value, (bool, int, float, str, np.dtype, type)):
-        return type(value), repr(value)
-    if inspect.isbuiltin(value):
-        return "itself", value
-    if not inspect.isfunction(value):
-        return ("itself", value) if type(value).__module__.startswith("jax") and callable(value) else None
-    inside = [*(cell.cell_contents for cell in value.__closure__ or ()), *(value.__defaults__ or ())]
-    parts = [_said(part) for part in inside]
-    return None if None in parts or value.__kwdefaults__ else (value.__code__, *parts)
 
 
 def _as_scalar(number: Any, dtype: np.dtype[Any]) -> Any:

@@ -87,3 +87,14 @@ def test_a_second_step_outside_jit_compiles_nothing(name):
     with compilations() as compiled:
         step(params, state)
     assert not compiled
+
+
+def test_a_function_is_another_where_what_it_names_is_another():
+    """As in a notebook, where a cell is run again after a constant of it was changed."""
+    results = []
+    for constant in ("FACTOR = 2.0", "FACTOR = 5.0", "def FACTOR(): return 7.0"):
+        use = "FACTOR()" if "def" in constant else "FACTOR"
+        cell = {}
+        exec(f"{constant}\nfunction = lambda x: (lambda y: y * {use})(x)", cell)
+        results.append(float(tree.map(cell["function"], [jnp.ones(7)])[0][0]))
+    assert results == [2.0, 5.0, 7.0]
