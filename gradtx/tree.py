@@ -268,11 +268,9 @@ def _infinite_norm(axis: int | tuple[int, ...] | None, norm: Norm, leaves: list[
 def _one_each(number: Array, leaves: list[Array]) -> list[Array]:
     """A number for each leaf, of which XLA does not know that they are equal.
 
-    What leaves of one shape share, it keeps in memory, as large as a leaf; a constant above all. (Where they are small
-    that is little, and equal kernels are compiled once.)
+    What leaves of one shape share, a constant above all, it keeps in memory, as large as a leaf.
     """
-    tiny = jnp.finfo(number.dtype).tiny
-    return [jnp.maximum(number, i * tiny) if leaf.size > 2**16 else number for i, leaf in enumerate(leaves)]
+    return list(jax.lax.optimization_barrier((number,) * len(leaves)))
 
 
 def _parts(leaves: list[Array], axis: Any) -> list[Array]:
