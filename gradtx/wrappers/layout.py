@@ -126,12 +126,15 @@ def _parts(bucket: Array, inside: dict[str, Shape]) -> dict[str, Array]:
 
 
 def chosen(params: PyTree, fewest: int) -> Layout:
-    """Small leaves of one dtype that lie whole on the same devices, if they are that many: full buckets and a rest."""
+    """Small leaves of one dtype that lie whole on the same devices, if they are that many: full buckets and a rest.
+
+    By size, so that buckets of equal leaves are cut at equal places, by kernels that are compiled once.
+    """
     leaves, kinds = named(params), cast(dict[Any, list[str]], {})
     for name, leaf in leaves.items():
         if 0 < jnp.size(leaf) <= tree.SMALL and tree.is_whole(leaf) and not tree.is_complex(leaf):
             kinds.setdefault((tree.dtype_of(leaf), _devices(leaf)), []).append(name)
-    many = [names for names in kinds.values() if len(names) >= fewest]
+    many = [sorted(names, key=lambda name: jnp.size(leaves[name])) for names in kinds.values() if len(names) >= fewest]
     runs = [names[i : i + tree.MOST] for names in many for i in range(0, len(names), tree.MOST)]
     joined = [run for run in runs if len(run) > 1]
     buckets = {str(i): {name: jnp.shape(leaves[name]) for name in sorted(run)} for i, run in enumerate(joined)}

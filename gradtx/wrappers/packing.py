@@ -11,9 +11,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
-from gradtx import tree
 from gradtx.core import check
 from gradtx.core.annotations import PositiveInt
 from gradtx.core.compose import Chain, numbered
@@ -71,9 +69,8 @@ def in_buckets(inner: Transform, *, fewest: PositiveInt = 2) -> Rule:
       inner: any transform that does not need the leaves one by one; `pack` does this for those of which a part does.
       fewest: so many small leaves of a dtype there must be; fewer stay alone.
 
-    State: `{"in_buckets": {"count", "layout": which leaves are where, in names alone: no bytes; "inner": the state of
-    inner for params `{"buckets": {bucket: vector}, "alone": {path: leaf}}`}}`: 4 bytes more than inner's.
-    `unpacked` shows it leaf by leaf.
+    State: `{"in_buckets": {"layout": which leaves are where, in names alone: no bytes; "inner": the state of inner for
+    params `{"buckets": {bucket: vector}, "alone": {path: leaf}}`}}`. `unpacked` shows it leaf by leaf.
 
     The layout is made at init and then kept. Joined are leaves of 1 to 8192 elements that lie whole on the same
     devices and are real. Leaves split over devices stay alone; and under jit on a mesh with automatic axes, where this
@@ -95,24 +92,19 @@ def in_buckets(inner: Transform, *, fewest: PositiveInt = 2) -> Rule:
         layout = _layout(params, fewest)
         return {"layout": layout.recorded(), "inner": inner.init(layout.join(params))}
 
-    def update(
-        updates: PyTree, state: State, params: PyTree = None, *, count: Array, **extra: Any
-    ) -> tuple[PyTree, State]:
+    def update(updates: PyTree, state: State, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
         layout = Layout.read(state["layout"])
         _refuse_other("gradtx.in_buckets.update", layout, updates)
         known = extras.translated(extra, updates, layout.join, functools.partial(layout.split, like=updates))
         joined = None if params is None else layout.join(params)
         result, inner_state = inner.update(layout.join(updates), state["inner"], joined, **known)
-        # XLA repeats cheap arithmetic in every kernel that reads it, but no division: so each bucket is written once.
-        one = jnp.where(count > 0, 1.0, 0.0)
-        written = tree.map(lambda u, one: u / one, result["buckets"], one=one)
-        return layout.split(result | {"buckets": written}, updates), {"layout": state["layout"], "inner": inner_state}
+        return layout.split(result, updates), {"layout": state["layout"], "inner": inner_state}
 
     return Rule(init=init, update=update, whole_leaves=True)
 
 
 @transform
-def pack(inner: Transform, *, fewest: PositiveInt = 256) -> Transform:
+def pack(inner: Transform, *, fewest: PositiveInt | None = None) -> Transform:
     """`inner` with its small leaves in buckets wherever that is possible and saves time; the same numbers.
 
         pack(a >> b >> c) = in_buckets(a) >> b >> in_buckets(c),   if b needs the leaves one by one
@@ -123,12 +115,14 @@ def pack(inner: Transform, *, fewest: PositiveInt = 256) -> Transform:
 
     Args:
       inner: any optimizer. Neighbouring stages run in buckets together if one of them keeps statistics or reads all
-        elements; those that need the leaves one by one (`whole_leaves`: masks, trust ratios) stay as they are.
-      fewest: so many small leaves of a dtype there must be for anything to be joined. Joining and cutting cost as well:
-        a hundred small leaves among large ones step as quickly alone, and compile in half the time.
+        elements; those that need the leaves one by one (`whole_leaves`: masks, trust ratios) stay as they are, and so
+        does what follows the last that keeps statistics from where it asks for the params (the decay of AdamW).
+      fewest: so many small leaves of a dtype there must be for anything to be joined. Joining and cutting cost as well,
+        and leaves of many sizes are cut by many kernels. None: 256, or 512 where all that is saved are the kernels of
+        one statistic (momentum, Lion).
 
-    State: that of inner, with an entry `in_buckets` for each run of packed stages: 4 bytes more for each. `unpacked`
-    gives the one of inner, `packed` makes it of that again.
+    State: that of inner, with an entry `in_buckets` for each run of packed stages. `unpacked` gives the one of inner,
+    `packed` makes it of that again.
 
     Errors: TypeError where nothing can be packed, since every stage needs whole leaves.
 
@@ -148,14 +142,26 @@ def pack(inner: Transform, *, fewest: PositiveInt = 256) -> Transform:
     return registry["chain"](*itertools.chain(*(run if whole else _packed(run, fewest) for whole, run in runs)))
 
 
-def _packed(run: list[Transform], fewest: int) -> list[Transform]:
-    """Neighbouring stages that may be joined: in buckets if one of them gains by it."""
-    gains = any(stage.reads == "tree" or _remembers(stage) for stage in run)
-    return [in_buckets(registry["chain"](*run), fewest=fewest)] if gains else run
+def _packed(run: list[Transform], fewest: int | None) -> list[Transform]:
+    """Neighbouring stages that may be joined: in buckets if one of them gains by it.
+
+    Behind the last that gains, what asks for the params stays as it is, and so do those that follow: XLA computes it
+    while it cuts the leaves out of the buckets, and the params need not be joined.
+    """
+    saved = [_statistics(stage) + (stage.reads == "tree") for stage in run]
+    if not any(saved):
+        return run
+    behind = range(max(index for index, kernels in enumerate(saved) if kernels) + 1, len(run))
+    end = next((index for index in behind if run[index].needs_params), len(run))
+    fewest = (256 if sum(saved) > 1 else 512) if fewest is None else fewest
+    return [in_buckets(registry["chain"](*run[:end]), fewest=fewest), *run[end:]]
 
 
-def _remembers(stage: Transform) -> bool:
-    return any(rule.init is not None for rule in stage.rules.values())
+def _statistics(stage: Transform) -> int:
+    """How many numbers a stage keeps for each element."""
+    leaf = jax.ShapeDtypeStruct((2, 3, 5), jnp.float32)
+    states = [jax.eval_shape(rule.init, leaf) for rule in stage.rules.values() if rule.init is not None]
+    return sum(kept.shape == leaf.shape for kept in jax.tree.leaves(states))
 
 
 # Their states, leaf by leaf -------------------------------------------------------------------------------------------
@@ -299,7 +305,7 @@ def _is_tree(node: Any) -> bool:
 
 def _is_packed(entry: Any) -> bool:
     """Whether this is the state of an `in_buckets`."""
-    return isinstance(entry, dict) and cast(State, entry).keys() == {"count", "layout", "inner"}
+    return isinstance(entry, dict) and cast(State, entry).keys() == {"layout", "inner"}
 
 
 def _packed_in(state: Any) -> Iterator[State]:

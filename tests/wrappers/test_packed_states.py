@@ -62,7 +62,7 @@ def test_repeated_names_are_numbered_in_their_order():
 
 
 def test_a_name_in_buckets_and_beside_them_is_refused():
-    tx = gradtx.add_decayed_weights(0.1, mask=MASK) >> gradtx.adamw(0.1)
+    tx = gradtx.add_decayed_weights(0.1, mask=MASK) >> gradtx.add_decayed_weights(0.1) >> gradtx.adam(0.1)
     state = pack(tx).init(PARAMS)
     assert_words(
         refusal(ValueError, gradtx.unpacked, state, PARAMS), "gradtx.unpacked: 'add_decayed_weights'", "beside them"

@@ -90,19 +90,40 @@ def names_of(tx):
 
 
 def test_stages_that_need_whole_leaves_stay():
-    assert names_of(gradtx.adamw(0.1)) == ["in_buckets"]
-    assert names_of(gradtx.adamw(0.1, mask="*kernel")) == [
-        "in_buckets",
-        "add_decayed_weights",
-        "scale_by_learning_rate",
-    ]
-    assert names_of(gradtx.lamb(0.1)) == ["in_buckets", "scale_by_trust_ratio", "scale_by_learning_rate"]
+    assert names_of(gradtx.adam(0.1)) == ["in_buckets"]
+    decayed = ["in_buckets", "add_decayed_weights", "scale_by_learning_rate"]  # behind all statistics, with the params
+    assert names_of(gradtx.adamw(0.1)) == decayed
+    assert names_of(gradtx.adamw(0.1, mask="*kernel")) == decayed
+    assert names_of(gradtx.adamw(0.1) >> gradtx.ema(0.9)) == ["in_buckets"]
+    assert names_of(gradtx.lamb(0.1)) == [*decayed[:2], "scale_by_trust_ratio", "scale_by_learning_rate"]
     assert names_of(gradtx.clip_by_leaf_norm(1.0) >> gradtx.adam(0.1)) == ["clip_by_leaf_norm", "in_buckets"]
     assert names_of(gradtx.clip_by_global_norm(1.0) >> gradtx.sgd(0.1)) == ["in_buckets"]
     assert names_of(gradtx.sgd(0.1)) == ["scale_by_learning_rate"]  # nothing to gain
     assert names_of(gradtx.accumulate(gradtx.adam(0.1), 2)) == ["in_buckets"]
     assert pack(pack(gradtx.adam(0.1))).expand() == pack(gradtx.adam(0.1)).expand()
     assert pack(gradtx.adam(0.1)).replace(learning_rate=0.2) == pack(gradtx.adam(0.2))
+
+
+@pytest.mark.parametrize(
+    ("tx", "fewest"),
+    [
+        (gradtx.adam(0.1), 256),
+        (gradtx.scale_by_adadelta(), 256),
+        (gradtx.clip_by_global_norm(1.0) >> gradtx.sgd(0.1, 0.9), 256),
+        (gradtx.sgd(0.1, 0.9), 512),
+        (gradtx.lion(0.1), 512),
+        (gradtx.scale_by_rms(), 512),
+        (gradtx.scale_by_rms(centered=True), 256),
+    ],
+    ids=repr,
+)
+def test_one_statistic_is_worth_joining_where_there_are_more_leaves(tx, fewest):
+    def joined(leaves):
+        state = gradtx.pack(tx).init({str(i): jnp.zeros(2) for i in range(leaves)})
+        return len(state["in_buckets"]["layout"]["alone"]) == 0
+
+    assert not joined(fewest - 1)
+    assert joined(fewest)
 
 
 WHOLE = [
@@ -151,7 +172,7 @@ def noting_shapes() -> gradtx.Rule:
     def update(updates, state):
         return jax.tree.map(lambda u: TRACED.append(u.shape) or u, updates), state
 
-    return gradtx.Rule(init=lambda params: {"x": jnp.zeros(())}, update=update)
+    return gradtx.Rule(update=update)
 
 
 TRACED: list[tuple[int, ...]] = []
@@ -160,7 +181,7 @@ MANY = {f"{i:03}": jnp.full((2, 3), 1.0 + i) for i in range(200)}
 
 def test_leaf_functions_are_traced_once_per_bucket(monkeypatch):
     monkeypatch.setattr(gradtx.tree, "MOST", 32)
-    tx = pack(noting_shapes())
+    tx = gradtx.in_buckets(noting_shapes())
     state = tx.init(MANY)
     TRACED.clear()
     jax.eval_shape(tx.update, MANY, state)
