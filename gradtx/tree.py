@@ -210,7 +210,8 @@ class Norm(NamedTuple):
     @property
     def value(self) -> Array:
         """The norm as a number, which may be infinite."""
-        return self.relative / self.unit
+        infinite = self.unit == 0
+        return jnp.where(infinite, jnp.inf, self.relative / jnp.where(infinite, 1, self.unit))
 
 
 def norm(tree: PyTree, axis: int | tuple[int, ...] | None = None) -> Norm:
@@ -219,43 +220,58 @@ def norm(tree: PyTree, axis: int | tuple[int, ...] | None = None) -> Norm:
     Usually the root of the plain sum of squares. Only where that is not finite, or so small that squares may have been
     lost on the way, the elements are measured a second time, in other units.
     """
-    dtype = precision(tree)
-    leaves: list[Array] = [_cast(leaf, _compute_dtype(leaf, dtype)) for leaf in jax.tree.leaves(tree)]
+    return _norm(axis, precision(tree), jax.tree.leaves(tree))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _norm(axis: int | tuple[int, ...] | None, dtype: np.dtype[Any], leaves: list[Any]) -> Norm:
     squares = jnp.zeros((), dtype)
-    for leaf in jax.tree.leaves(tree):
-        squares = squares + _sum_squares(_widened(leaf), axis).astype(dtype)
-    lost = dtype.type(sum(leaf.size for leaf in leaves) * jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps)
+    for leaf in leaves:
+        squares = squares + _sum_squares(_cast(leaf, _compute_dtype(leaf, dtype)), axis)
+    lost = dtype.type(sum(jnp.size(leaf) for leaf in leaves) * jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps)
     plain = (squares >= lost) & jnp.isfinite(squares)
     careful = functools.partial(_careful_norm, axis)
     return numerics.branch(jnp.all(plain), _plain_norm, careful, squares, plain, leaves)
 
 
-def _plain_norm(squares: Array, plain: Array, leaves: list[Array]) -> Norm:
+@_norm.defjvp
+def _norm_jvp(
+    axis: int | tuple[int, ...] | None, dtype: np.dtype[Any], primals: tuple[Any], tangents: tuple[Any]
+) -> tuple[Norm, Norm]:
+    """`d|x| = sum of (x / |x|) dx`, in whichever way the norm was found: 0 where it is 0 or infinite."""
+    size = _norm(axis, dtype, *primals)
+    change = jnp.zeros_like(size.relative)
+    for x, dx in zip(_halves(primals[0], dtype), _halves(tangents[0], dtype), strict=True):
+        along = numerics.divide(in_units(x, size.unit), size.relative) * dx
+        change = change + jnp.sum(along, axis=axis, keepdims=axis is not None)
+    return size, Norm(size.unit * change, jnp.zeros_like(size.unit))
+
+
+def _plain_norm(squares: Array, plain: Array, leaves: list[Any]) -> Norm:
     return Norm(numerics.root(squares), jnp.ones_like(squares))
 
 
-def _careful_norm(axis: int | tuple[int, ...] | None, squares: Array, plain: Array, leaves: list[Array]) -> Norm:
+def _careful_norm(axis: int | tuple[int, ...] | None, squares: Array, plain: Array, leaves: list[Any]) -> Norm:
     """In units of a power of two, which brings what is too large or too small into the middle."""
     limits = jnp.finfo(squares.dtype)
     power = squares.dtype.type(2.0 ** (3 * limits.maxexp // 4))
     unit = jnp.where(plain, 1, jnp.where(squares > 1, 1 / power, power))
-    parts = _parts(leaves, axis)
+    parts = _parts(leaves, axis, squares.dtype)
     scaled = _total(
         [_sum_squares(u * leaf, axis) for leaf, u in zip(parts, _one_each(unit, parts), strict=True)], squares
     )
     length = numerics.root(scaled)
     # The nearer 1 / unit is to the norm, the fewer digits are lost later; both stay within the numbers.
-    near = 1 / jnp.clip(jax.lax.stop_gradient(length) / unit, limits.tiny, 1 / limits.tiny)
+    near = 1 / jnp.clip(length / unit, limits.tiny, 1 / limits.tiny)
     near = jnp.where(plain | ~jnp.isfinite(length), unit, near)
-    finite = Norm(length * (near / unit), near)
-    infinite = functools.partial(_infinite_norm, axis)
+    finite, infinite = Norm(length * (near / unit), near), functools.partial(_infinite_norm, axis)
     return numerics.branch(jnp.any(jnp.isinf(length)), infinite, lambda norm, _: norm, finite, leaves)
 
 
-def _infinite_norm(axis: int | tuple[int, ...] | None, norm: Norm, leaves: list[Array]) -> Norm:
+def _infinite_norm(axis: int | tuple[int, ...] | None, norm: Norm, leaves: list[Any]) -> Norm:
     """How many elements are infinite, under the root, in units of infinity; the other norms as they are."""
     infinite, tiny = jnp.isinf(norm.relative), jnp.finfo(norm.unit.dtype).tiny
-    parts, one = _parts(leaves, axis), jnp.any(infinite).astype(norm.unit.dtype)
+    parts, one = _parts(leaves, axis, norm.unit.dtype), jnp.any(infinite).astype(norm.unit.dtype)
     # In units of 1 / tiny the largest number is below 4.
     each = [
         one / 2 * (one + jnp.sign(one * tiny * jnp.abs(leaf) - 4 * one))
@@ -273,10 +289,15 @@ def _one_each(number: Array, leaves: list[Array]) -> list[Array]:
     return list(jax.lax.optimization_barrier((number,) * len(leaves)))
 
 
-def _parts(leaves: list[Array], axis: Any) -> list[Array]:
-    """The leaves, of complex ones real and imaginary part; joined where one norm is of all."""
-    parts = [part for leaf in leaves for part in ((leaf.real, leaf.imag) if is_complex(leaf) else (leaf,))]
-    return joined(parts) if axis is None else parts
+def _parts(leaves: list[Any], axis: Any, dtype: np.dtype[Any]) -> list[Array]:
+    """The leaves in one dtype; joined where one norm is of all."""
+    return joined(_halves(leaves, dtype)) if axis is None else _halves(leaves, dtype)
+
+
+def _halves(leaves: list[Any], dtype: np.dtype[Any]) -> list[Array]:
+    """The leaves in one dtype, of complex ones real and imaginary part."""
+    wide = [_cast(leaf, _compute_dtype(leaf, dtype)) for leaf in leaves]
+    return [part for leaf in wide for part in ((leaf.real, leaf.imag) if is_complex(leaf) else (leaf,))]
 
 
 def _total(sums: list[Array], like: Array) -> Array:

@@ -40,7 +40,8 @@ def accumulate(
     Args:
       inner: any transform. It runs only when it is due: the other micro-steps cost the sum alone. (Under vmap, both
         are computed at each.)
-      every: k, an int of at least 1; or a function of the number of updates already made that gives one.
+      every: k, an int of at least 1; or a function of the number of updates already made that gives one
+        (one that gives less is taken for 1).
       use_grad_mean: False hands over the sum.
       skip_nonfinite: leave a gradient with NaN or infinity out, and count it: k others make a step.
       state_dtype: of the accumulator; None for at least float32, jnp.bfloat16 for half the bytes, rounded
@@ -107,8 +108,8 @@ def accumulate(
 
 def _check_every(every: Any) -> None:
     if isinstance(every, int) and not isinstance(every, bool):
-        if every < 1:
-            raise ValueError(f"gradtx.accumulate: every is {every}; allowed: at least 1.")
+        if not 1 <= every < 2**31:
+            raise ValueError(f"gradtx.accumulate: every is {every}; allowed: at least 1, and below 2**31.")
     elif not callable(every):
         raise TypeError(
             f"gradtx.accumulate: every is {every!r}; allowed: an int, or a function of the number of updates made."

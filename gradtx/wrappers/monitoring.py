@@ -7,6 +7,7 @@
 other wrappers count anyway. An optimizer without a monitor pays nothing.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,8 +43,9 @@ def monitor(inner: Transform, prefix: str | None = None) -> Rule:
     """Writes down what goes in and out of `inner`, for `metrics`.
 
     `gradient_norm` and `update_norm` (global norms of what goes in and comes out), `learning_rate` (that of the last
-    update, of each group in a `partition`); and where a stage of `inner` clips, `clipped_norm` (the norm behind it)
-    and `clipped_fraction` (the share of the steps so far whose norm it changed).
+    update, of each group in a `partition`); and where a stage of `inner` clips, `clipped_norm` (the norm behind it, of
+    several the last) and `clipped_fraction` (the share of the steps so far whose norm it or another has shortened). A
+    clip within a wrapper is not such a stage: put `monitor` into the wrapper, `pack(monitor(clip >> adam))`.
 
     Args:
       inner: any transform; nothing changes for it.
@@ -81,22 +83,28 @@ def monitor(inner: Transform, prefix: str | None = None) -> Rule:
         updates: PyTree, state: State, params: PyTree = None, *, count: Array, **extra: Any
     ) -> tuple[PyTree, State]:
         norm = tree.global_norm(updates)
-        numbers = {"gradient_norm": norm}
+        numbers, clipped = {"gradient_norm": norm}, list[Array]()
+
+        def clip(before: Array, result: PyTree) -> None:
+            numbers["clipped_norm"] = tree.global_norm(result)
+            clipped.append(numbers["clipped_norm"] < before * (1 - 1e-6))
+
         if isinstance(inner, Chain):
             result, new = updates, {}
-            for stage, result, own in inner._steps(updates, state["inner"], params, extra):
+            for stage, out, own in inner._steps(updates, state["inner"], params, extra):
                 new |= own
                 if stage.clips:
-                    numbers["clipped_norm"] = tree.global_norm(result)
+                    clip(norm if result is updates else tree.global_norm(result), out)
+                result = out
         else:
             result, new = inner.update(updates, state["inner"], params, **extra)
             if inner.clips:
-                numbers["clipped_norm"] = tree.global_norm(result)
+                clip(norm, result)
         numbers["update_norm"] = tree.global_norm(result)
-        if "clipped_norm" in numbers:
+        if clipped:
             before = state["metrics"][f"{front}clipped_fraction"]
-            clipped = (numbers["clipped_norm"] < norm * (1 - 1e-6)).astype(jnp.float32)
-            numbers["clipped_fraction"] = before + (clipped - before) / count.astype(jnp.float32)
+            now = functools.reduce(jnp.logical_or, clipped).astype(jnp.float32)
+            numbers["clipped_fraction"] = before + (now - before) / count.astype(jnp.float32)
         return result, {"metrics": named(numbers, new), "inner": new}
 
     return Rule(init=init, update=update)

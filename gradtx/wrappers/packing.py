@@ -119,7 +119,7 @@ def pack(inner: Transform, *, fewest: PositiveInt | None = None) -> Transform:
         does what follows the last that keeps statistics from where it asks for the params (the decay of AdamW).
       fewest: so many small leaves of a dtype there must be for anything to be joined. Joining and cutting cost as well,
         and leaves of many sizes are cut by many kernels. None: 256, or 512 where all that is saved are the kernels of
-        one statistic (momentum, Lion).
+        one statistic (momentum, Lion) or of a norm.
 
     State: that of inner, with an entry `in_buckets` for each run of packed stages. `unpacked` gives the one of inner,
     `packed` makes it of that again.
@@ -159,7 +159,7 @@ def _packed(run: list[Transform], fewest: int | None) -> list[Transform]:
 
 def _statistics(stage: Transform) -> int:
     """How many numbers a stage keeps for each element."""
-    leaf = jax.ShapeDtypeStruct((2, 3, 5), jnp.float32)
+    leaf = jax.ShapeDtypeStruct((2, 3, 5), jnp.bfloat16)  # of which master weights are kept too
     states = [jax.eval_shape(rule.init, leaf) for rule in stage.rules.values() if rule.init is not None]
     return sum(kept.shape == leaf.shape for kept in jax.tree.leaves(states))
 
@@ -305,7 +305,7 @@ def _is_tree(node: Any) -> bool:
 
 def _is_packed(entry: Any) -> bool:
     """Whether this is the state of an `in_buckets`."""
-    return isinstance(entry, dict) and cast(State, entry).keys() == {"layout", "inner"}
+    return isinstance(entry, dict) and cast(State, entry).keys() == {"layout", "inner"} and _is_tree(entry["layout"])
 
 
 def _packed_in(state: Any) -> Iterator[State]:

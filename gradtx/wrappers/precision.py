@@ -99,7 +99,8 @@ def kahan_summation(inner: Transform) -> Rule:
         y = u + c;   w' = round(w + y);   c <- y - (w' - w);   w <- w'
 
     Source: Kahan 1965 ("Further remarks on reducing truncation errors"); for bfloat16 training Zamirai et al. 2020
-    (arXiv 2010.06192), algorithm 3. The compensation has the params' dtype, so bfloat16 params get 8 more digits.
+    (arXiv 2010.06192), algorithm 3. The compensation has the params' dtype, so bfloat16 params get 8 more digits; those
+    of float16 end at 6e-8, its smallest number: steps below are rounded to it (take `master_weights`).
 
     Args:
       inner: any optimizer; its update must be the step itself, the learning rate included.
@@ -139,7 +140,7 @@ def kahan_summation(inner: Transform) -> Rule:
 def master_weights(inner: Transform) -> Rule:
     """Trains float32 parameters kept in the state; those outside are their image in the low precision.
 
-        W <- W + inner(g, W);   w <- round(W)
+        W <- W + inner(g, W);   w <- round(W), the largest number of its dtype where W is larger
 
     Source: Micikevicius et al. 2017 (arXiv 1710.03740), section 3.1. Where the params outside are no longer the image
     of W (they were loaded, clipped or exchanged), they count, and W is taken from them.
@@ -172,15 +173,21 @@ def master_weights(inner: Transform) -> Rule:
     def update(updates: PyTree, state: State, params: PyTree, **extra: Any) -> tuple[PyTree, State]:
         low = _low(params)
         outside = selection.keep(params, low)
-        image = tree.cast_like(state["master"], outside)
+        image = _image(state["master"], outside)
         master = tree.map(lambda W, i, w: jnp.where(i == w, W, w), state["master"], image, outside)
         known = extras.translated(extra, updates, lambda values: values, lambda inside: tree.cast_like(inside, params))
         steps, inner_state = inner.update(updates, state["inner"], selection.put(master, params, low), **known)
         new = tree.map(lambda W, u: W + u, master, selection.keep(steps, low))
-        moved = _difference(tree.cast_like(new, outside), outside)
+        moved = _difference(_image(new, outside), outside)
         return selection.put(moved, steps, low), {"master": new, "inner": inner_state}
 
     return Rule(init=init, update=update, final=True)
+
+
+def _image(master: PyTree, like: PyTree) -> PyTree:
+    """The master weights as params; what is finite there is finite here."""
+    nearest, bounded = tree.cast_like(master, like), tree.cast_like(master, like, finite=True)
+    return jax.tree.map(lambda W, w, b: jnp.where(jnp.isfinite(W), b, w), master, nearest, bounded)
 
 
 @transform
@@ -227,6 +234,8 @@ def loss_scaling(
     for (name, low), number in zip(allowed.items(), (scale, factor, min_scale), strict=True):
         if not low < number < float("inf"):
             raise ValueError(f"gradtx.loss_scaling: {name} is {number!r}; allowed: a number greater than {low:g}.")
+        if number > float(jnp.finfo(jnp.float32).max):
+            raise ValueError(f"gradtx.loss_scaling: {name} is {number!r}; allowed: a number that float32 can hold.")
 
     def init(params: PyTree) -> State:
         counts = {name: jnp.zeros((), jnp.int32) for name in ("good_steps", "skipped")} if dynamic else {}

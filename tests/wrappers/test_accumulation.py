@@ -223,6 +223,8 @@ def test_in_minimize_k_small_batches_are_one():
 def test_what_is_wrong_is_refused_by_name():
     with pytest.raises(ValueError, match=r"gradtx.accumulate: every is 0; allowed: at least 1"):
         gradtx.accumulate(gradtx.adam(0.1), 0)
+    with pytest.raises(ValueError, match=r"gradtx.accumulate: every is 2147483648; allowed: .* below 2\*\*31"):
+        gradtx.accumulate(gradtx.adam(0.1), 2**31)
     for wrong in (2.0, "4", None, True):
         with pytest.raises(TypeError, match=r"gradtx.accumulate: every is .*; allowed: an int, or a function"):
             gradtx.accumulate(gradtx.adam(0.1), wrong)

@@ -139,3 +139,26 @@ def test_in_minimize():
     found = numbers(result.state["tx"])
     np.testing.assert_allclose(found["learning_rate"], 0.06, rtol=1e-6)
     assert found["clipped_fraction"] == 1
+
+
+@pytest.mark.parametrize(
+    ("inner", "fraction"),
+    [
+        (gradtx.scale(0.01) >> gradtx.clip_by_global_norm(1.0), 0.0),
+        (gradtx.scale(10.0) >> gradtx.clip_by_global_norm(2 * NORM), 1.0),
+        (gradtx.clip_by_global_norm(1.0) >> gradtx.clip_by_global_norm(2.0), 1.0),
+        (gradtx.clip_by_global_norm(2.0) >> gradtx.clip_by_global_norm(1.0) >> gradtx.scale(100.0), 1.0),
+        (gradtx.clip_by_global_norm(1e3) >> gradtx.clip_by_global_norm(1e4), 0.0),
+    ],
+    ids=repr,
+)
+def test_a_clip_is_measured_by_what_it_is_given(inner, fraction):
+    assert numbers(after(gradtx.monitor(inner), [GRADS])[1])["clipped_fraction"] == fraction
+
+
+def test_a_clip_within_a_wrapper_is_measured_there():
+    clip = gradtx.clip_by_global_norm(1.0) >> gradtx.adam(0.1)
+    assert "clipped_norm" not in numbers(after(gradtx.monitor(gradtx.pack(clip, fewest=2)), [GRADS])[1])
+    np.testing.assert_allclose(
+        numbers(after(gradtx.pack(gradtx.monitor(clip), fewest=2), [GRADS])[1])["clipped_norm"], 1
+    )

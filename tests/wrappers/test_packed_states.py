@@ -210,3 +210,21 @@ def test_shapes_of_a_state_are_known_without_arrays():
     )
     if jax.device_count() == 1:
         assert shapes(jax.eval_shape(tx.init, PARAMS)) == shapes(tx.init(PARAMS))
+
+
+def test_params_may_be_called_like_the_parts_of_a_state():
+    params = {"layout": {"buckets": jnp.ones(2), "alone": jnp.ones(2)}, "inner": jnp.ones(3)}
+    for named in (params, params | {"layout": jnp.ones(2)}):
+        plain = gradtx.adam(0.1)
+        assert gradtx.tree_equal(gradtx.unpacked(pack(plain).init(named), named), plain.init(named))
+    flat = {"layout": jnp.ones(2), "inner": jnp.ones(3)}
+    tx = gradtx.schedule_free(pack(gradtx.adam(0.1)), 0.1)
+    updates, _ = tx.update(flat, tx.init(flat), flat)
+    assert jax.tree.structure(updates) == jax.tree.structure(flat)
+
+
+def test_the_masters_of_low_precision_params_are_worth_joining():
+    state = gradtx.pack(gradtx.master_weights(gradtx.sgd(0.1)), fewest=2).init(
+        {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(3, jnp.bfloat16)}
+    )
+    assert gradtx.find(state, "master")["buckets"]["0"].shape == (5,)

@@ -127,6 +127,16 @@ def test_params_changed_outside_count():
     np.testing.assert_allclose(gradtx.find(state, "master"), [1 - 2e-3, 5 - 5e-3], rtol=1e-6)
 
 
+def test_params_that_overflow_come_back_to_their_masters():
+    tx, params = gradtx.master_weights(gradtx.sgd(1.0)), jnp.array([65504.0], jnp.float16)
+    state, seen = tx.init(params), []
+    for gradient in (-100.0, -100.0, 400.0, 400.0):
+        updates, state = tx.update(jnp.array([gradient], jnp.float32), state, params)
+        params = gradtx.apply_updates(params, updates)
+        seen.append((float(params[0]), float(gradtx.find(state, "master")[0])))
+    assert seen == [(65504, 65604), (65504, 65704), (65312, 65304), (64896, 64904)]
+
+
 @remedies
 def test_optax_and_flax_apply_the_same(remedy):
     tx = remedy(gradtx.adam(1e-3))
@@ -351,6 +361,11 @@ def test_a_sweep_scales_the_loss_too():
     txs = jax.vmap(lambda rate: gradtx.loss_scaling(gradtx.sgd(rate), dynamic=False))(jnp.array([1e5, 1e6]))
     result = gradtx.sweep(small, lambda key: jnp.ones(()), txs, {"x": jnp.ones(8)}, steps=10, progress=False)
     np.testing.assert_allclose(result.history["loss"][:, -1], 1e-8 * (1 - 9e-2 * np.array([0.1, 1])), rtol=1e-3)
+
+
+def test_a_loss_scale_is_a_number_of_float32():
+    with pytest.raises(ValueError, match=r"gradtx.loss_scaling: scale is 1e\+39; allowed: a number that float32 can"):
+        gradtx.loss_scaling(gradtx.sgd(0.1), 1e39)
 
 
 def test_loss_scaling_must_see_the_gradients_first():
