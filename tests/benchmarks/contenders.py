@@ -162,31 +162,13 @@ def moved(tx: Any, state: PyTree, params: PyTree) -> int:
     return 2 * size_in_bytes((params, state)) + size_in_bytes(params) * (2 if tx.reads == "tree" else 1)
 
 
-def _length(params: PyTree) -> int:
-    """As long as the tree, or longer than any cache."""
-    most = 2**26 if jax.default_backend() == "cpu" else 2**28
-    return min(sum(one.size for one in jax.tree.leaves(params)), most)
-
-
 class Bandwidth(pairs.Program):
-    """x <- x + y in place: three streams through memory."""
+    """x <- x + y on vectors as long as the tree, or longer than any cache: three streams through memory."""
 
     def __init__(self, params: PyTree):
-        length = _length(params)
+        most = 2**26 if jax.default_backend() == "cpu" else 2**28
+        length = min(sum(one.size for one in jax.tree.leaves(params)), most)
         super().__init__(lambda x, _, y: (x + y, ()), jnp.zeros(length), (), jnp.ones(length))
 
     def seconds_per_byte(self, times: int) -> float:
         return self.run(times) / (3 * self.grads.nbytes)
-
-
-class CopyBandwidth:
-    """y <- x: two streams, and on a CPU a third, since memory is read before it is written for the first time."""
-
-    def __init__(self, params: PyTree):
-        self.x, self.copy = jnp.zeros(_length(params)), jax.jit(jnp.copy)
-
-    def seconds_per_byte(self, times: int) -> float:
-        def run() -> list[Any]:
-            return [self.copy(self.x) for _ in range(times)][-1:]
-
-        return pairs.seconds(run) / times / (2 * self.x.nbytes)
