@@ -1,6 +1,6 @@
 """Many small leaves as a few long ones: a program with a kernel for each bucket instead of each leaf.
 
-`pack(adamw(1e-3))` is adamw, its statistics in buckets. With a thousand leaves it compiles in a fifth of the time and
+`pack(adamw(1e-3))` is adamw, its statistics in buckets. With a thousand leaves it compiles in a fourth of the time and
 steps in half, since what costs is no longer the number of leaves; leaves that are large stay alone.
 """
 
