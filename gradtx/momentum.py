@@ -31,7 +31,7 @@ def scale_by_momentum(
     *,
     form: Literal["debiased", "average", "sum"] = "debiased",
     nesterov: bool = False,
-    dampening: Unit | None = None,
+    dampening: Unit = 0.0,
     state_dtype: Dtype | None = None,
 ) -> Rule:
     """Replaces the updates by a decayed average or sum of the past ones.
@@ -40,7 +40,7 @@ def scale_by_momentum(
         debiased:  the same m;             u = m / (1 - b^t); nesterov: u = b m / (1 - b^(t+1)) + (1 - b) g / (1 - b^t)
         sum:       m <- b m + k g;         u = m;             nesterov: u = b m + k g
 
-    with b = decay, and k = 1; with dampening, k = 1 - dampening from the second update on.
+    with b = decay, and k = 1 at the first update, 1 - dampening later.
 
     Source: Sutskever, Martens, Dahl, Hinton 2013 ("On the importance of initialization and momentum") for the sum and
     its Nesterov form, in the reformulation that tracks the look-ahead point; Kingma and Ba 2014 (arXiv 1412.6980),
@@ -52,7 +52,7 @@ def scale_by_momentum(
       decay: b in [0, 1), a number or a schedule. About 1 / (1 - b) gradients are remembered.
       form: "debiased" (Adam's), "average", or "sum" (SGD's).
       nesterov: look one step ahead.
-      dampening: None, or in [0, 1), only with form="sum": weight taken from all gradients but the first.
+      dampening: in [0, 1), only with form="sum": weight taken from all gradients but the first.
       state_dtype: None for at least float32; jnp.bfloat16 stores the statistics in half the bytes, rounded
         stochastically (see the page on low precision).
 
@@ -69,17 +69,17 @@ def scale_by_momentum(
     >>> print(f"{v:.2f}")
     1.90
     """
-    if form != "sum" and dampening is not None and differs(dampening, 0):
+    if form != "sum" and differs(dampening, 0):
         raise ValueError(f"gradtx.scale_by_momentum: dampening={dampening:g} needs form='sum', got form={form!r}.")
 
     def init(params: PyTree) -> State:
         return {"mu": tree.zeros_like(params), "weights": averages.Weights.none(params) if form == "debiased" else None}
 
     def sum_of(g: PyTree, state: State, count: Array) -> tuple[PyTree, State]:
-        if dampening is not None:
-            g = tree.map(lambda g, k: k * g, g, k=jnp.where(count == 1, 1, 1 - dampening))
-        mu = tree.map(lambda m, g, b: b * m + g, state["mu"], g, b=decay)
-        ahead = tree.map(lambda m, g, b: b * m + g, mu, g, b=decay) if nesterov else mu
+        k = jnp.where(count == 1, 1, 1 - dampening)
+        weighted = tree.map(lambda g, k: k * g, g, k=k)
+        mu = tree.map(lambda m, g, b: b * m + g, state["mu"], weighted, b=decay)
+        ahead = tree.map(lambda m, g, b: b * m + g, mu, weighted, b=decay) if nesterov else mu
         return ahead, {"mu": mu, "weights": None}
 
     def average_of(g: PyTree, state: State, count: Array) -> tuple[PyTree, State]:

@@ -18,7 +18,7 @@ def sgd(
     momentum: Unit | None = None,
     nesterov: bool = False,
     *,
-    dampening: Unit | None = None,
+    dampening: Unit = 0.0,
     lr_inside_momentum: bool = False,
     state_dtype: Dtype | None = None,
 ) -> Transform:
@@ -33,7 +33,7 @@ def sgd(
       learning_rate: >= 0, a number or a schedule. [params² per loss]
       momentum: None, or b in [0, 1).
       nesterov: needs momentum.
-      dampening: None, or in [0, 1): gradients after the first enter v with weight 1 - dampening (PyTorch).
+      dampening: in [0, 1): gradients after the first enter v with weight 1 - dampening (PyTorch).
       lr_inside_momentum: sum the steps instead of the gradients.
       state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
 
@@ -49,7 +49,7 @@ def sgd(
     if momentum is None:
         asked = {
             "nesterov": nesterov,
-            "dampening": dampening is not None and differs(dampening, 0),
+            "dampening": differs(dampening, 0),
             "lr_inside_momentum": lr_inside_momentum,
             "state_dtype": state_dtype is not None,
         }

@@ -45,8 +45,9 @@ def test_hyperparameters_transforms_and_schedules_are_children_everything_else_i
         ".both[1]",
         ".named['x'].max_delta",
         ".named['y'].learning_rate",
+        ".named['y'].dampening",
     ]
-    assert jax.tree.leaves(tx) == [1.0, 2.0, 0.9, 0.99, 1.0, 1.0]
+    assert jax.tree.leaves(tx) == [1.0, 2.0, 0.9, 0.99, 1.0, 1.0, 0.0]
     again = jax.tree.map(lambda leaf: leaf, tx)
     assert again == tx
     assert (again.n, again.word, again.function, again.count_of) == (7, "x", len, 3)

@@ -129,7 +129,7 @@ def test_config_is_readable():
             "learning_rate": 0.1,
             "momentum": 0.9,
             "nesterov": False,
-            "dampening": None,
+            "dampening": 0.0,
             "lr_inside_momentum": False,
             "state_dtype": None,
         },
