@@ -92,6 +92,14 @@ def test_every_may_be_a_function_of_the_updates_made():
     assert int(gradtx.step_count(state)) == 4
 
 
+@pytest.mark.parametrize("less", [0, -1])
+def test_a_function_that_gives_less_than_1_is_taken_for_1(less):
+    runs = [gradtx.accumulate(gradtx.adam(0.1), every) for every in (lambda made: jnp.int32(less), 1)]
+    for gradient in (1.0, -3.0):
+        few, one = (tx.update(gradient, tx.init(0.0), 0.0)[0] for tx in runs)
+        assert gradtx.tree_equal(few, one)
+
+
 def test_a_micro_step_with_nan_is_left_out_and_counted():
     gradients = random_gradients(9)
     bad = jax.tree.map(lambda g: g.at[4].set(jnp.nan).at[0].set(jnp.inf), gradients)
