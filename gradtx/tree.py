@@ -256,10 +256,8 @@ def _careful_norm(axis: int | tuple[int, ...] | None, squares: Array, plain: Arr
     limits = jnp.finfo(squares.dtype)
     power = squares.dtype.type(2.0 ** (3 * limits.maxexp // 4))
     unit = jnp.where(plain, 1, jnp.where(squares > 1, 1 / power, power))
-    parts = _parts(leaves, axis, squares.dtype)
-    scaled = _total(
-        [_sum_squares(u * leaf, axis) for leaf, u in zip(parts, _one_each(unit, parts), strict=True)], squares
-    )
+    parts = _one_each(unit, _parts(leaves, axis, squares.dtype))
+    scaled = _total([_sum_squares(u * leaf, axis) for leaf, u in parts], squares)
     length = numerics.root(scaled)
     # The nearer 1 / unit is to the norm, the fewer digits are lost later; both stay within the numbers.
     near = 1 / jnp.clip(length / unit, limits.tiny, 1 / limits.tiny)
@@ -275,18 +273,19 @@ def _infinite_norm(axis: int | tuple[int, ...] | None, norm: Norm, leaves: list[
     # In units of 1 / tiny the largest number is below 4.
     each = [
         one / 2 * (one + jnp.sign(one * tiny * jnp.abs(leaf) - 4 * one))
-        for leaf, one in zip(parts, _one_each(one, parts), strict=True)
+        for leaf, one in _one_each(one, parts)
     ]
     number = _total([_sum_squares(leaf, axis) for leaf in each], norm.relative)
     return Norm(jnp.where(infinite, numerics.root(number), norm.relative), jnp.where(infinite, 0, norm.unit))
 
 
-def _one_each(number: Array, leaves: list[Array]) -> list[Array]:
-    """A number for each leaf, of which XLA does not know that they are equal.
+def _one_each(number: Array, leaves: list[Array]) -> list[tuple[Array, Array]]:
+    """Each leaf with the number, of which XLA does not know that it is one number, nor that a leaf is constant.
 
-    What leaves of one shape share, a constant above all, it keeps in memory, as large as a leaf.
+    What leaves of one shape share it keeps in memory, as large as a leaf; and of a constant leaf x it makes (u u) (x x)
+    of (u x) (u x), where u u is no number.
     """
-    return list(jax.lax.optimization_barrier((number,) * len(leaves)))
+    return list(zip(*jax.lax.optimization_barrier((leaves, [number] * len(leaves))), strict=True))
 
 
 def _parts(leaves: list[Any], axis: Any, dtype: np.dtype[Any]) -> list[Array]:

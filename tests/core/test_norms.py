@@ -48,3 +48,21 @@ def test_the_hessian_of_a_norm():
     np.testing.assert_allclose(
         jax.hessian(gradtx.global_norm)(jnp.array([3.0, 4.0])), [[0.128, -0.096], [-0.096, 0.072]], rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("constant", [0.0, 1e-30, 1e30])
+@pytest.mark.parametrize("shape", [(3,), (300, 100)])
+def test_the_norm_of_what_the_compiler_knows(constant, shape):
+    """A loss that does not read its params has a gradient that is a constant of the program."""
+
+    def alone(w):
+        return gradtx.global_norm(jnp.full(shape, constant))
+
+    def with_others(w):
+        return gradtx.global_norm([jnp.full(shape, constant), w])
+
+    expected = constant * np.prod(shape) ** 0.5
+    w = jnp.full(3, 1e-35)
+    assert jax.jit(alone)(w) == pytest.approx(expected, rel=1e-5)
+    assert jax.jit(with_others)(w) == pytest.approx(max(expected, 3**0.5 * 1e-35), rel=1e-5)
+    assert jax.jit(jax.vmap(with_others))(w[None])[0] == pytest.approx(max(expected, 3**0.5 * 1e-35), rel=1e-5)
