@@ -5,7 +5,10 @@ import html
 import logging
 import os
 import re
+import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from latex2mathml import converter
@@ -33,14 +36,16 @@ def on_startup(command: str, dirty: bool) -> None:
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """The decisions live beside the pages, in docs/decisions; each goes into the navigation under its own title."""
-    section = next(entry["Decisions"] for entry in config.nav if "Decisions" in entry)
-    section += [f"decisions/{path.name}" for path in snippets.decisions()]
+    """Decisions and derivations live beside the pages; each goes into the navigation under its own title."""
+    for folder in ("decisions", "derivations"):
+        section = next(entry[folder.capitalize()] for entry in config.nav if folder.capitalize() in entry)
+        section += [f"{folder}/{path.name}" for path in snippets.texts(folder)]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    for path in [snippets.ROOT / "docs" / "decisions" / "index.md", *snippets.decisions()]:
-        files.append(File.generated(config, f"decisions/{path.name}", abs_src_path=str(path)))
+    for folder in ("decisions", "derivations"):
+        for path in [snippets.ROOT / "docs" / folder / "index.md", *snippets.texts(folder)]:
+            files.append(File.generated(config, f"{folder}/{path.name}", abs_src_path=str(path)))
 
 
 def on_pre_build(config: MkDocsConfig) -> None:
@@ -49,12 +54,29 @@ def on_pre_build(config: MkDocsConfig) -> None:
     pictures.races()
     pictures.training()
     pictures.steps()
-    for page in snippets.pages() if _snippets else []:
-        try:
-            count = snippets.run(page)
-        except Exception as error:
-            raise PluginError(f"a snippet of {page.relative_to(snippets.ROOT)} failed:\n{error}") from error
-        LOG.info(f"{page.relative_to(snippets.ROOT)}: {count} snippets run")
+    for page in snippets.pages():
+        if _snippets and not snippets.has_pictures(page):
+            _report(page)
+    # Pages with pictures draw them; several at once, each in a process of its own.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(_drawn, [page for page in snippets.pages() if snippets.has_pictures(page)]))
+
+
+def _report(page: Path) -> None:
+    try:
+        count = snippets.run(page)
+    except Exception as error:
+        raise PluginError(f"a snippet of {page.relative_to(snippets.ROOT)} failed:\n{error}") from error
+    LOG.info(f"{page.relative_to(snippets.ROOT)}: {count} snippets run")
+
+
+def _drawn(page: Path) -> None:
+    command = [sys.executable, snippets.__file__, "--draw", str(page)]
+    with tempfile.TemporaryDirectory() as folder:  # what a snippet saves does not land in the checkout
+        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise PluginError(f"a snippet of {page.relative_to(snippets.ROOT)} failed:\n{ended.stderr}")
+    LOG.info(ended.stdout.strip())
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -277,6 +277,18 @@ def package(name: str) -> str:
     return "\n\n".join(f"::: {name}.{member}" for names in exports(name).values() for member in names)
 
 
+def functions() -> str:
+    """The test functions, with how many stationary points are listed."""
+    from gradtx.landscape import functions as known
+
+    rows = []
+    for name, function in known.EVERY.items():
+        counts = [str(len(points)) for points in (function.minima, function.saddles, function.maxima)]
+        said = " ".join(function.__doc__.partition("\n\n")[0].split()).partition(" Source")[0]
+        rows.append([f"`functions.{name}`", said, *counts])
+    return _table(["function", "what it is", "minima", "saddles", "maxima"], rows)
+
+
 def chapters() -> str:
     """The chapters and their public names, linked."""
     rows: dict[str, list[str]] = {}

@@ -3,10 +3,14 @@
 - `losses` and `compare` show one run and several: the loss J over the updates, and its average.
 - `sensitivity` and `heat_map` show a sweep: the loss over one hyperparameter and over two.
 - `learning_rate` shows a schedule.
+- `contour` and `surface` show a function of two numbers, from above and in three dimensions, with trajectories on it;
+  `race` runs several optimizers on one, for a picture or an animation.
+- `slice` shows a slice through the loss of a network, along a line or through a plane; `surface` takes one too.
+- `spectrum` shows the density of the eigenvalues of the curvature.
 
 Every function takes the axes to draw on, `ax`; without, it makes a figure of its own. It returns the axes, for titles,
-limits and saving: `ax.figure.savefig("losses.png")`. Nothing is shown, saved, or set for other pictures. Colours are
-told apart by the colour-blind, and by line style or marker in grey.
+limits and saving: `ax.figure.savefig("losses.png")`. Nothing is shown, set for other pictures, or saved, but for what
+`race` is asked to save. Colours are told apart by the colour-blind, and by line style, marker or brightness in grey.
 
 A sweep is a *table*: a dict of columns of equal length, lists or arrays, one row per run; or an object that has one as
 its `.table`. Its columns: "optimizer"; the hyperparameters, NaN where an optimizer has none of that name; "seed"; the
@@ -21,5 +25,10 @@ outcomes, such as "final_loss"; and "diverged". Seeds and divergence may be miss
 from gradtx.plot.curves import compare as compare
 from gradtx.plot.curves import learning_rate as learning_rate
 from gradtx.plot.curves import losses as losses
+from gradtx.plot.races import race as race
+from gradtx.plot.spectra import spectrum as spectrum
+from gradtx.plot.surfaces import contour as contour
+from gradtx.plot.surfaces import slice as slice  # noqa: A004 - called `plot.slice`
+from gradtx.plot.surfaces import surface as surface
 from gradtx.plot.sweeps import heat_map as heat_map
 from gradtx.plot.sweeps import sensitivity as sensitivity

@@ -4,6 +4,7 @@ Drawing goes through the axes only. pyplot is asked for a new figure, so that no
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 try:
@@ -36,20 +37,40 @@ def style(index: int) -> Style:
     return Style(COLORS[index % len(COLORS)], LINES[index % len(LINES)], MARKERS[index % len(MARKERS)])
 
 
-def axes_or_new(who: str, ax: Any, width: float, height: float) -> Axes:
-    """The axes as given, or those of a new figure of this size in inches."""
+def axes_or_new(who: str, ax: Any, width: float, height: float, *, three: bool = False) -> Axes:
+    """The axes as given, or those of a new figure of this size in inches; `three`: in three dimensions."""
+    projection = "3d" if three else "rectilinear"
     if ax is None:
         from matplotlib import pyplot
 
         figure = pyplot.figure(figsize=(width, height))
         figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.1)
-        return figure.add_subplot()
+        return figure.add_subplot(projection=projection)
+    making = 'pyplot.subplots(subplot_kw={"projection": "3d"})' if three else "pyplot.subplots()"
     if not isinstance(ax, Axes):
         raise TypeError(
             f"{who}: ax is a {type(ax).__name__}; allowed: one matplotlib Axes, or None for a new figure. "
-            "Make one: figure, ax = pyplot.subplots(); of several axes, pass one, such as axes[0]."
+            f"Make one: figure, ax = {making}; of several axes, pass one, such as axes[0]."
+        )
+    if (ax.name == "3d") != three:
+        raise ValueError(
+            f"{who}: ax has the projection {ax.name!r}; allowed: {projection!r}, or None for a new figure. "
+            f"Make one: figure, ax = {making}."
         )
     return ax
+
+
+def legend_beside_or_above(ax: Axes) -> None:
+    """A legend to the right of the data, or above them if it is nearly as wide; none without entries."""
+    if not ax.get_legend_handles_labels()[1]:
+        return
+    place = ax.get_position()
+    legend(ax)
+    drawn: Any = ax.get_legend()
+    if drawn.get_window_extent().width > 0.45 * ax.figure.bbox.width:
+        if ax.figure.get_layout_engine() is None:  # the room to the right again
+            ax.set_position(place)
+        legend_above(ax)
 
 
 def legend(ax: Axes, title: str | None = None) -> None:
@@ -57,6 +78,56 @@ def legend(ax: Axes, title: str | None = None) -> None:
     drawn = ax.legend(title=title, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, handlelength=2.6)
     drawn.set_alignment("left")
     leave_room(ax, right=drawn.get_window_extent().width / ax.get_window_extent().width)
+
+
+def legend_above(ax: Axes, handles: Sequence[Any] = ()) -> None:
+    """A legend above the data, with further entries, where there is none to the right; none without entries."""
+    entries = [*ax.get_legend_handles_labels()[0], *handles]
+    picture = ax.get_window_extent()
+    for columns in range(min(4, len(entries)), 0, -1):  # the most for which there is width
+        drawn = ax.legend(
+            handles=entries,
+            loc="lower center" if ax.name == "3d" else "lower left",
+            bbox_to_anchor=(0.5 if ax.name == "3d" else 0.0, 1.0),
+            ncols=columns,
+            frameon=False,
+            borderaxespad=0.2,
+            columnspacing=1.4,
+            handlelength=2.6,
+        )
+        size = drawn.get_window_extent()
+        if size.width < 1.1 * picture.width or columns == 1:
+            leave_room(ax, top=size.height / picture.height)
+            break
+
+
+def color_bar(ax: Axes, norm: Any, colors: Any, label: str, *, log: bool) -> None:
+    """A colour bar to the right of the data, that moves with them."""
+    from matplotlib.cm import ScalarMappable
+
+    beside: Any = ax.inset_axes((1.03, 0.0, 0.045, 1.0))
+    ax.figure.colorbar(ScalarMappable(norm, colors), cax=beside, label=label)
+    if log:
+        log_scale(beside, "y")
+    picture = ax.get_window_extent()
+    leave_room(ax, right=(beside.get_tightbbox().x1 - picture.x1) / picture.width)
+
+
+def strip_above(ax: Axes, rows: int, label: str) -> Axes:
+    """A strip above the picture with this many rows, the first on top, over the same horizontal axis."""
+    height = 0.02 + min(0.035, 0.35 / rows) * rows
+    leave_room(ax, top=1 - 1 / (1.01 + height))
+    strip = ax.inset_axes((0.0, 1.01, 1.0, height), sharex=ax)
+    strip.set(ylim=(rows - 0.3, -0.7), yticks=[], facecolor="#f6f6f6")
+    strip.set_ylabel(label, rotation=0, ha="right", va="center", size="small")
+    strip.tick_params(which="both", bottom=False, labelbottom=False)
+    strip.spines[:].set_visible(False)
+    return strip
+
+
+def halo(width: float) -> list[Any]:
+    """A white edge behind lines and markers: a white line of this width."""
+    return [patheffects.withStroke(linewidth=width, foreground="white")]
 
 
 def leave_room(ax: Axes, *, right: float = 0.0, top: float = 0.0) -> None:
@@ -105,9 +176,20 @@ def log_scale(ax: Axes, which: Literal["x", "y"]) -> None:
     axis.set_minor_formatter(label)
 
 
+def few_ticks(axis: Any) -> None:
+    """None at the ends, where in three dimensions those of two axes meet."""
+    axis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], prune="both"))
+    axis.labelpad = 6
+
+
+def powers_of_ten(axis: Any) -> None:
+    """An axis of exponents, labelled by the powers; for the third dimension, which has no log scale."""
+    axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axis.set_major_formatter(lambda value, _position: f"$10^{{{value:.0f}}}$")
+
+
 def cross(ax: Axes, x: float, y: float | None, color: str, label: str) -> None:
     """A cross with a white edge; without y, half way up."""
-    halo = [patheffects.withStroke(linewidth=4.5, foreground="white")]
     ax.plot(
         [x],
         [0.5 if y is None else y],
@@ -116,7 +198,7 @@ def cross(ax: Axes, x: float, y: float | None, color: str, label: str) -> None:
         marker="x",
         markersize=8,
         markeredgewidth=2.2,
-        path_effects=halo,
+        path_effects=halo(4.5),
         transform=ax.get_xaxis_transform() if y is None else ax.transData,
         zorder=4,
         label=label,

@@ -116,10 +116,15 @@ def _check_fits(who: str, data: PyTree) -> None:
 
 def positive(who: str, name: str, value: Any) -> int:
     """An int of at least 1."""
+    return count(who, name, value, least=1)
+
+
+def count(who: str, name: str, value: Any, *, least: int = 0) -> int:
+    """An int of at least so much."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{who}: {name} is {value!r} of type {type(value).__name__}; it must be an int.")
-    if value < 1:
-        raise ValueError(f"{who}: {name} is {value}; it must be at least 1.")
+    if value < least:
+        raise ValueError(f"{who}: {name} is {value}; it must be at least {least}.")
     return int(value)
 
 

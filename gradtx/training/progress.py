@@ -19,6 +19,11 @@ class Progress:
         if self._show:
             self._bar = _rich_bar(who, total)
 
+    @property
+    def shown(self) -> bool:
+        """Whether anything is said."""
+        return self._show
+
     def update(self, done: int, text: str) -> None:
         """So many are done; `text` says what is newest."""
         if not self._show:

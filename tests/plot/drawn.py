@@ -14,6 +14,12 @@ def texts(ax):
     return [text.get_text() for text in ax.get_legend().get_texts()]
 
 
+def bands_and_lines(ax):
+    """The filled contours and, where there are some, the lines."""
+    sets = [each for each in ax.collections if hasattr(each, "levels")]
+    return sets if len(sets) == 2 else (sets[0], None)
+
+
 def averaged(values, decay):
     """The average in NumPy, with its bias corrected."""
     v, out = 0.0, []

@@ -3,28 +3,48 @@
 import subprocess
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from gradtx import plot
+import gradtx
+from gradtx import landscape, plot
 from tests.plot.drawn import GRID, LOSS, TABLE
 
 # The figure -----------------------------------------------------------------------------------------------------------
 
+BEALE = landscape.functions.beale
+PLANE = landscape.slice_2d(BEALE, landscape.plane_through(jnp.zeros(2), jnp.array([1.0, 0.0]), jnp.ones(2)), points=20)
+LINE = landscape.slice_1d(BEALE, landscape.plane_through(jnp.zeros(2), jnp.ones(2)))
+WAYS = {f"the optimizer of number {i}": np.array([[1.0, 1.0 + i], [2.0, float(i)]]) for i in range(7)}
 EVERY = [
     lambda **kwargs: plot.losses(LOSS, steps_per_epoch=10, **kwargs),
     lambda **kwargs: plot.compare({"a": LOSS}, **kwargs),
     lambda **kwargs: plot.sensitivity(TABLE, **kwargs),
     lambda **kwargs: plot.heat_map(GRID, **kwargs),
+    lambda **kwargs: plot.contour(BEALE, WAYS, points=20, **kwargs),
+    lambda **kwargs: plot.slice(PLANE, trajectories=WAYS, **kwargs),
+    lambda **kwargs: plot.slice(LINE, trajectories=WAYS, **kwargs),
+    lambda **kwargs: plot.spectrum({"start": np.array([1.0, 2.0, 9.0]), "end": np.arange(9.0)}, **kwargs),
+    lambda **kwargs: plot.race({"sgd": gradtx.sgd(0.01), "adam": gradtx.adam(0.1)}, BEALE, steps=3, **kwargs),
     lambda **kwargs: plot.learning_rate(0.1, 5, **kwargs),
+]
+SURFACE = [
+    lambda **kwargs: plot.surface(BEALE, WAYS, points=20, **kwargs),
+    lambda **kwargs: plot.surface(PLANE, WAYS, **kwargs),
 ]
 
 
-@pytest.mark.parametrize("draw", EVERY)
+def projection(draw):
+    return "3d" if draw in SURFACE else None
+
+
+@pytest.mark.parametrize("draw", EVERY + SURFACE)
 def test_a_figure_is_made_only_without_axes(draw):
     figure = Figure()
-    ax = figure.add_subplot()
+    ax = figure.add_subplot(projection=projection(draw))
     assert draw(ax=ax) is ax
     assert ax.has_data()
     figure.draw_without_rendering()
@@ -36,10 +56,10 @@ def test_a_figure_is_made_only_without_axes(draw):
 
 
 @pytest.mark.parametrize("layout", [None, "constrained", "tight"])
-@pytest.mark.parametrize("draw", EVERY[:4])
+@pytest.mark.parametrize("draw", EVERY[:-2] + SURFACE)
 def test_no_legend_lies_on_the_data_or_outside_the_figure(draw, layout):
     figure = Figure(figsize=(8, 5), layout=layout)
-    ax = draw(ax=figure.add_subplot())
+    ax = draw(ax=figure.add_subplot(projection=projection(draw)))
     figure.draw_without_rendering()
     legend, picture = ax.get_legend().get_window_extent(), ax.get_window_extent()
     assert not legend.padded(-6).overlaps(picture)

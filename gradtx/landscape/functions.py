@@ -1,0 +1,400 @@
+"""Functions to try optimizers on: those of the lecture and of the literature, with what is known of them.
+
+    beale(x)                          the value at a point, an array of length `dimension`
+    beale.minima, .saddles, .maxima   where the gradient is 0: one point per row, the lowest minimum first
+    beale.start, .domain              where a race starts, and what to draw
+    rosenbrock.replace(dimension=10)  the same function with other parameters
+    noisy(beale, 0.1)                 the same function with a random gradient
+
+The docstring of each (`functions.beale.__doc__`) has its equation, its facts and its source; `EVERY` has them all by
+name. A function is a value, equal and hashed by name and parameters: `jax.jit` takes it as a static argument.
+
+>>> from gradtx import landscape
+>>> float(landscape.functions.beale([3.0, 0.5]))
+0.0
+"""
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradtx.training.minibatches import check_key
+
+Points = np.ndarray[Any, np.dtype[np.float64]]
+Domain = tuple[tuple[float, float], ...]
+
+_WHO = "gradtx.landscape.functions"
+
+
+class _Known(NamedTuple):  # one point per row
+    minima: Any = ()
+    saddles: Any = ()
+    maxima: Any = ()
+    kinks: Any = ()
+
+
+class _Recipe(NamedTuple):
+    formula: Callable[..., Array]
+    defaults: dict[str, Any]
+    start: Sequence[float]  # repeated over the axes, as is the domain
+    domain: Domain
+    known: Callable[[int], _Known]
+    smallest: int  # dimension
+
+
+_recipes: dict[str, _Recipe] = {}
+
+
+@dataclass(frozen=True, repr=False)
+class Function:
+    """A function of n real numbers, with what is known of it; `replace` makes another of one that is here.
+
+    Called on an array of length `dimension` it gives a scalar of the same dtype; a list or a NumPy array will do.
+    `minima`, `saddles` and `maxima` are the points of the domain where the gradient is 0, float64 of shape (k, n), the
+    lowest first. Where not all are listed, the docstring says so. `kinks` are minima without a gradient; they are among
+    the `minima` too. `start` is where a race starts; `domain` is what to draw, (low, high) of each axis.
+
+    Errors: ValueError for another shape, TypeError for a dtype that is not a real floating-point one.
+
+    >>> from gradtx import landscape
+    >>> landscape.functions.himmelblau.saddles.shape
+    (4, 2)
+    """
+
+    name: str
+    parameters: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.name not in _recipes:
+            raise ValueError(f"{_WHO}.Function: name is {self.name!r}; allowed: {', '.join(_recipes)}.")
+        recipe, who = _recipes[self.name], f"{_WHO}.{self.name}"
+        if unknown := [name for name, _ in self.parameters if name not in recipe.defaults]:
+            raise TypeError(f"{who}: no parameter {unknown[0]!r}; allowed: {', '.join(recipe.defaults) or 'none'}.")
+        every, least = recipe.defaults | dict(self.parameters), {"dimension": recipe.smallest, "condition": 1}
+        checked = tuple((k, _number(who, k, v, least[k], type(recipe.defaults[k]))) for k, v in every.items())
+        object.__setattr__(self, "parameters", checked)
+        object.__setattr__(self, "__doc__", recipe.formula.__doc__)
+
+    def __call__(self, x: Any) -> Array:
+        return _recipes[self.name].formula(_read(self, x), **dict(self.parameters))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.parameters)
+        return f"{self.name}({shown})" if shown else self.name
+
+    def __reduce__(self) -> Any:
+        return Function, (self.name, self.parameters)  # what was computed of them is left out
+
+    def replace(self, **parameters: Any) -> "Function":
+        """The same function with other parameters.
+
+        Args:
+          parameters: by name: `dimension`, an int, of a function of n numbers; `condition`, at least 1, of `bowl`.
+
+        Errors: TypeError for a parameter that the function does not have, ValueError for a value out of range.
+
+        >>> from gradtx import landscape
+        >>> landscape.functions.bowl.replace(condition=1e4, dimension=20)
+        bowl(dimension=20, condition=10000.0)
+        """
+        return Function(self.name, (*self.parameters, *parameters.items()))
+
+    @property
+    def dimension(self) -> int:
+        return dict(self.parameters).get("dimension", 2)
+
+    @property
+    def start(self) -> Points:
+        return np.resize(np.array(_recipes[self.name].start, np.float64), self.dimension)
+
+    @property
+    def domain(self) -> Domain:
+        return tuple(itertools.islice(itertools.cycle(_recipes[self.name].domain), self.dimension))
+
+    @property
+    def minima(self) -> Points:
+        return self._points.minima
+
+    @property
+    def saddles(self) -> Points:
+        return self._points.saddles
+
+    @property
+    def maxima(self) -> Points:
+        return self._points.maxima
+
+    @property
+    def kinks(self) -> Points:
+        return self._points.kinks
+
+    @cached_property
+    def _points(self) -> _Known:
+        known = [np.array(p, np.float64).reshape(-1, self.dimension) for p in _recipes[self.name].known(self.dimension)]
+        for points in known:
+            points.flags.writeable = False  # all callers share them
+        return _Known(*known)
+
+
+def _function(start: Sequence[float], domain: Domain, known: Callable[[int], _Known], smallest: int = 2):
+    """Makes a `Function` of a formula; the keywords of the formula are the parameters."""
+
+    def make(formula: Callable[..., Array]) -> Function:
+        _, *keywords = inspect.signature(formula).parameters.values()
+        defaults = {keyword.name: keyword.default for keyword in keywords}
+        _recipes[formula.__name__] = _Recipe(formula, defaults, start, domain, known, smallest)
+        return Function(formula.__name__)
+
+    return make
+
+
+def _number(who: str, name: str, value: Any, least: float, kind: type) -> Any:
+    kinds, words = ((int, np.integer), "an int") if kind is int else ((int, float, np.number), "a finite number")
+    said = f"{who}: {name} is {value!r}; allowed: {words}, at least {least}."
+    if isinstance(value, bool | complex | np.complexfloating) or not isinstance(value, kinds):
+        raise TypeError(said)
+    if not least <= value < math.inf:
+        raise ValueError(said)
+    return kind(value)
+
+
+def _read(function: Function, x: Any) -> Array:
+    who, n = f"{_WHO}.{function.name}", function.dimension
+    try:
+        point = jnp.asarray(x)
+    except (TypeError, ValueError):
+        raise TypeError(f"{who}: x is {x!r:.60}, a {type(x).__name__}; allowed: an array of {n} floats.") from None
+    if not jnp.issubdtype(point.dtype, jnp.floating):
+        fix = "Take its real part: x.real." if point.dtype.kind == "c" else "Make it float: jnp.asarray(x, float)."
+        raise TypeError(f"{who}: x has dtype {point.dtype}; allowed: real floating-point numbers. {fix}")
+    if point.shape != (n,):
+        fix = " For another length: replace(dimension=...)." if "dimension" in dict(function.parameters) else ""
+        raise ValueError(f"{who}: x has shape {point.shape}; allowed: ({n},), one point. For many: jax.vmap.{fix}")
+    return point
+
+
+def _only(*minimum: float) -> Callable[[int], _Known]:
+    return lambda n: _Known(minima=np.resize(minimum, n))  # one number is repeated over the axes
+
+
+def _sums(minima: Points, maxima: Points, n: int, height: Callable[[Points], Points]) -> _Known:
+    """Of f(x) = Σ h(x_i), by those of h: a point of minima of h is a minimum of f, and a mix is a saddle."""
+    minima, axis = minima[np.argsort(height(minima))], np.concatenate([minima, maxima])
+    if n * math.log(len(axis)) > math.log(10_000):  # too many to list
+        return _Known(minima=np.full(n, minima[0]))
+    points = np.array(list(itertools.product(axis, repeat=n)))
+    points = points[np.argsort(height(points).sum(axis=1), kind="stable")]
+    lows = np.isin(points, minima).sum(axis=1)
+    return _Known(points[lows == n], points[(lows > 0) & (lows < n)], points[lows == 0])
+
+
+def _known_rosenbrock(n: int) -> _Known:
+    best = np.ones(n)
+    if not 4 <= n <= 100:
+        return _Known(minima=best)
+    saddle = np.array([-0.66, 0.44, 0.2, 0.04] if n == 4 else [-0.555, 0.322, 0.115, 0.024, *[0.01] * (n - 5), 0.0])
+    return _Known(minima=[best, _newton_rosenbrock(np.array([-1.0, *best[1:]]))], saddles=_newton_rosenbrock(saddle))
+
+
+def _newton_rosenbrock(x: Points) -> Points:
+    for _ in range(20):
+        a, r = x[:-1], x[1:] - x[:-1] ** 2
+        gradient = np.append(-400 * a * r - 2 * (1 - a), 0) + np.append(0, 200 * r)
+        diagonal = np.append(-400 * r + 800 * a**2 + 2, 0) + np.append(0, np.full_like(a, 200))
+        step = np.linalg.solve(np.diag(diagonal) + np.diag(-400 * a, 1) + np.diag(-400 * a, -1), gradient)
+        x = x - step
+        if np.abs(step).max() < 1e-9:  # it converges quadratically
+            break
+    return x
+
+
+def _known_rastrigin(n: int) -> _Known:
+    x = np.arange(-10, 11) / 2
+    for _ in range(10):  # Newton's method for x² + 10 (1 - cos 2πx)
+        x = x - (x + 10 * np.pi * np.sin(2 * np.pi * x)) / (1 + 20 * np.pi**2 * np.cos(2 * np.pi * x))
+    return _sums(x[::2], x[1::2], n, lambda x: x**2 + 10 * (1 - np.cos(2 * np.pi * x)))
+
+
+def _known_styblinski_tang(n: int) -> _Known:
+    x = np.sort(np.array(np.roots([2, 0, -16, 2.5]), np.float64))  # of the derivative of one term
+    return _sums(x[::2], x[1::2], n, lambda x: 0.5 * (x**4 - 16 * x**2 + 5 * x))
+
+
+_BEALE = _Known([(3, 0.5)], [(0, 1), (0.1005379373241584, -2.6445135850231245)])
+_HIMMELBLAU = _Known(
+    minima=[(3, 2), (-2.805118086952745, 3.131312518250573)]
+    + [(-3.779310253377747, -3.2831859912861696), (3.5844283403304917, -1.8481265269644034)],
+    saddles=[(3.385154183607021, 0.07385187983774928), (0.08667750455539634, 2.884254701174776)]
+    + [(-3.0730257507643897, -0.08135304428796751), (-0.12796134673068005, -1.9537149802445766)],
+    maxima=[(-0.2708445906673476, -0.9230385564799816)],
+)
+
+
+# The functions --------------------------------------------------------------------------------------------------------
+
+
+@_function((1.0,), ((-1.5, 1.5),), _only(0))
+def bowl(x: Array, dimension: int = 2, condition: float = 10.0) -> Array:
+    """A bowl, of n numbers: f(x) = 1/2 Σ λ_i x_i², with λ from 1 to `condition`, evenly in log λ.
+
+    The minimum at 0 is the one stationary point. Parameters: dimension >= 2, condition >= 1.
+    Source: Boyd & Vandenberghe (2004), Convex Optimization, section 9.3.
+    """
+    return 0.5 * jnp.sum(jnp.asarray(np.geomspace(1.0, condition, dimension), x.dtype) * x**2)
+
+
+@_function((-9.0, 1.6), ((-10.0, 3.0), (-2.2, 2.2)), _only(0))
+def valley(x: Array) -> Array:
+    """A long valley: f(x, y) = 0.05 x² + 2 y², a minimum at 0. Condition number: 40. Source: the lecture."""
+    return 0.05 * x[0] ** 2 + 2 * x[1] ** 2
+
+
+@_function((-8.0, -6.0), ((-10.0, 10.0),), _only(1, 3))
+def booth(x: Array) -> Array:
+    """Booth's: f(x, y) = (x + 2y - 7)² + (2x + y - 5)², a minimum at (1, 3). Source: Jamil & Yang, arXiv:1308.4008."""
+    return (x[0] + 2 * x[1] - 7) ** 2 + (2 * x[0] + x[1] - 5) ** 2
+
+
+@_function((9.0, -3.0), ((-10.0, 10.0),), _only(0))
+def matyas(x: Array) -> Array:
+    """Matyas': f(x, y) = 0.26 (x² + y²) - 0.48 x y, a minimum at 0. Source: Jamil & Yang, arXiv:1308.4008."""
+    return 0.26 * (x[0] ** 2 + x[1] ** 2) - 0.48 * x[0] * x[1]
+
+
+@_function((1.0, 1e-4), ((-1.5, 1.5),), lambda n: _Known(saddles=[(0, 0)]))
+def saddle(x: Array) -> Array:
+    """A saddle: f(x, y) = x² - y², at 0. Source: the lecture. The race starts almost on the line into it."""
+    return x[0] ** 2 - x[1] ** 2
+
+
+@_function((1.0, 1e-4), ((-1.5, 1.5),), lambda n: _Known(saddles=[(0, 0)]))
+def monkey_saddle(x: Array) -> Array:
+    """Three ways down: f(x, y) = x³ - 3 x y², a saddle at 0, Hessian 0. Source: Hilbert & Cohn-Vossen (1932)."""
+    return x[0] ** 3 - 3 * x[0] * x[1] ** 2
+
+
+@_function((1.2, 1.6), ((-4.5, 4.5),), lambda n: _BEALE)
+def beale(x: Array) -> Array:
+    """Beale's function: f(x, y) = (1.5 - x + xy)² + (2.25 - x + xy²)² + (2.625 - x + xy³)².
+
+    All stationary points: the minimum (3, 0.5), with value 0, and the saddles (0, 1) and (0.1005, -2.6445). Where
+    y = 1, x must be 0; elsewhere one x solves df/dx = 0, and df/dy = 0 becomes a quartic in y, with two real roots.
+    Source: Beale (1958), On an iterative method for finding a local minimum of a function of more than one variable.
+    """
+    x, y = x
+    return (1.5 - x + x * y) ** 2 + (2.25 - x + x * y**2) ** 2 + (2.625 - x + x * y**3) ** 2
+
+
+@_function((-1.2, 1.0), ((-2.0, 2.0), (-1.0, 3.0)), _known_rosenbrock)
+def rosenbrock(x: Array, dimension: int = 2) -> Array:
+    """The banana, of n numbers: f(x) = Σ 100 (x_{i+1} - x_i²)² + (1 - x_i)², i from 1 to n - 1.
+
+    The minimum (1, ..., 1) has value 0; for n = 2 and 3 it is the one stationary point. From n = 4 on there is a second
+    minimum, near (-1, 1, ..., 1) for larger n, and a saddle with one way down; both are listed up to n = 100. A search
+    finds no other point from n = 4 to 11; from n = 12 on, further saddles, not listed. Parameter: dimension >= 2.
+    Sources: Rosenbrock (1960), Computer Journal 3. Shang & Qiu (2006), Evolutionary Computation 14: two minima for
+    n = 4 to 30. Kok & Sandrock (2009), Evolutionary Computation 17: two minima up to n = 100, many saddles.
+    """
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+@_function((0.0, 0.0), ((-5.0, 5.0),), lambda n: _HIMMELBLAU)
+def himmelblau(x: Array) -> Array:
+    """Himmelblau's function: f(x, y) = (x² + y - 11)² + (x + y² - 7)².
+
+    All stationary points: four minima with value 0, four saddles, one maximum; two cubic equations have at most nine
+    solutions. Source: Himmelblau (1972), Applied Nonlinear Programming.
+    """
+    return (x[0] ** 2 + x[1] - 11) ** 2 + (x[0] + x[1] ** 2 - 7) ** 2
+
+
+@_function((2.4, -1.6), ((-5.12, 5.12),), _known_rastrigin, smallest=1)
+def rastrigin(x: Array, dimension: int = 2) -> Array:
+    """Rastrigin's function, of n numbers: f(x) = Σ x_i² + 10 (1 - cos 2πx_i). A bowl full of dents.
+
+    In the domain, each coordinate of a stationary point is one of 11 minima, near integers, or of 10 maxima between.
+    All 21ⁿ points are listed for n <= 3; beyond, only the global minimum, 0, with value 0. Parameter: dimension >= 1.
+    Sources: Rastrigin (1974), Systems of Extremal Control; Mühlenbein, Schomisch & Born (1991), for n numbers.
+    """
+    return jnp.sum(x**2 + 10 * (1 - jnp.cos(2 * math.pi * x)))
+
+
+@_function((-3.4, 2.3), ((-5.0, 5.0),), lambda n: _Known(minima=np.zeros(n), kinks=np.zeros(n)), smallest=1)
+def ackley(x: Array, dimension: int = 2) -> Array:
+    """Ackley's function, of n numbers: f(x) = 20 (1 - exp(-0.2 r)) + e - exp(mean of cos 2πx_i), r² = mean of x_i².
+
+    Only the global minimum, 0, with value 0, is listed, not the local ones. It is a kink, around which f grows as 4r;
+    JAX gives NaN as the gradient there. The domain is the middle of the customary |x_i| <= 32.768.
+    Parameter: dimension >= 1. Source: Ackley (1987), A Connectionist Machine for Genetic Hillclimbing.
+    """
+    r, waves = jnp.sqrt(jnp.mean(x**2)), jnp.mean(jnp.cos(2 * math.pi * x) - 1)
+    return -20 * jnp.expm1(-0.2 * r) - math.e * jnp.expm1(waves)  # expm1: exactly 0 at 0, and exact near it
+
+
+@_function((0.5, 0.0), ((-5.0, 5.0),), _known_styblinski_tang, smallest=1)
+def styblinski_tang(x: Array, dimension: int = 2) -> Array:
+    """Styblinski and Tang's function, of n numbers: f(x) = 1/2 Σ x_i⁴ - 16 x_i² + 5 x_i.
+
+    Each coordinate of a stationary point is a minimum, -2.9035 or 2.7468, or the maximum 0.1567. All 3ⁿ points are
+    listed for n <= 8; beyond, only the global minimum, of value -39.16617 n. Parameter: dimension >= 1.
+    Source: Styblinski & Tang (1990), Experiments in nonconvex optimization.
+    """
+    return 0.5 * jnp.sum(x**4 - 16 * x**2 + 5 * x)
+
+
+EVERY: Mapping[str, Function] = MappingProxyType({name: Function(name) for name in _recipes})
+"""All functions by name."""
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """A function whose gradient is noisy, made by `noisy`; what is known of the function is known of its mean."""
+
+    function: Function
+    scale: float
+
+    name = property(attrgetter("function.name"))
+    dimension = property(attrgetter("function.dimension"))
+    start = property(attrgetter("function.start"))
+    domain = property(attrgetter("function.domain"))
+    minima = property(attrgetter("function.minima"))
+    saddles = property(attrgetter("function.saddles"))
+    maxima = property(attrgetter("function.maxima"))
+    kinks = property(attrgetter("function.kinks"))
+
+    def __call__(self, x: Any, *, key: Array) -> Array:
+        check_key(f"{_WHO}.noisy({self.function!r}, {self.scale})", key)
+        value, x = self.function(x), jnp.asarray(x)
+        return value + self.scale * jnp.sum(jax.random.normal(key, x.shape, x.dtype) * x)
+
+
+def noisy(function: Function, scale: float) -> Noisy:
+    """The function with a random gradient, as that of a mini-batch: f(x) + scale <ξ, x>, ξ ~ N(0, I) drawn from a key.
+
+    Its gradient is ∇f(x) + scale ξ. What it gives is a loss, `loss(x, *, key)`.
+
+    Args:
+      function: a `Function` of this module.
+      scale: the standard deviation of each entry of the gradient, a finite number >= 0.
+
+    Errors: TypeError for another function or what is no number, ValueError for a scale out of range.
+
+    >>> import jax
+    >>> from gradtx import landscape
+    >>> loss = landscape.functions.noisy(landscape.functions.valley, 0.5)
+    >>> jax.grad(loss)(loss.start, key=jax.random.key(0)).shape
+    (2,)
+    """
+    if not isinstance(cast(Any, function), Function):
+        raise TypeError(f"{_WHO}.noisy: function is {function!r}; allowed: a function of this module, such as beale.")
+    return Noisy(function, _number(f"{_WHO}.noisy", "scale", scale, 0, float))

@@ -1,0 +1,61 @@
+"""The way an optimizer goes: what trajectories and races are drawn from."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gradtx.core.foreign import as_transform
+from gradtx.core.transform import Transform
+from gradtx.landscape import costs
+from gradtx.training import advancing, inputs, losses
+
+PyTree = Any
+
+
+def trajectory(tx: Any, loss: Any, params: PyTree, steps: int, *, key: Array | None = None) -> PyTree:
+    """The params that an optimizer visits on a loss, the start first.
+
+        w_0 = params;   w_{t+1} = apply_updates(w_t, update of tx from the gradient at w_t)
+
+    The same steps as `gradtx.minimize`, in one compiled program, with the params of each kept. For a network on data,
+    which has too many params to keep them at every step, record some: `minimize(..., evaluate=lambda w: {"params":
+    w}, evaluate_every=100)` has them in `history["params"]`, a tree with a leading axis, without the start.
+
+    Args:
+      tx: an optimizer of gradtx, optax, or your own.
+      loss: `loss(params)`, or a random one, `loss(params, *, key)`, which gets another key at every step.
+      params: a tree of real arrays: the start.
+      steps: updates, 1 or more.
+      key: a random key for a random loss; None is key 0.
+
+    Returns:
+      A tree like the params, each leaf with a leading axis of steps + 1.
+
+    Errors: TypeError and ValueError for what is not an optimizer, a sweep of several, a loss of a batch, or that
+    returns no real scalar, steps that are not an int of 1 or more.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> from gradtx import landscape
+    >>> print(landscape.trajectory(gradtx.sgd(0.25), lambda w: w**2, jnp.array(1.0), 3))
+    [1.    0.5   0.25  0.125]
+    """
+    who = "gradtx.landscape.trajectory"
+    tx = inputs.one_optimizer(who, as_transform(tx, f"{who}: tx"))
+    params = costs.check_params(who, params)
+    read = losses.read_loss(who, loss, has_aux=False, has_data=False)
+    steps, key = inputs.positive(who, "steps", steps), inputs.read_key(who, key)
+    losses.check_loss(who, read, params, None, inputs.key_like(), None)
+    return _visited(advancing.Plan(read), tx, params, steps, key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _visited(plan: advancing.Plan, tx: Transform, params: PyTree, steps: int, key: Array) -> PyTree:
+    def step(carry: Any, _: None) -> Any:
+        after = advancing.one_step(plan, tx, carry, None)[0]
+        return after, after["params"]
+
+    _, visited = jax.lax.scan(step, advancing.start(tx, params, None, key), length=steps)
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), params, visited)

@@ -1,0 +1,335 @@
+"""Planes through params: a point of origin and one or two directions, trees like the params.
+
+    at (x, y): origin + x first + y second
+
+What a loss looks like on a plane depends on the plane; each kind answers another question.
+
+- `random_plane`: two random directions. Filter-normalised, they do not depend on how a ReLU network is scaled.
+- `curved_plane`: the eigenvectors of an operator's largest curvatures: the steepest cross-section.
+- `trajectory_plane`: the principal components of a trajectory: the plane in which most of the training lies.
+- `plane_through`: a line through two params, or a plane through three: what lies between two solutions.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradtx import numerics, tree
+from gradtx.landscape import costs
+from gradtx.landscape.krylov import lanczos
+from gradtx.landscape.operators import Operator
+from gradtx.training import inputs, minibatches
+
+PyTree = Any
+NORMALIZATIONS = ("filter", "leaf", "none")
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("origin", "directions"), meta_fields=("names",))
+@dataclass(frozen=True)
+class Plane:
+    """An origin and one or two directions, all trees like the params. A pytree."""
+
+    origin: PyTree
+    directions: tuple[PyTree, ...]
+    names: tuple[str, ...]
+    """What the axes are called, one name for each direction."""
+
+    def at(self, *coordinates: Any) -> PyTree:
+        """The params at these coordinates: `origin + x first + y second`.
+
+        >>> import jax.numpy as jnp
+        >>> from gradtx import landscape
+        >>> print(landscape.plane_through(jnp.zeros(2), jnp.array([2.0, 4.0])).at(0.5))
+        [1. 2.]
+        """
+        if len(coordinates) != len(self.directions):
+            raise TypeError(
+                f"gradtx.landscape.Plane.at: {len(coordinates)} coordinates for {len(self.directions)} directions; "
+                "give one for each."
+            )
+        return _at(self.origin, self.directions, coordinates)
+
+    def project(self, trajectory: PyTree) -> Array:
+        """The coordinates of the nearest points of the plane: of a tree with a leading axis of steps, shape (steps,
+        axes).
+
+        Args:
+          trajectory: a tree like the params, each leaf with a leading axis more.
+
+        Errors: ValueError, by path, for another structure or other shapes.
+
+        >>> import jax.numpy as jnp
+        >>> from gradtx import landscape
+        >>> plane = landscape.plane_through(jnp.zeros(2), jnp.array([2.0, 0.0]))
+        >>> print(plane.project(jnp.array([[1.0, 0.0], [3.0, 5.0]])))
+        [[0.5]
+         [1.5]]
+        """
+        who = "gradtx.landscape.Plane.project"
+        trajectory = costs.check_like(who, "trajectory", trajectory, self.origin, axes=1)
+        return _projected(self.origin, self.directions, trajectory)
+
+
+@jax.jit
+def _at(origin: PyTree, directions: tuple[PyTree, ...], coordinates: tuple[Any, ...]) -> PyTree:
+    def moved(w: Array, *directions: Array) -> Array:
+        for x, direction in zip(coordinates, directions):
+            w = w + jnp.asarray(x, w.dtype) * direction
+        return w
+
+    return tree.cast_like(tree.map(moved, origin, *directions), origin)
+
+
+@jax.jit
+def _projected(origin: PyTree, directions: tuple[PyTree, ...], trajectory: PyTree) -> Array:
+    away = tree.map(lambda w, origin: w - origin[None], trajectory, origin)
+    gram = jnp.array([[_dot(a, b) for b in directions] for a in directions])
+    along = jnp.stack([jax.vmap(functools.partial(_dot, direction))(away) for direction in directions])
+    return jnp.linalg.solve(gram, along).T
+
+
+def _dot(a: PyTree, b: PyTree) -> Array:
+    parts = jax.tree.leaves(tree.map(lambda a, b: jnp.sum(a * b), a, b))
+    return functools.reduce(jnp.add, [part.astype(tree.precision(parts)) for part in parts])
+
+
+def _length(direction: PyTree) -> Array:
+    return jnp.sqrt(_dot(direction, direction))
+
+
+def _upright(first: PyTree, second: PyTree) -> PyTree:
+    """What of the second is at right angles to the first."""
+    share = numerics.divide(_dot(first, second), _dot(first, first))
+    return tree.map(lambda u, v, share: v - share * u, first, second, share=share)
+
+
+def _made(who: str, origin: PyTree, directions: list[PyTree], names: tuple[str, ...]) -> Plane:
+    """A plane, if its directions span one."""
+    _check_span(who, *_measured(directions))
+    return Plane(origin, tuple(directions), names)
+
+
+@jax.jit
+def _measured(directions: list[PyTree]) -> tuple[list[Array], Array]:
+    """The lengths of directions, at right angles, and that of what was rounded on the way."""
+    upright = directions[:1] + [_upright(directions[0], second) for second in directions[1:]]
+    return [_length(direction) for direction in upright], _length(directions[-1])
+
+
+def _check_span(who: str, lengths: list[Array], size: Array) -> None:
+    """Refuse directions that are shorter, at right angles to one another, than what rounding of that size makes."""
+    limit = 2 * float(jnp.finfo(size.dtype).eps) * float(size)
+    if not all(limit < float(length) < np.inf for length in lengths):
+        raise ValueError(
+            f"{who}: the directions, at right angles, have lengths {', '.join(f'{length:.3g}' for length in lengths)} "
+            f"and span no {'plane' if len(lengths) == 2 else 'line'}; they must be finite, longer than rounding "
+            f"({limit:.1g}), and not along one line."
+        )
+
+
+# Kinds of planes ------------------------------------------------------------------------------------------------------
+
+
+def random_plane(params: PyTree, key: Array, *, dimensions: int = 2, normalize: str = "filter") -> Plane:
+    """Random directions through params, scaled like the params.
+
+        direction <- direction / |direction| * |params|        for each filter, or each leaf
+
+    With "filter", each filter of a direction has the length of the params' filter, so a ReLU network whose layers are
+    rescaled without changing what it computes gives the same picture. A filter is what goes into one output: leaves of
+    two axes and more have their outputs on the last axis, as flax's kernels do. Leaves of one axis and scalars, biases
+    and norms' scales, do not move.
+
+    Source: Li, Xu, Taylor, Studer, Goldstein 2018, arXiv 1712.09913, section 4, where biases and batch normalisation's
+    params do not move either. For "leaf" the length is that of the whole leaf (their layer normalisation), and every
+    leaf moves.
+
+    Args:
+      params: a tree of real arrays: the origin.
+      key: a random key for the directions.
+      dimensions: 1 or 2.
+      normalize: "filter", "leaf", or "none" for normal numbers as they are drawn.
+
+    Errors: TypeError for params that are not real, or without a key; ValueError for what is out of range, or params
+    that give no direction, as those without a leaf of two axes with "filter".
+
+    >>> import jax, jax.numpy as jnp
+    >>> from gradtx import landscape
+    >>> plane = landscape.random_plane({"kernel": jnp.eye(3), "bias": jnp.ones(3)}, jax.random.key(0))
+    >>> jnp.linalg.norm(plane.directions[0]["kernel"], axis=0).round(3).tolist(), plane.directions[0]["bias"].tolist()
+    ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
+    """
+    who = "gradtx.landscape.random_plane"
+    params = costs.check_params(who, params)
+    if dimensions not in (1, 2):
+        raise ValueError(f"{who}: dimensions is {dimensions!r}; allowed: 1 or 2.")
+    inputs.choice(who, "normalize", normalize, NORMALIZATIONS)
+    minibatches.check_key(who, key)
+    directions = _random(params, inputs.read_key(who, key), dimensions, normalize)
+    return _made(who, params, directions, tuple(f"random direction {i + 1}" for i in range(dimensions)))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _random(params: PyTree, key: Array, dimensions: int, normalize: str) -> list[PyTree]:
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    drawn = jax.random.normal(key, (dimensions, size), tree.precision(params))
+    return [normalized(_unflat(row, params), params, normalize) for row in drawn]
+
+
+def _unflat(vector: Array, like: PyTree) -> PyTree:
+    """A vector over all params as a tree like them, in at least float32."""
+    leaves, structure = jax.tree.flatten(like)
+    parts = jnp.split(vector, np.cumsum([leaf.size for leaf in leaves])[:-1])
+    parts = [part.reshape(leaf.shape).astype(tree.precision(leaf)) for part, leaf in zip(parts, leaves)]
+    return jax.tree.unflatten(structure, parts)
+
+
+def normalized(direction: PyTree, params: PyTree, normalize: str) -> PyTree:
+    """The direction in the params' lengths, filter by filter or leaf by leaf."""
+
+    def scaled(d: Array, w: Array) -> Array:
+        if normalize == "filter" and w.ndim < 2:
+            return jnp.zeros_like(d)
+        axes = tuple(range(w.ndim - 1)) if normalize == "filter" else None
+        length = jnp.sqrt(jnp.sum(d**2, axis=axes, keepdims=axes is not None))
+        wanted = jnp.sqrt(jnp.sum(w**2, axis=axes, keepdims=axes is not None))
+        return d * (wanted / jnp.where(length == 0, 1, length))
+
+    return direction if normalize == "none" else tree.map(scaled, direction, params)
+
+
+def curved_plane(operator: Operator, *, steps: int | None = None, key: Array | None = None) -> Plane:
+    """The plane of the two eigenvectors with the largest eigenvalues, through the operator's params; each of length 1.
+
+    Args:
+      operator: what `hessian`, `gauss_newton`, `fisher` or `operator` gives, over two params or more.
+      steps: products made, as for `lanczos`.
+      key: a random key for Lanczos; None is key 0.
+
+    Errors: as `lanczos`.
+
+    >>> import jax.numpy as jnp
+    >>> from gradtx import landscape
+    >>> H = landscape.hessian(lambda w: w[0] ** 2 + 3.0 * w[1] ** 2 - w[2] ** 2, jnp.zeros(3))
+    >>> landscape.curved_plane(H).names
+    ('eigenvector of 6', 'eigenvector of 2')
+    """
+    pairs = lanczos(operator, smallest=0, largest=2, steps=steps, key=key)
+    directions = [jax.tree.map(lambda leaf, i=i: leaf[i], pairs.vectors) for i in (1, 0)]
+    names = tuple(f"eigenvector of {float(pairs.values[i]):.3g}" for i in (1, 0))
+    return _made("gradtx.landscape.curved_plane", operator.params, directions, names)
+
+
+def trajectory_plane(trajectory: PyTree, *, dimensions: int = 2) -> Plane:
+    """The principal components of a trajectory, through its last point; each of length 1.
+
+        M = [w_0 - w_T, ..., w_{T-1} - w_T];   directions: the eigenvectors of the largest eigenvalues of Mᵀ M
+
+    The names of the axes say which share of the sum of squares of M lies along each.
+
+    Source: Li et al. 2018, arXiv 1712.09913, section 7. Nothing is subtracted but the last point, as there.
+
+    Args:
+      trajectory: a tree like the params, each leaf with a leading axis of steps: what `jax.lax.scan` stacks, or
+        `jax.tree.map(lambda *w: jnp.stack(w), *list_of_params)`.
+      dimensions: 1 or 2.
+
+    Errors: TypeError for leaves that are not real; ValueError for leaves without a common leading axis of at least
+    dimensions + 1 steps, and for a trajectory along one line where two directions are wanted.
+
+    >>> import jax.numpy as jnp
+    >>> from gradtx import landscape
+    >>> plane = landscape.trajectory_plane(jnp.array([[3.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
+    >>> plane.names
+    ('first principal component (90%)', 'second principal component (10%)')
+    """
+    who = "gradtx.landscape.trajectory_plane"
+    trajectory = costs.check_params(who, trajectory, "trajectory")
+    if dimensions not in (1, 2):
+        raise ValueError(f"{who}: dimensions is {dimensions!r}; allowed: 1 or 2.")
+    for path, leaf in tree.named_leaves(trajectory):
+        if leaf.ndim == 0 or leaf.shape[0] != jax.tree.leaves(trajectory)[0].shape[0] or leaf.shape[0] <= dimensions:
+            raise ValueError(
+                f"{who}: trajectory at {path} has shape {leaf.shape}; allowed: a leading axis of steps, of one length "
+                f"for all leaves, at least {dimensions + 1}."
+            )
+    origin, directions, lengths, shares, size = _components(trajectory, dimensions)
+    _check_span(who, lengths, size)
+    numbers = ("first", "second")
+    names = tuple(f"{n} principal component ({float(share):.0%})" for n, share in zip(numbers, shares))
+    return Plane(origin, tuple(directions), names)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _components(trajectory: PyTree, dimensions: int) -> tuple[PyTree, list[PyTree], list[Array], list[Array], Array]:
+    """The last point; directions, the length of M along each, their shares of M; the length of all points.
+
+    From the eigenvectors of M Mᵀ, which has a row and a column for each step, not for each param. The second direction
+    is the first one of what is left of M without the first, which rounding leaves alone where it is much smaller.
+    """
+    dtype, dot = tree.precision(trajectory), functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    leaves, origin = jax.tree.leaves(trajectory), jax.tree.map(lambda leaf: leaf[-1], trajectory)
+    rows = jnp.concatenate([leaf.astype(dtype).reshape(leaf.shape[0], -1) for leaf in leaves], axis=1)
+    rest = rows[:-1] - rows[-1:]
+    whole, directions, lengths = jnp.linalg.norm(rest), list[PyTree](), list[Array]()
+    for _ in range(dimensions):
+        vector = dot(jnp.linalg.eigh(dot(rest, rest.T))[1][:, -1], rest)
+        vector = numerics.divide(vector, jnp.linalg.norm(vector))
+        lengths.append(jnp.linalg.norm(dot(rest, vector)))
+        directions.append(_unflat(vector, origin))
+        for _ in range(2):
+            rest = rest - dot(rest, vector)[:, None] * vector[None]
+    return origin, directions, lengths, [(length / whole) ** 2 for length in lengths], jnp.linalg.norm(rows)
+
+
+def plane_through(first: PyTree, second: PyTree, third: PyTree | None = None) -> Plane:
+    """The line through two params, or the plane through three.
+
+        at (0, 0): first      at (1, 0): second      third: at its `project`ed coordinates
+
+    The second direction is what of `third - first` is at right angles to the first one, in the first one's length, so
+    that the picture is not skewed.
+
+    Source: Goodfellow, Vinyals, Saxe 2015 for the line; Garipov et al. 2018, appendix A.1, for the plane.
+
+    Args:
+      first, second, third: trees of real arrays, of one structure.
+
+    Errors: TypeError for params that are not real; ValueError, by path, for another structure, and for points that
+    coincide or lie on one line.
+
+    >>> import jax.numpy as jnp
+    >>> from gradtx import landscape
+    >>> plane = landscape.plane_through(jnp.zeros(2), jnp.array([2.0, 0.0]), jnp.array([1.0, 1.0]))
+    >>> print(plane.at(1.0, 0.0), plane.project(jnp.array([[1.0, 1.0]])))
+    [2. 0.] [[0.5 0.5]]
+    """
+    who = "gradtx.landscape.plane_through"
+    first = costs.check_params(who, first, "first")
+    second = costs.check_like(who, "second", second, first)
+    names = ("from the first to the second", "towards the third")
+    if third is None:
+        return _made(who, first, [_between(first, second)], names[:1])
+    directions, lengths, size = _through(first, second, costs.check_like(who, "third", third, first))
+    _check_span(who, lengths, size)
+    return Plane(first, directions, names)
+
+
+@jax.jit
+def _between(first: PyTree, second: PyTree) -> PyTree:
+    return tree.map(lambda a, b: b - a, first, second)
+
+
+@jax.jit
+def _through(first: PyTree, second: PyTree, third: PyTree) -> tuple[tuple[PyTree, PyTree], list[Array], Array]:
+    """The directions, their lengths before the second has that of the first, and that of what was rounded."""
+    u, v = _between(first, second), _between(first, third)
+    size = sum(_length(point) for point in (first, second, third)) * (1 + numerics.divide(_length(v), _length(u)))
+    v = _upright(u, v)
+    lengths = [_length(u), _length(v)]
+    return (u, tree.map(lambda v, scale: scale * v, v, scale=lengths[0] / lengths[1])), lengths, size
