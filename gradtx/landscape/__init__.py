@@ -4,7 +4,7 @@
   their extreme eigenvalues, `spectral_density` the density of all, `trace` and `diagonal` their sums.
 - Critical points: `classify` says what kind of point params are and on what evidence, `find_critical_point` finds one.
 - Slices: `slice_1d` and `slice_2d` evaluate a loss on a line or a plane: `random_plane`, `curved_plane`,
-  `trajectory_plane`, `plane_through`.
+  `trajectory_plane`, `plane_through`, `plane_along`.
 - `functions`: Beale's, Rosenbrock's and others, with their minima and saddles; `trajectory`: the way an optimizer goes.
 
 Params are any tree of real arrays, a loss is `loss(params)` or `loss(params, batch)` as for `gradtx.minimize`. The
@@ -30,6 +30,7 @@ from gradtx.landscape.operators import operator as operator
 from gradtx.landscape.paths import trajectory as trajectory
 from gradtx.landscape.planes import Plane as Plane
 from gradtx.landscape.planes import curved_plane as curved_plane
+from gradtx.landscape.planes import plane_along as plane_along
 from gradtx.landscape.planes import plane_through as plane_through
 from gradtx.landscape.planes import random_plane as random_plane
 from gradtx.landscape.planes import trajectory_plane as trajectory_plane

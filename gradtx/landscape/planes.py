@@ -8,6 +8,7 @@ What a loss looks like on a plane depends on the plane; each kind answers anothe
 - `curved_plane`: the eigenvectors of an operator's largest curvatures: the steepest cross-section.
 - `trajectory_plane`: the principal components of a trajectory: the plane in which most of the training lies.
 - `plane_through`: a line through two params, or a plane through three: what lies between two solutions.
+- `plane_along`: directions of your own.
 """
 
 import functools
@@ -201,6 +202,30 @@ def normalized(direction: PyTree, params: PyTree, normalize: str) -> PyTree:
         return d * (wanted / jnp.where(length == 0, 1, length))
 
     return direction if normalize == "none" else tree.map(scaled, direction, params)
+
+
+def plane_along(params: PyTree, first: PyTree, second: PyTree | None = None, *, normalize: str = "none") -> Plane:
+    """A line or plane through params along directions of your own.
+
+    Args:
+      params: a tree of real arrays: the origin.
+      first, second: trees like the params, such as a gradient, an update, or an eigenvector.
+      normalize: "none" leaves them as they are; "filter" and "leaf" give them the params' lengths, as `random_plane`.
+
+    Errors: TypeError for what is not real; ValueError, by path, for directions of another structure or other shapes,
+    and for directions that are zero or along one line.
+
+    >>> import jax.numpy as jnp
+    >>> from gradtx import landscape
+    >>> print(landscape.plane_along(jnp.ones(2), jnp.array([1.0, 0.0])).at(2.0))
+    [3. 1.]
+    """
+    who = "gradtx.landscape.plane_along"
+    params = costs.check_params(who, params)
+    inputs.choice(who, "normalize", normalize, NORMALIZATIONS)
+    given = {"first": first} if second is None else {"first": first, "second": second}
+    directions = [normalized(costs.check_like(who, name, d, params), params, normalize) for name, d in given.items()]
+    return _made(who, params, directions, tuple(f"{name} direction" for name in given))
 
 
 def curved_plane(operator: Operator, *, steps: int | None = None, key: Array | None = None) -> Plane:

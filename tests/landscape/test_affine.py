@@ -53,7 +53,7 @@ def both_ways(functions, params):
         return jax.vmap(lambda point: affine.evaluated(function, plane, point))(points)
 
     def theirs(function, points):
-        return jax.lax.map(lambda point: function(plain(plane, point)), points)
+        return jax.vmap(lambda point: function(plain(plane, point)))(points)
 
     return jax.jit(lambda points: [(ours(f, points), theirs(f, points)) for f in functions])(POINTS)
 
@@ -351,7 +351,7 @@ def program(seed):
 @pytest.mark.usefixtures("x64")
 def test_programs_at_random_are_plain_evaluation():
     params = {"a": drawn(3, 3, seed=11), "b": drawn(3, 3, seed=12)}
-    for values in both_ways([program(seed) for seed in range(12)], params):
+    for values in both_ways([program(seed) for seed in range(8)], params):
         assert_equal(*values, tolerance=1e-11)
 
 

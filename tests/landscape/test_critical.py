@@ -1,4 +1,4 @@
-"""What kind of point params are: test functions, quadratics of every signature, networks; and never more than is known."""
+"""What kind of point params are: test functions, quadratics of every signature, networks; never more than is known."""
 
 import functools
 import math

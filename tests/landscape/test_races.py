@@ -55,5 +55,5 @@ def test_gradient_descent_on_the_saddle_by_hand():
 
 @pytest.mark.parametrize("steps", [0, 1.5, True])
 def test_steps_are_counted(steps):
-    with pytest.raises((TypeError, ValueError), match="gradtx.landscape.trajectory: steps is"):
+    with pytest.raises((TypeError, ValueError), match=r"gradtx\.landscape\.trajectory: steps is"):
         landscape.trajectory(gradtx.sgd(0.1), landscape.functions.saddle, jnp.array(START), steps)
