@@ -271,10 +271,7 @@ def _infinite_norm(axis: int | tuple[int, ...] | None, norm: Norm, leaves: list[
     infinite, tiny = jnp.isinf(norm.relative), jnp.finfo(norm.unit.dtype).tiny
     parts, one = _parts(leaves, axis, norm.unit.dtype), jnp.any(infinite).astype(norm.unit.dtype)
     # In units of 1 / tiny the largest number is below 4.
-    each = [
-        one / 2 * (one + jnp.sign(one * tiny * jnp.abs(leaf) - 4 * one))
-        for leaf, one in _one_each(one, parts)
-    ]
+    each = [one / 2 * (one + jnp.sign(one * tiny * jnp.abs(leaf) - 4 * one)) for leaf, one in _one_each(one, parts)]
     number = _total([_sum_squares(leaf, axis) for leaf in each], norm.relative)
     return Norm(jnp.where(infinite, numerics.root(number), norm.relative), jnp.where(infinite, 0, norm.unit))
 

@@ -247,6 +247,14 @@ def test_the_bounds_hold_for_products_rounded_in_some_leaves(dtypes):
             assert (errors <= np.array(found.bounds)).all(), name
 
 
+def test_the_bound_covers_what_a_product_in_bfloat16_rounds_away_each_time():
+    def product(params, v):
+        return (1.003 * v.astype("float32")).astype("bfloat16")  # is 1
+
+    found = landscape.lanczos(landscape.operator(product, jnp.zeros(1, "bfloat16")), largest=0)
+    assert 0 < abs(found.values.item() - 1.003) <= found.bounds.item() < 0.1
+
+
 # What comes in and out ------------------------------------------------------------------------------------------------
 
 
