@@ -116,7 +116,7 @@ BILINEAR = {
     ],
     "conv_general_dilated": [
         lambda w: convolved(w.reshape(1, 3, 2, 2), KERNEL),
-        lambda w: convolved(IMAGES, jnp.broadcast_to(w[:, None, :1, None], (3, 3, 2, 3))),
+        lambda w: convolved(IMAGES, jnp.broadcast_to(jnp.sum(w, axis=1).reshape(3, 1, 1, 1), (3, 3, 2, 3))),
     ],
 }
 AFFINE = {

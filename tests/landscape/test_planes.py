@@ -234,8 +234,12 @@ def test_a_plane_through_three_points():
 @pytest.mark.parametrize("seed", range(5))
 def test_points_on_one_line_or_in_one_place_are_refused(seed):
     one, two = (jax.tree.map(lambda a: a.astype(np.float32), tree_of(s)) for s in (seed, seed + 100))
-    between = jax.tree.map(lambda a, b: a + np.float32(0.3 + seed) * (b - a), one, two)
-    for points in ((one, two, between), (one, one), (one, one, two), (one, two, one), (one, two, two)):
+
+    def along(one, two, share):
+        return jax.tree.map(lambda a, b: a + np.float32(share) * (b - a), one, two)
+
+    on_lines = [(one, two, along(one, two, 0.3 + seed)), (one, along(one, two, 0.01), two), (one, two, one)]
+    for points in ((one, one), (one, one, two), (one, two, two), *on_lines):
         text = refusal(ValueError, plane_through, *points)
         assert_words(
             text,
