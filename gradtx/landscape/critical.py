@@ -167,7 +167,7 @@ def _all(operator: Operator) -> _Seen:
     whole = jax.lax.map(operator.times_vector, jnp.eye(size, dtype=dtype), batch_size=min(size, 32))
     eigenvalues, vectors = jnp.linalg.eigh((whole + whole.T) / 2)
     largest = jnp.max(jnp.abs(eigenvalues))
-    margin = jnp.linalg.norm(whole - whole.T) / 2 + 4 * size * jnp.finfo(dtype).eps * largest
+    margin = jnp.linalg.norm(whole - whole.T) / 2 + 4 * size * operator.eps * largest
     flat = jnp.abs(eigenvalues) <= margin
     third = jax.lax.cond(jnp.any(flat), _third, lambda *_: jnp.zeros((), dtype), operator, vectors, flat)
     value, gradient_norm, length = _at(operator)
@@ -212,7 +212,7 @@ def _judged(operator: Operator, seen: _Seen, tolerance: float | None, risk: floa
         float(x) for x in (seen.loss, seen.gradient_norm, seen.size, seen.margin, seen.third)
     )
     eigenvalues = np.asarray(seen.eigenvalues, np.float64)
-    rounding = ULPS * float(jnp.finfo(operator.dtype).eps) * max(length, 1.0)
+    rounding = ULPS * operator.eps * max(length, 1.0)
     if tolerance is None:
         tolerance = rounding * float(np.max(np.abs(eigenvalues)))
     negative, positive = int(np.sum(eigenvalues < -margin)), int(np.sum(eigenvalues > margin))

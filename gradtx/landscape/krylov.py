@@ -46,7 +46,7 @@ class Krylov(NamedTuple):
 def krylov(operator: Operator, start: Array, steps: int, key: Array) -> Krylov:
     """So many steps of Lanczos with full reorthogonalisation."""
     limit = _TINY * jnp.finfo(start.dtype).eps
-    rows = jnp.arange(steps)
+    rows, spare = jnp.arange(steps), random_unit(key, start.size, start.dtype)
 
     def step(carry: Any, j: Array) -> Any:
         basis, q, before, scale = carry
@@ -62,7 +62,7 @@ def krylov(operator: Operator, start: Array, steps: int, key: Array) -> Krylov:
         ended = beta <= limit * scale
         following = jax.lax.cond(
             ended,
-            lambda: _new_direction(jax.random.fold_in(key, j), basis),
+            lambda: _new_direction(jnp.roll(spare, j), basis),
             lambda: w / jnp.where(ended, 1, beta),
         )
         beta = jnp.where(ended, 0, beta)
@@ -78,9 +78,8 @@ def _dot(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def _new_direction(key: Array, basis: Array) -> Array:
-    """A random unit vector orthogonal to the rows of the basis."""
-    w = random_unit(key, basis.shape[1], basis.dtype)
+def _new_direction(w: Array, basis: Array) -> Array:
+    """A random vector made orthogonal to the rows of the basis, and of length 1."""
     for _ in range(2):
         w = w - _dot(_dot(basis, w), basis)
         w = w / jnp.linalg.norm(w)

@@ -128,7 +128,7 @@ def _search(operator: Operator, key: Array, steps: int, products: int, tolerance
         vector, found = jnp.where(taken, vector, state.vector), jnp.where(taken, found, state.gradient)
         zero = state.tolerance
         if tolerance is None:
-            zero = ULPS * jnp.finfo(vector.dtype).eps * jnp.maximum(jnp.linalg.norm(vector), 1) * curvature
+            zero = ULPS * operator.eps * jnp.maximum(jnp.linalg.norm(vector), 1) * curvature
         damping = jnp.where(state.step == 0, curvature / 10, state.damping) * jnp.where(taken, _LESS, _MORE)
         norms = state.norms.at[state.step + 1].set(jnp.linalg.norm(found))
         refused = jnp.where(taken, 0, state.refused + 1)
