@@ -40,7 +40,8 @@ def test_a_picture_is_saved_where_it_stands(tmp_path, monkeypatch):
     """The pages with pictures are run by the docs build, which draws them."""
     page = tmp_path / "page.md"
     page.write_text(
-        "```python\nfrom pathlib import Path\nname = Path('a.txt')\nname.write_text('1')\n```\n<!-- picture: b.txt = name -->\n"
+        "```python\nfrom pathlib import Path\nname = Path('a.txt')\nname.write_text('1')\n```\n"
+        "<!-- picture: b.txt = name -->\n"
         "```python\nname.write_text('2')\n```\n<!-- picture: c.txt = name -->\n"
     )
     monkeypatch.chdir(tmp_path)
