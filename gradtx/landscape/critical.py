@@ -13,7 +13,7 @@ which is stated.
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from jax import Array
 
 from gradtx import tree
 from gradtx.landscape.krylov import extreme
-from gradtx.landscape.operators import Operator, hessian_of
+from gradtx.landscape.operators import Hessian, Operator, hessian_of
 from gradtx.training import inputs
 
 PyTree = Any
@@ -155,7 +155,7 @@ class _Seen(NamedTuple):
 
 def _at(operator: Operator) -> tuple[Array, Array, Array]:
     """The loss, the norm of its gradient, and the norm of the params."""
-    cost = operator.product.cost  # type: ignore[attr-defined]
+    cost = cast(Hessian, operator.product).cost
     value, gradient = operator.average(jax.value_and_grad(cost))
     return value, tree.global_norm(gradient), tree.global_norm(operator.params)
 
@@ -178,7 +178,7 @@ def _third(operator: Operator, vectors: Array, flat: Array) -> Array:
     """The largest third derivative along directions without curvature: each of them, and random mixtures."""
     mixtures = jax.random.normal(jax.random.key(0), (16, operator.size), operator.dtype)
     weights = jnp.where(flat, jnp.concatenate([jnp.eye(operator.size, dtype=operator.dtype), mixtures]), 0)
-    cost = operator.product.cost  # type: ignore[attr-defined]
+    cost = cast(Hessian, operator.product).cost
 
     def along(weight: Array) -> Array:
         length = jnp.linalg.norm(weight)

@@ -10,7 +10,7 @@ mu shrinks with every step that makes the gradient shorter, and grows when one d
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jax import Array
 
 from gradtx.landscape.critical import ULPS
 from gradtx.landscape.krylov import krylov
-from gradtx.landscape.operators import Operator, hessian_of
+from gradtx.landscape.operators import Hessian, Operator, hessian_of
 from gradtx.training import inputs
 
 PyTree = Any
@@ -114,7 +114,7 @@ def _search(operator: Operator, key: Array, steps: int, products: int, tolerance
         return Operator(operator.product, operator.unflat(vector), operator.data, operator.batch_size)
 
     def gradient(vector: Array) -> Array:
-        return operator.flat(at(vector).average(operator.product.gradient))  # type: ignore[attr-defined]
+        return operator.flat(at(vector).average(cast(Hessian, operator.product).gradient))
 
     def go_on(state: _State) -> Array:
         size = jnp.linalg.norm(state.gradient)
