@@ -14,6 +14,7 @@ what flows through.
 from typing import Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 
 from gradtx import averages, numerics, tree
 from gradtx.core.annotations import Dtype, NonNegative, Unit
@@ -26,9 +27,11 @@ State = dict[str, Any]
 
 
 def _divide_by_root(updates: PyTree, squares: PyTree, eps: Any, eps_in_sqrt: bool) -> PyTree:
-    """`u / sqrt(v + eps)`, or `u / (sqrt(v) + eps)`."""
+    """`u / sqrt(v + eps)`, or `u / (sqrt(v) + eps)`; 0 / 0 = 0, which cannot be where eps is a known number."""
     if eps_in_sqrt:
         return tree.map(lambda u, v, eps: numerics.divide(u, numerics.root(v + eps)), updates, squares, eps=eps)
+    if isinstance(eps, np.floating) and eps >= np.finfo(np.float32).tiny:
+        return tree.map(lambda u, v, eps: u / (numerics.root(v) + eps), updates, squares, eps=eps)
     return tree.map(lambda u, v, eps: numerics.divide(u, numerics.root(v) + eps), updates, squares, eps=eps)
 
 

@@ -105,7 +105,7 @@ def correct_bias(biased: PyTree, weights: Weights | None) -> PyTree:
     if weights is None:
         return biased
     # Once the inverse, then products: XLA itself divides in one program and multiplies by an inverse in another.
-    return tree.map(lambda v, inverse: inverse * v, biased, inverse=1 / weights.total)
+    return tree.map(lambda v, inverse: v * inverse, biased, inverse=1 / weights.total)
 
 
 @transform

@@ -13,6 +13,7 @@ with learning rate lr is `form="sum"` with lr (1 - b).
 from typing import Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from gradtx import averages, tree
@@ -76,8 +77,9 @@ def scale_by_momentum(
         return {"mu": tree.zeros_like(params), "weights": averages.Weights.none(params) if form == "debiased" else None}
 
     def sum_of(g: PyTree, state: State, count: Array) -> tuple[PyTree, State]:
-        k = jnp.where(count == 1, 1, 1 - dampening)
-        weighted = tree.map(lambda g, k: k * g, g, k=k)
+        weighted = g
+        if not (isinstance(dampening, np.floating) and dampening == 0):
+            weighted = tree.map(lambda g, k, t: jnp.where(t == 1, g, k * g), g, k=1 - dampening, t=count)
         mu = tree.map(lambda m, g, b: b * m + g, state["mu"], weighted, b=decay)
         ahead = tree.map(lambda m, g, b: b * m + g, mu, weighted, b=decay) if nesterov else mu
         return ahead, {"mu": mu, "weights": None}

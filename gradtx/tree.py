@@ -14,6 +14,7 @@ leaf.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -184,18 +185,19 @@ MOST = 32
 """So many leaves are joined: more take longer to compile, fewer make more kernels."""
 
 
-def joined(leaves: list[Array]) -> list[Array]:
+def joined(leaves: list[Any]) -> list[Any]:
     """The leaves, small ones of a dtype joined end to end: fewer and longer, for what does not care where they end."""
-    kinds: dict[Any, list[Array]] = {}
+    kinds: dict[Any, list[Any]] = {}
     for leaf in leaves:
-        kinds.setdefault((leaf.dtype, leaf.size <= SMALL and is_whole(leaf)), []).append(leaf)
+        kinds.setdefault((dtype_of(leaf), jnp.size(leaf) <= SMALL and is_whole(leaf)), []).append(leaf)
     runs = [(small, group[i : i + MOST]) for (_, small), group in kinds.items() for i in range(0, len(group), MOST)]
     return [part for small, run in runs for part in ([join(run)] if small and len(run) > 1 else run)]
 
 
-def join(leaves: list[Array]) -> Array:
+@numerics.one_program
+def join(leaves: list[Any]) -> Array:
     """Leaves end to end, as one vector."""
-    return jax.lax.concatenate([leaf if leaf.ndim == 1 else jax.lax.reshape(leaf, (leaf.size,)) for leaf in leaves], 0)
+    return jax.lax.concatenate([jax.lax.reshape(leaf, (jnp.size(leaf),)) for leaf in leaves], 0)
 
 
 class Norm(NamedTuple):
@@ -218,9 +220,10 @@ def norm(tree: PyTree, axis: int | tuple[int, ...] | None = None) -> Norm:
     """The norm over all elements of all leaves; with an axis, along it, where it stays with length 1.
 
     Usually the root of the plain sum of squares. Only where that is not finite, or so small that squares may have been
-    lost on the way, the elements are measured a second time, in other units.
+    lost on the way, the elements are measured again, in other units.
     """
-    return _norm(axis, precision(tree), jax.tree.leaves(tree))
+    leaves = jax.tree.leaves(tree)
+    return _norm(axis, precision(tree), joined(leaves) if axis is None else leaves)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -228,9 +231,9 @@ def _norm(axis: int | tuple[int, ...] | None, dtype: np.dtype[Any], leaves: list
     squares = jnp.zeros((), dtype)
     for leaf in leaves:
         squares = squares + _sum_squares(_cast(leaf, _compute_dtype(leaf, dtype)), axis)
-    lost = dtype.type(sum(jnp.size(leaf) for leaf in leaves) * jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps)
-    plain = (squares >= lost) & jnp.isfinite(squares)
-    careful = functools.partial(_careful_norm, axis)
+    lost = sum(jnp.size(leaf) for leaf in leaves) * jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps
+    plain = (squares >= dtype.type(lost)) & jnp.isfinite(squares)
+    careful = functools.partial(_careful_norm, axis, float(lost))
     return numerics.branch(jnp.all(plain), _plain_norm, careful, squares, plain, leaves)
 
 
@@ -251,53 +254,43 @@ def _plain_norm(squares: Array, plain: Array, leaves: list[Any]) -> Norm:
     return Norm(numerics.root(squares), jnp.ones_like(squares))
 
 
-def _careful_norm(axis: int | tuple[int, ...] | None, squares: Array, plain: Array, leaves: list[Any]) -> Norm:
-    """In units of a power of two, which brings what is too large or too small into the middle."""
-    limits = jnp.finfo(squares.dtype)
-    power = squares.dtype.type(2.0 ** (3 * limits.maxexp // 4))
-    unit = jnp.where(plain, 1, jnp.where(squares > 1, 1 / power, power))
-    parts = _one_each(unit, _parts(leaves, axis, squares.dtype))
-    scaled = _total([_sum_squares(u * leaf, axis) for leaf, u in parts], squares)
-    length = numerics.root(scaled)
+def _careful_norm(
+    axis: int | tuple[int, ...] | None, lost: float, squares: Array, plain: Array, leaves: list[Any]
+) -> Norm:
+    """In units of a power of two, which brings what is too large or too small into the middle.
+
+    An infinite element is measured as `most`, whose square is more than all finite ones add up to in such units: by it
+    they are counted.
+    """
+    limits, number = jnp.finfo(squares.dtype), squares.dtype.type
+    most = 2.0 ** (3 * limits.maxexp // 8)
+    to_small, to_large = 2.0 ** (-25 * limits.maxexp // 32), 2.0 ** math.floor(math.log2(most / 2 / lost**0.5))
+    unit = jnp.where(squares > 1, number(to_small), number(to_large))
+    measured = jnp.zeros_like(squares)
+    for leaf, u, limit in _for_each(_halves(leaves, squares.dtype), unit, jnp.asarray(most, squares.dtype)):
+        measured = measured + _sum_squares(jnp.minimum(u * jnp.abs(leaf), limit), axis)
+    infinite, length = jnp.round(measured / number(most**2)), numerics.root(measured)
     # The nearer 1 / unit is to the norm, the fewer digits are lost later; both stay within the numbers.
     near = 1 / jnp.clip(length / unit, limits.tiny, 1 / limits.tiny)
-    near = jnp.where(plain | ~jnp.isfinite(length), unit, near)
-    finite, infinite = Norm(length * (near / unit), near), functools.partial(_infinite_norm, axis)
-    return numerics.branch(jnp.any(jnp.isinf(length)), infinite, lambda norm, _: norm, finite, leaves)
+    near = jnp.where(jnp.isfinite(length), near, unit)
+    finite, others = Norm(length * (near / unit), near), Norm(numerics.root(infinite), jnp.zeros_like(unit))
+    careful = jax.tree.map(functools.partial(jnp.where, infinite > 0), others, finite)
+    return jax.tree.map(functools.partial(jnp.where, plain), _plain_norm(squares, plain, leaves), careful)
 
 
-def _infinite_norm(axis: int | tuple[int, ...] | None, norm: Norm, leaves: list[Any]) -> Norm:
-    """How many elements are infinite, under the root, in units of infinity; the other norms as they are."""
-    infinite, tiny = jnp.isinf(norm.relative), jnp.finfo(norm.unit.dtype).tiny
-    parts, one = _parts(leaves, axis, norm.unit.dtype), jnp.any(infinite).astype(norm.unit.dtype)
-    # In units of 1 / tiny the largest number is below 4.
-    each = [one / 2 * (one + jnp.sign(one * tiny * jnp.abs(leaf) - 4 * one)) for leaf, one in _one_each(one, parts)]
-    number = _total([_sum_squares(leaf, axis) for leaf in each], norm.relative)
-    return Norm(jnp.where(infinite, numerics.root(number), norm.relative), jnp.where(infinite, 0, norm.unit))
-
-
-def _one_each(number: Array, leaves: list[Array]) -> list[tuple[Array, Array]]:
-    """Each leaf with the number, of which XLA does not know that it is one number, nor that a leaf is constant.
+def _for_each(leaves: list[Array], *numbers: Array) -> list[tuple[Array, ...]]:
+    """Each leaf with the numbers, of which XLA does not know that they are the same, nor that a leaf is constant.
 
     What leaves of one shape share it keeps in memory, as large as a leaf; and of a constant leaf x it makes (u u) (x x)
     of (u x) (u x), where u u is no number.
     """
-    return list(zip(*jax.lax.optimization_barrier((leaves, [number] * len(leaves))), strict=True))
-
-
-def _parts(leaves: list[Any], axis: Any, dtype: np.dtype[Any]) -> list[Array]:
-    """The leaves in one dtype; joined where one norm is of all."""
-    return joined(_halves(leaves, dtype)) if axis is None else _halves(leaves, dtype)
+    return list(zip(*jax.lax.optimization_barrier((leaves, *([one] * len(leaves) for one in numbers))), strict=True))
 
 
 def _halves(leaves: list[Any], dtype: np.dtype[Any]) -> list[Array]:
     """The leaves in one dtype, of complex ones real and imaginary part."""
     wide = [_cast(leaf, _compute_dtype(leaf, dtype)) for leaf in leaves]
     return [part for leaf in wide for part in ((leaf.real, leaf.imag) if is_complex(leaf) else (leaf,))]
-
-
-def _total(sums: list[Array], like: Array) -> Array:
-    return functools.reduce(jnp.add, sums, jnp.zeros_like(like))
 
 
 @functools.partial(numerics.one_program, static_argnums=1)
