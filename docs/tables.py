@@ -185,7 +185,7 @@ def steps() -> str:
 
     title, rows = benchmark.load([ROOT / "tests" / "benchmarks" / "steps.json"])
     shown = {("gradtx", "optax"): ("step", "build", "eager", "memory"), ("gradtx", "floor"): ("step",)}
-    shown |= {("gradtx", "bytes"): ("step",), ("gradtx", "needed"): ("memory",)}
+    shown |= {("gradtx", "bytes"): ("step",), ("gradtx", "copy"): ("step",), ("gradtx", "needed"): ("memory",)}
     rows = [row for row in rows if row.measure in shown.get((row.one, row.over), ())]
     return f"{benchmark.table(rows)}\n\n*{title}; medians.*"
 

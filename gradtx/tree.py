@@ -231,7 +231,7 @@ def _norm(axis: int | tuple[int, ...] | None, dtype: np.dtype[Any], leaves: list
     squares = jnp.zeros((), dtype)
     for leaf in leaves:
         squares = squares + _sum_squares(_cast(leaf, _compute_dtype(leaf, dtype)), axis)
-    lost = sum(jnp.size(leaf) for leaf in leaves) * jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps
+    lost = max(1, sum(jnp.size(leaf) for leaf in leaves)) * jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps
     plain = (squares >= dtype.type(lost)) & jnp.isfinite(squares)
     careful = functools.partial(_careful_norm, axis, float(lost))
     return numerics.branch(jnp.all(plain), _plain_norm, careful, squares, plain, leaves)

@@ -116,7 +116,7 @@ def test_it_runs_from_end_to_end(tmp_path, capsys):
 def test_trees_that_no_cache_holds_have_their_bytes_for_a_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(steps, "LARGE", 12)
     found = {(row.one, row.over) for row in run(tmp_path, "--trees", "3x4", "--methods", "sgd", "--measures", "step")}
-    assert found >= {(one, limit) for one in ("gradtx", "optax") for limit in ("floor", "bytes")}
+    assert found >= {(one, limit) for one in ("gradtx", "optax") for limit in ("floor", "bytes", "copy")}
 
 
 @pytest.mark.bench

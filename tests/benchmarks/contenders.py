@@ -163,12 +163,15 @@ def moved(tx: Any, state: PyTree, params: PyTree) -> int:
 
 
 class Bandwidth(pairs.Program):
-    """x <- x + y on vectors as long as the tree, or longer than any cache: three streams through memory."""
+    """x <- x + y, three streams through memory, or a copy, two, of vectors as long as the tree or than any cache."""
 
-    def __init__(self, params: PyTree):
+    def __init__(self, params: PyTree, *, copies: bool = False):
         most = 2**26 if jax.default_backend() == "cpu" else 2**28
         length = min(sum(one.size for one in jax.tree.leaves(params)), most)
-        super().__init__(lambda x, _, y: (x + y, ()), jnp.zeros(length), (), jnp.ones(length))
+        # A minus, since JAX hands on what is not changed.
+        step = (lambda x, _, y: (-y, ())) if copies else (lambda x, _, y: (x + y, ()))
+        super().__init__(step, jnp.zeros(length), (), jnp.ones(length), keep_unused=copies)
+        self.bytes = (2 if copies else 3) * self.grads.nbytes
 
     def seconds_per_byte(self, times: int) -> float:
-        return self.run(times) / (3 * self.grads.nbytes)
+        return self.run(times) / self.bytes

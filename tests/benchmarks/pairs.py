@@ -31,8 +31,9 @@ def step_of(tx: Any, apply: Callable[[PyTree, PyTree], PyTree] = gradtx.apply_up
 class Program:
     """A compiled step, the params and the state that it goes on from and overwrites, and gradients."""
 
-    def __init__(self, step: Callable[..., Any], params: PyTree, state: PyTree, grads: PyTree):
-        self.step, self.params, self.state, self.grads = jax.jit(step, donate_argnums=(0, 1)), params, state, grads
+    def __init__(self, step: Callable[..., Any], params: PyTree, state: PyTree, grads: PyTree, **options: Any):
+        self.step = jax.jit(step, donate_argnums=(0, 1), **options)
+        self.params, self.state, self.grads = params, state, grads
 
     def run(self, times: int = 1) -> float:
         """Seconds of one of so many steps."""

@@ -15,9 +15,10 @@ or of the registry. gradtx is `gradtx.pack(method)`; --plain, --torch and --kera
     memory   bytes held while the compiled step runs, as its compiler plans
     kernels  instructions of the compiled step that do something
 
-The limits: `floor` is a compiled step that only hands its arguments on. `bytes`, for large trees, is the time that the
-method's bytes take at the bandwidth of x <- x + y in the same round: params and state are read and written, gradients
-read, twice if a norm of them all comes first. `needed` is the memory of params, state and gradients.
+The limits: `floor` is a compiled step that only hands its arguments on. `bytes` and `copy`, for large trees, are the
+times that the method's bytes take at the bandwidth of x <- x + y and of a copy in the same round: params and state are
+read and written, gradients read, twice if a norm of them all comes first. `needed` is the memory of params, state and
+gradients.
 
 A row is the median over rounds of the ratio of two, with the range of its middle half; each round measures all in a
 random order (`pairs`). On accelerators the time of a compiled step is a twentieth of twenty, so that they are busy.
@@ -128,8 +129,10 @@ class Case:
         calls = {name: functools.partial(one.run, times) for name, one in programs.items()}
         if trees.number_of_parameters(self.shapes) >= LARGE:
             params, _ = self.given
-            number, width = contenders.moved(self.tx, self.floor.state, params), contenders.Bandwidth(params)
-            calls["bytes"] = lambda: number * width.seconds_per_byte(times)
+            number = contenders.moved(self.tx, self.floor.state, params)
+            adding, copying = contenders.Bandwidth(params), contenders.Bandwidth(params, copies=True)
+            calls["bytes"] = lambda: number * adding.seconds_per_byte(times)
+            calls["copy"] = lambda: number * copying.seconds_per_byte(times)
         if self.options.torch and contenders.method(self.method).torch is not None:
             from tests.benchmarks import torch_steps
 
@@ -152,7 +155,7 @@ class Case:
 
 def compared(names: Iterable[str]) -> list[tuple[str, str]]:
     """Which ratios are shown."""
-    limits = [name for name in names if name in ("floor", "bytes", "needed")]
+    limits = [name for name in names if name in ("floor", "bytes", "copy", "needed")]
     others = [name for name in names if name not in ("gradtx", "optax", "plain", *limits)]
     found = [("gradtx", peer) for peer in ("optax", "plain") if peer in names]
     found += [(name, limit) for limit in limits for name in ("gradtx", "optax") if name in names]
