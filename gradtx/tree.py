@@ -260,7 +260,7 @@ def _careful_norm(
     """In units of a power of two, which brings what is too large or too small into the middle.
 
     An infinite element is measured as `most`, whose square is more than all finite ones add up to in such units: by it
-    they are counted.
+    they are counted. (NaN is found in the plain sum: XLA on the CPU has a minimum of long vectors that loses it.)
     """
     limits, number = jnp.finfo(squares.dtype), squares.dtype.type
     most = 2.0 ** (3 * limits.maxexp // 8)
@@ -269,6 +269,7 @@ def _careful_norm(
     measured = jnp.zeros_like(squares)
     for leaf, u, limit in _for_each(_halves(leaves, squares.dtype), unit, jnp.asarray(most, squares.dtype)):
         measured = measured + _sum_squares(jnp.minimum(u * jnp.abs(leaf), limit), axis)
+    measured = jnp.where(jnp.isnan(squares), squares, measured)
     infinite, length = jnp.round(measured / number(most**2)), numerics.root(measured)
     # The nearer 1 / unit is to the norm, the fewer digits are lost later; both stay within the numbers.
     near = 1 / jnp.clip(length / unit, limits.tiny, 1 / limits.tiny)
