@@ -174,7 +174,7 @@ def test_split_leaves_stay_alone_and_nothing_is_sent(kind):
         compiled = jax.jit(packed.update).lower(params, state, params).compile()
         branches, _, main = compiled.as_text().partition("\nENTRY ")
         assert COLLECTIVE.findall(main) == ["all-reduce"]
-        assert COLLECTIVE.findall(branches) == ["all-reduce"] * 2
+        assert COLLECTIVE.findall(branches) == ["all-reduce"]
         updates, new = compiled(params, state, params)
         kernel = gradtx.find(gradtx.unpacked(new, params), "mu")["kernel"]
         assert kernel.sharding.is_equivalent_to(params["kernel"].sharding, 2)
