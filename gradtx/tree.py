@@ -179,6 +179,13 @@ def is_whole(leaf: Any) -> bool:
     return not isinstance(leaf, Array) or leaf.sharding.is_fully_replicated
 
 
+def _is_surely_whole(leaf: Any) -> bool:
+    """The same for a leaf that `jit(in_shardings=...)` may split: of that, a traced one on no mesh knows nothing."""
+    if isinstance(leaf, Tracer) and jax.typeof(leaf).sharding.mesh.empty:
+        return jax.device_count() == 1
+    return is_whole(leaf)
+
+
 SMALL = 2**13
 """Leaves with more elements are not joined with others: that costs more, in time and memory, than it saves."""
 MOST = 32
@@ -189,7 +196,7 @@ def joined(leaves: list[Any]) -> list[Any]:
     """The leaves, small ones of a dtype joined end to end: fewer and longer, for what does not care where they end."""
     kinds: dict[Any, list[Any]] = {}
     for leaf in leaves:
-        kinds.setdefault((dtype_of(leaf), jnp.size(leaf) <= SMALL and is_whole(leaf)), []).append(leaf)
+        kinds.setdefault((dtype_of(leaf), jnp.size(leaf) <= SMALL and _is_surely_whole(leaf)), []).append(leaf)
     runs = [(small, group[i : i + MOST]) for (_, small), group in kinds.items() for i in range(0, len(group), MOST)]
     return [part for small, run in runs for part in ([join(run)] if small and len(run) > 1 else run)]
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import gradtx
 from gradtx import testing
@@ -95,6 +95,15 @@ def test_the_global_norm_needs_one_all_reduce():
         branches, _, main = compiled_text(tx, square(AxisType.Auto)).partition("\nENTRY ")
         assert COLLECTIVE.findall(main) == ["all-reduce"]
         assert COLLECTIVE.findall(branches) == ["all-reduce"]
+
+
+def test_the_norm_gathers_nothing_where_only_jit_knows_how_leaves_are_split():
+    """With `in_shardings` a traced leaf does not say that it is split, so on several devices none is joined."""
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    tx, split = gradtx.clip_by_global_norm(1.0), NamedSharding(mesh, PartitionSpec("data"))
+    leaves = [jnp.ones((16, 3)) for _ in range(4)]
+    compiled = jax.jit(tx.update, in_shardings=(split, None)).lower(leaves, tx.init(leaves)).compile()
+    assert {*re.findall(r" (all-\w+|collective-\w+)\(", compiled.as_text())} == {"all-reduce"}
 
 
 def test_a_sweep_over_devices_is_a_sweep():
