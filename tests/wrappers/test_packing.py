@@ -197,7 +197,7 @@ def test_200_leaves_need_few_kernels(monkeypatch):
 
     tx = gradtx.clip_by_global_norm(1.0) >> gradtx.adamw(0.1)
     packed, plain = kernels(pack(tx)), kernels(tx)
-    assert packed < plain / 2, (packed, plain)  # the norm joins small leaves by itself: three kernels a leaf are left
+    assert packed < plain / 3, (packed, plain)
     assert packed < len(MANY) + 60, packed  # each leaf is cut out of its bucket at the end
 
 
