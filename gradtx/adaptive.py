@@ -27,7 +27,7 @@ State = dict[str, Any]
 
 
 def _divide_by_root(updates: PyTree, squares: PyTree, eps: Any, eps_in_sqrt: bool) -> PyTree:
-    """`u / sqrt(v + eps)`, or `u / (sqrt(v) + eps)`; 0 / 0 = 0, which cannot be where eps is a known number."""
+    """`u / sqrt(v + eps)`, or `u / (sqrt(v) + eps)`; 0 / 0 = 0, which cannot be where eps is known and not 0."""
     if eps_in_sqrt:
         return tree.map(lambda u, v, eps: numerics.divide(u, numerics.root(v + eps)), updates, squares, eps=eps)
     if isinstance(eps, np.floating) and eps >= np.finfo(np.float32).tiny:
