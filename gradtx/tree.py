@@ -173,17 +173,19 @@ def is_whole(leaf: Any) -> bool:
     A traced one says so, unless it lies on a mesh with automatic axes.
     """
     if isinstance(leaf, Tracer):
-        sharding = jax.typeof(leaf).sharding
-        known = sharding.mesh.empty or sharding.mesh.are_all_axes_explicit
-        return known and all(axis is None for axis in sharding.spec)
+        return jax.typeof(leaf).sharding.mesh.empty or _is_whole_by_type(leaf)
     return not isinstance(leaf, Array) or leaf.sharding.is_fully_replicated
 
 
-def _is_surely_whole(leaf: Any) -> bool:
-    """The same for a leaf that `jit(in_shardings=...)` may split: of that, a traced one on no mesh knows nothing."""
-    if isinstance(leaf, Tracer) and jax.typeof(leaf).sharding.mesh.empty:
+def _is_whole_by_type(leaf: Any) -> bool:
+    """The same by its type alone, which is that of the traced leaf: so what is summed is summed alike, eager and jitted.
+
+    `jit(in_shardings=...)` may split what lies on no mesh, of which its type says nothing.
+    """
+    sharding = jax.typeof(leaf).sharding
+    if sharding.mesh.empty:
         return jax.device_count() == 1
-    return is_whole(leaf)
+    return sharding.mesh.are_all_axes_explicit and all(axis is None for axis in sharding.spec)
 
 
 SMALL = 2**13
@@ -196,7 +198,7 @@ def joined(leaves: list[Any]) -> list[Any]:
     """The leaves, small ones of a dtype joined end to end: fewer and longer, for what does not care where they end."""
     kinds: dict[Any, list[Any]] = {}
     for leaf in leaves:
-        kinds.setdefault((dtype_of(leaf), jnp.size(leaf) <= SMALL and _is_surely_whole(leaf)), []).append(leaf)
+        kinds.setdefault((dtype_of(leaf), jnp.size(leaf) <= SMALL and _is_whole_by_type(leaf)), []).append(leaf)
     runs = [(small, group[i : i + MOST]) for (_, small), group in kinds.items() for i in range(0, len(group), MOST)]
     return [part for small, run in runs for part in ([join(run)] if small and len(run) > 1 else run)]
 
