@@ -180,14 +180,23 @@ def _has_low(factory: Any) -> bool:
 
 
 def steps() -> str:
-    """What the benchmark of steps found when it was last run in full."""
+    """What the benchmark of steps found when it was last run in full, beside optax and the limits."""
+    shown = {("gradtx", "optax"): ("step", "build", "eager", "memory"), ("gradtx", "floor"): ("step",)}
+    shown |= {("gradtx", "bytes"): ("step",), ("gradtx", "copy"): ("step",), ("gradtx", "needed"): ("memory",)}
+    return _benchmarked(lambda row: row.measure in shown.get((row.one, row.over), ()))
+
+
+def other_frameworks() -> str:
+    """The same run, PyTorch's and Keras's steps over gradtx's."""
+    kept = ("step", "build", "eager", "memory")
+    return _benchmarked(lambda row: row.one.startswith(("torch", "keras")) and row.measure in kept)
+
+
+def _benchmarked(is_shown: Callable[[Any], bool]) -> str:
     from tests.benchmarks import steps as benchmark
 
     title, rows = benchmark.load([ROOT / "tests" / "benchmarks" / "steps.json"])
-    shown = {("gradtx", "optax"): ("step", "build", "eager", "memory"), ("gradtx", "floor"): ("step",)}
-    shown |= {("gradtx", "bytes"): ("step",), ("gradtx", "copy"): ("step",), ("gradtx", "needed"): ("memory",)}
-    rows = [row for row in rows if row.measure in shown.get((row.one, row.over), ())]
-    return f"{benchmark.table(rows)}\n\n*{title}; medians.*"
+    return f"{benchmark.table([row for row in rows if is_shown(row)])}\n\n*{title}; medians.*"
 
 
 # What was run ---------------------------------------------------------------------------------------------------------

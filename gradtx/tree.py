@@ -33,6 +33,8 @@ _DOUBLE = (np.dtype(np.float64), np.dtype(np.complex128))
 
 def dtype_of(leaf: Any) -> np.dtype[Any]:
     """The dtype JAX gives a leaf (of a Python number: the default one)."""
+    if isinstance(leaf, Array):
+        return leaf.dtype
     if isinstance(leaf, (np.ndarray, np.generic)):
         return jax.dtypes.canonicalize_dtype(leaf.dtype)
     return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
@@ -70,7 +72,9 @@ def _compute_dtype(leaf: Any, real: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _cast(leaf: Any, dtype: np.dtype[Any]) -> Array:
-    same = dtype_of(leaf) == dtype and (isinstance(leaf, Array) or dtype == jax.dtypes.float0)
+    if isinstance(leaf, Array):
+        return leaf if leaf.dtype == dtype else leaf.astype(dtype)
+    same = dtype == jax.dtypes.float0 and dtype_of(leaf) == dtype
     return leaf if same else jnp.asarray(leaf).astype(dtype)
 
 

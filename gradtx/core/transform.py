@@ -185,7 +185,10 @@ class Elementary(Transform):
     @property
     def _inner(self) -> list[Transform]:
         """The transforms among its arguments."""
-        return [child for _, child in record.children(self._arguments) if isinstance(child, Transform)]
+        if "inner" not in self._cache:
+            children = record.children(self._arguments)
+            self._cache["inner"] = [child for _, child in children if isinstance(child, Transform)]
+        return self._cache["inner"]
 
     @property
     def _timed(self) -> bool:
