@@ -182,7 +182,7 @@ def is_whole(leaf: Any) -> bool:
 
 
 def _is_whole_by_type(leaf: Any) -> bool:
-    """The same by its type alone, which is that of the traced leaf: so what is summed is summed alike, eager and jitted.
+    """The same by its type alone, which a traced leaf has too: so sums are the same, eager and jitted.
 
     `jit(in_shardings=...)` may split what lies on no mesh, of which its type says nothing.
     """

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gradtx
 from gradtx import tree
@@ -81,6 +82,21 @@ def test_small_leaves_are_joined_first_where_they_cannot_be_split(monkeypatch):
     leaves = [jnp.ones(3), jnp.ones((2, 2)), jnp.ones(2**14)]
     joined = [str(jax.make_jaxpr(measured)(leaves)).count("concatenate") for measured in norms(monkeypatch)]
     assert joined == [0, 0, 1]
+
+
+@pytest.mark.parametrize(("kind", "lengths"), [(None, []), (AxisType.Auto, []), (AxisType.Explicit, [3])])
+def test_an_eager_norm_joins_what_a_compiled_one_joins(kind, lengths, monkeypatch):
+    """Else the two would add in another order, and a monitored norm would differ in its last bit."""
+    leaves = [jnp.ones(3), jnp.ones((2, 2)), jnp.ones(5)]
+    if kind is not None:
+        mesh = jax.make_mesh((jax.device_count(),), ("devices",), axis_types=(kind,))
+        leaves = jax.device_put(leaves, NamedSharding(mesh, PartitionSpec()))
+    found, join = [], tree.join
+    monkeypatch.setattr(tree, "join", lambda leaves: found.append(len(leaves)) or join(leaves))
+    for measured in (tree.norm, jax.jit(lambda leaves: tree.norm(leaves))):
+        found.clear()
+        assert measured(leaves).value == pytest.approx(12**0.5)
+        assert found == lengths
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
