@@ -87,6 +87,16 @@ def test_the_quartiles_are_those_of_the_rounds_after_the_warm_ones():
     assert pairs.interleaved({"one": lambda: 1.0}, 5, warm=0, least=2, budget=0.0) == {"one": [1, 1]}
 
 
+def test_none_comes_last_more_often_than_another():
+    came = []
+    calls = {name: lambda name=name: came.append(name) or 0.0 for name in "abc"}
+    for _ in range(50):
+        pairs.interleaved(calls, 2, warm=0)
+    rounds = [came[i : i + 3] for i in range(0, len(came), 3)]
+    assert all(second == first[::-1] for first, second in zip(rounds[::2], rounds[1::2], strict=True))
+    assert len({"".join(one) for one in rounds}) == 6
+
+
 def run(tmp_path, *words):
     saved, drawn = tmp_path / "steps.json", tmp_path / "steps.png"
     rows = steps.main([*words, "--seconds", "0", "--save", str(saved), "--plot", str(drawn)])

@@ -1,6 +1,6 @@
 """What an update step costs on trees shaped like real models: gradtx beside its peers and beside the limits.
 
-    python -m tests.benchmarks.steps                 # all rows: about 25 minutes on two cores
+    python -m tests.benchmarks.steps                 # all rows: about an hour on two cores
     python -m tests.benchmarks.steps --trees resnet50 lora_7b --methods adam --measures step --seconds 10
     python -m tests.benchmarks.steps --save steps.json --plot steps.png
     python -m tests.benchmarks.steps --load steps.json more.json --plot steps.png # measured before
@@ -20,8 +20,9 @@ times that the method's bytes take at the bandwidth of x <- x + y and of a copy 
 read and written, gradients read, twice if a norm of them all comes first. `needed` is the memory of params, state and
 gradients.
 
-A row is the median over rounds of the ratio of two, with the range of its middle half; each round measures all in a
-random order (`pairs`). On accelerators the time of a compiled step is a twentieth of twenty, so that they are busy.
+A row is the median over rounds, two at least, of the ratio of two, with the range of its middle half; each round
+measures all in a random order, and the next in the reverse (`pairs`). On accelerators the time of a compiled step is a
+twentieth of twenty, so that they are busy.
 """
 
 import argparse
@@ -117,7 +118,7 @@ class Case:
         return self.interleaved({name: getattr(one, method) for name, one in self.entered.items()}, **how)
 
     def interleaved(
-        self, calls: dict[str, Callable[[], Any]], *, warm: int = 1, least: int = 1, most: int | None = None
+        self, calls: dict[str, Callable[[], Any]], *, warm: int = 1, least: int = 2, most: int | None = None
     ) -> dict[str, list[Any]]:
         options = self.options
         return pairs.interleaved(calls, most or options.rounds, warm=warm, least=least, budget=options.seconds)
@@ -140,7 +141,7 @@ class Case:
                 calls[f"torch {how}"] = functools.partial(
                     torch_steps.Steps(contenders.method(self.method), how, self.shapes).run, times
                 )
-        return self.interleaved(calls, warm=2, least=3)
+        return self.interleaved(calls, warm=2, least=4)
 
     def note(self, measure: str, found: dict[str, list[float]]) -> None:
         """The ratios of what was found: ours over a peer's or a limit, optax's over a limit, others' over ours."""
@@ -239,7 +240,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--trees", nargs="+", metavar="TREE", help=f"of {', '.join(trees.TREES)}, 1000x500 ...")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help=f"of {', '.join(METHODS)} and the registry")
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=MEASURES)
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each measure of a row, or one round")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each measure of a row, or two rounds")
     parser.add_argument("--rounds", type=int, default=101, help="at most, for each measure of a row")
     parser.add_argument("--plain", action="store_true", help="gradtx without pack as well")
     parser.add_argument("--torch", action="store_true", help="PyTorch's for-loop, foreach and fused as well")
