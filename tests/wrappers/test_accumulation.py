@@ -202,7 +202,7 @@ def test_donated_and_sharded():
         spec = PartitionSpec("devices") if leaf.ndim > 1 else PartitionSpec()
         return jax.device_put(leaf, NamedSharding(mesh, spec))
 
-    params = jax.tree.map(place, PARAMS)
+    params = jax.tree.map(lambda leaf: place(jnp.copy(leaf)), PARAMS)  # else a shard may be the array itself
     state = jax.jit(tx.init)(params)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
