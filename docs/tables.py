@@ -180,14 +180,14 @@ def _has_low(factory: Any) -> bool:
 
 
 def steps() -> str:
-    """What the benchmark of steps found when it was last run in full, beside optax and the limits."""
+    """What the benchmark of steps found, beside optax and the limits."""
     shown = {("gradtx", "optax"): ("step", "build", "eager", "memory"), ("gradtx", "floor"): ("step",)}
     shown |= {("gradtx", "bytes"): ("step",), ("gradtx", "copy"): ("step",), ("gradtx", "needed"): ("memory",)}
     return _benchmarked(lambda row: row.measure in shown.get((row.one, row.over), ()))
 
 
 def other_frameworks() -> str:
-    """The same run, PyTorch's and Keras's steps over gradtx's."""
+    """PyTorch's and Keras's times and memory over gradtx's."""
     kept = ("step", "build", "eager", "memory")
     return _benchmarked(lambda row: row.one.startswith(("torch", "keras")) and row.measure in kept)
 
