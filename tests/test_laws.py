@@ -6,9 +6,6 @@
 import inspect
 import os
 import pickle
-import platform
-import subprocess
-import sys
 from typing import Any
 
 import jax
@@ -51,11 +48,6 @@ def exception(law: str, entry: Entry) -> str | None:
     return None
 
 
-AVERAGING = ("exponential_averaging", "polyak_averaging", "stochastic_weight_averaging", "schedule_free")
-BOUNDED = [name for name, law in testing.LAWS.items() if "ulps" in inspect.signature(law).parameters]
-
-
-BRANCHING = ("accumulate", "conditionally", "loss_scaling", "skip_nonfinite")
 # Fields of the state that are meant to have fewer bits: stored low, of the params' dtype, or numbers for a logger.
 LOWER = ("mu", "nu", "accumulated", "compensation", "loss_scale", "metrics")
 
@@ -66,31 +58,8 @@ def extra_of(entry: Entry) -> dict[str, Any]:
 
 
 def options(law: str, entry: Entry) -> dict[str, Any]:
-    """Names and bounds that an entry needs: twice what was measured; without fused multiply-adds, 0 (tested below)."""
-    words = entry.arguments
-    if law == "repr_is_code":
-        return {"names": NAMES}
-    if law == "dtypes_stay":
-        return {"lower": LOWER}
-    if law in BOUNDED and entry.value.name == "kahan_summation":
-        return {"ulps": 1e9}  # it keeps the rounding error itself, of which a fused multiply-add makes another
-    if law == "sweep_is_separate" and entry.value.name in BRANCHING:
-        return {"ulps": 4}  # mapped over, a branch is a choice between two results, in which other products are fused
-    if law == "passed_is_closed_over" and "_schedule(" in words:
-        return {"ulps": 8}  # XLA fuses other products where the schedule's numbers are constants
-    if law == "passed_is_closed_over" and entry.value.name in AVERAGING:
-        return {"ulps": 4}  # w + lr u: the product of the step is fused with the sum that is averaged, or it is not
-    if (
-        law in ("passed_is_closed_over", "sweep_is_separate")
-        and entry.value.name == "rmsprop"
-        and "momentum=0.9" in words
-    ):
-        return {"ulps": 4}  # b m + lr u: which of the two products is fused with the sum is up to the compiler
-    if law == "sweep_is_separate" and entry.value.name == "lars":
-        return {"ulps": 4}  # b m + (c / norm) u, likewise
-    if law == "sweep_is_separate" and "weight_decay=0.1" in words and entry.value.name == "adadelta":
-        return {"ulps": 4}  # likewise g + wd w
-    return {}
+    """Names that a law needs to know."""
+    return {"repr_is_code": {"names": NAMES}, "dtypes_stay": {"lower": LOWER}}.get(law, {})
 
 
 # A variant is another equation, and is asked what that could break. The ways of running it are asked of one entry of
@@ -150,85 +119,6 @@ def test_every_hyperparameter_is_somewhere_a_schedule():
                 "weight_decay",
             ):
                 assert any(arguments[parameter.name] is not None for arguments in values), (name, parameter.name)
-
-
-# To the bit -----------------------------------------------------------------------------------------------------------
-
-METHODS = {
-    "sgd": lambda lr: gradtx.sgd(lr, 0.9, nesterov=True),
-    "adagrad": gradtx.adagrad,
-    "rmsprop": gradtx.rmsprop,
-    "adadelta": gradtx.adadelta,
-    "adam": gradtx.adam,
-    "adamw": gradtx.adamw,
-    "amsgrad": gradtx.amsgrad,
-    "adamax": gradtx.adamax,
-    "nadam": lambda lr: gradtx.nadam(lr, momentum_decay=4e-3),
-    "nadamw": gradtx.nadamw,
-    "lion": gradtx.lion,
-    "signum": gradtx.signum,
-}
-ODD = {"a": (), "b": (1,), "c": (7,), "d": (3, 5), "e": (37,), "f": (64, 33)}
-
-
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_a_sweep_of_8_learning_rates_is_8_optimizers_to_the_bit(method):
-    """`vmap(method)(rates)`, eager and compiled, over leaves whose sizes leave every kind of tail to vector loops.
-
-    All methods but RMSProp with momentum: in `b m + k u`, which product is fused with the sum is up to
-    the compiler; there the law `sweep_is_separate` allows 4 ulps.
-    """
-    generator = np.random.default_rng(0)
-    random = lambda: {k: jnp.asarray(generator.normal(size=s).astype(np.float32)) for k, s in ODD.items()}  # noqa: E731
-    params, grads, rates = random(), [random() for _ in range(3)], jnp.logspace(-4, 0, 8, dtype=np.float32)
-
-    def step(tx, gradient, state):
-        return tx.update(gradient, state, params)
-
-    mapped = jax.vmap(step, in_axes=(0, None, 0))
-    for separate, together in ((step, mapped), (jax.jit(step), jax.jit(mapped))):
-        txs = jax.vmap(method)(rates)
-        states = jax.vmap(lambda tx: tx.init(params))(txs)
-        alone = [(method(rate), method(rate).init(params)) for rate in rates]
-        for gradient in grads:
-            updates, states = together(txs, gradient, states)
-            for index, (tx, state) in enumerate(alone):
-                expected, state = separate(tx, gradient, state)
-                alone[index] = tx, state
-                actual = jax.tree.map(lambda leaf, index=index: leaf[index], (updates, states))
-                assert gradtx.tree_equal(actual, (expected, state)), (tx, index)
-
-
-WITHOUT_FMA = """
-import sys
-from gradtx import testing
-from tests.law_entries import PARAMS, TRANSFORMS
-from tests.test_laws import BOUNDED, exception, extra_of
-part, variants = int(sys.argv[1]), sys.argv[2] == "all"
-chosen = [entry for entry in TRANSFORMS if variants or entry.id == entry.value.name]
-for entry in chosen[part::2]:
-    for law in BOUNDED:
-        if law != "sharded_is_replicated" and exception(law, entry) is None:
-            ulps = 0 if entry.value.reads == "element" else 4  # in which order a leaf is summed is up to the compiler
-            testing.LAWS[law](entry.value, PARAMS, ulps=ulps, **extra_of(entry))
-"""
-
-
-@pytest.mark.skipif(SHORT, reason="about the compiler's products, not the version of JAX")
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the flag names x86's instruction sets")
-@pytest.mark.parametrize("part", [0, 1])
-def test_laws_hold_to_the_bit_where_the_compiler_has_no_fused_multiply_add(part):
-    """The only difference that `ulps` allows is the fused multiply-add: without it there is none, but for sums.
-
-    For one entry of each transform; for the variants too (4 minutes more) with GRADTX_LAWS=all.
-    """
-    environment = os.environ | {
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_max_isa=AVX",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    command = [sys.executable, "-c", WITHOUT_FMA, str(part), ASKED]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 # Schedules ------------------------------------------------------------------------------------------------------------

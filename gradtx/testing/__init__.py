@@ -14,9 +14,11 @@ that returns nothing, or raises an AssertionError which names the law, the trans
 `params` is any tree of arrays (with several elements, so that there is something to see), `extra` the extra arguments
 that `tx.update` needs. The gradients are `gradients(params)`: the same at every call. `LAWS` holds the laws by name.
 
-Equal means equal bits, unless a law takes `ulps`. XLA compiles `b v + (1 - b) g` to a fused multiply-add, which rounds
-once where eager arithmetic rounds twice; what remains is a few units in the last place *of the terms*, so `ulps` counts
-in units of the largest element that the leaf has had in the run.
+Two runs of the same compiled program are equal to the bit. Two programs need not be: XLA compiles `b v + (1 - b) g` to
+a fused multiply-add, which rounds once where eager arithmetic rounds twice, and sums a leaf in an order of its own. What
+remains is a few units in the last place *of the terms*, so a bound counts in units of the largest element that the leaf
+has had in the run, and where the params are read in units of those. `bound(tx)` says how many, from what tx reads and
+whether its numbers are schedules; `ulps=` asks for another bound.
 
 >>> import gradtx, jax.numpy as jnp
 >>> from gradtx import testing
@@ -35,6 +37,7 @@ from gradtx.testing.running import sharded_is_replicated as sharded_is_replicate
 from gradtx.testing.running import sweep_is_separate as sweep_is_separate
 from gradtx.testing.running import vmap_is_loop as vmap_is_loop
 from gradtx.testing.runs import LAWS as LAWS
+from gradtx.testing.runs import bound as bound
 from gradtx.testing.runs import gradients as gradients
 from gradtx.testing.value import configs_round_trip as configs_round_trip
 from gradtx.testing.value import constant_schedule_is_constant as constant_schedule_is_constant

@@ -9,6 +9,7 @@ import numpy as np
 
 from gradtx import tree
 from gradtx.core.annotations import Kind
+from gradtx.core.record import Recorded
 from gradtx.core.transform import Transform
 from gradtx.wrappers.packing import unpacked
 
@@ -79,13 +80,44 @@ def pick(index: Any, batch: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[index], batch)
 
 
+def is_scheduled(tx: Any) -> bool:
+    """Whether a number of tx, or of a transform in it, is a schedule."""
+    nodes = jax.tree.leaves(tx, is_leaf=lambda node: isinstance(node, Recorded) and node is not tx)
+    return any(isinstance(node, Recorded) and (node._kind is Kind.SCHEDULE or is_scheduled(node)) for node in nodes)
+
+
+def bound(tx: Transform) -> float:
+    """By how many ulps two ways of running tx may differ.
+
+    8 for one element by itself: a fused multiply-add rounds once where a product and a sum round twice, and which of
+    two products is fused with their sum is up to the compiler. Twice as many where elements are summed, in an order
+    that is up to the compiler too, and twice as many where a number is a schedule's, whose own rounding comes first.
+    """
+    return 8.0 * (1 if tx.reads == "element" else 2) * (2 if is_scheduled(tx) else 1)
+
+
 def fail(law: str, tx: Any, problem: str) -> NoReturn:
     """Say which law, which transform, and what."""
     raise AssertionError(f"{law}: {tx!r}: {problem}")
 
 
-def assert_same(law: str, tx: Any, actual: PyTree, expected: PyTree, ulps: float = 0) -> None:
-    """Same structure, shapes, dtypes and values; to the bit, or to so many ulps of each leaf's largest element."""
+def assert_close(
+    law: str, tx: Transform, actual: PyTree, expected: PyTree, params: PyTree, ulps: float | None = None
+) -> None:
+    """Two ways of running tx did the same: to `bound(tx)` ulps, or to as many as are given.
+
+    What reads the params rounds in units of them, so an ulp is one of the largest of its leaf and of all params.
+    """
+    leaves = jax.tree.leaves(params) if tx.needs_params else []
+    least = max((float(np.abs(np.asarray(leaf)).max(initial=0)) for leaf in leaves), default=0.0)
+    assert_same(law, tx, actual, expected, bound(tx) if ulps is None else ulps, least)
+
+
+def assert_same(law: str, tx: Any, actual: PyTree, expected: PyTree, ulps: float = 0, least: float = 0.0) -> None:
+    """Same structure, shapes, dtypes and values; to the bit, or to so many ulps of each leaf's largest element.
+
+    An ulp is at least that of the number `least`.
+    """
     if jax.tree.structure(actual) != jax.tree.structure(expected):
         fail(law, tx, f"the structure is {jax.tree.structure(actual)}, not {jax.tree.structure(expected)}.")
     for (path, leaf), other in zip(tree.named_leaves(actual), jax.tree.leaves(expected), strict=True):
@@ -98,7 +130,7 @@ def assert_same(law: str, tx: Any, actual: PyTree, expected: PyTree, ulps: float
         unit = (
             1.0
             if exact
-            else float(jnp.finfo(b.dtype).eps) * max(float(np.abs(b).max()), float(jnp.finfo(b.dtype).tiny))
+            else float(jnp.finfo(b.dtype).eps) * max(float(np.abs(b).max()), float(jnp.finfo(b.dtype).tiny), least)
         )
         off = np.abs(a.astype(np.complex128) - b.astype(np.complex128)) / unit
         worst = np.unravel_index(np.argmax(np.where(np.isnan(off), np.inf, off)), off.shape)

@@ -1,0 +1,23 @@
+"""Every call that gradtx refuses, with the error and the words that it must say (`tests/refusals` has the table)."""
+
+import importlib
+import pkgutil
+
+import pytest
+
+from tests import refusals
+
+TABLE = [
+    pytest.param(refusal, id=f"{chapter.name}: {refusal.name}")
+    for chapter in pkgutil.iter_modules(refusals.__path__)
+    for refusal in importlib.import_module(f"tests.refusals.{chapter.name}").REFUSALS
+]
+
+
+@pytest.mark.parametrize("refusal", TABLE)
+def test_refused_with_these_words(refusal):
+    with pytest.raises(refusal.error) as caught:
+        refusal.call()
+    said = str(caught.value)
+    missing = [word for word in refusal.words if word not in said]
+    assert not missing, f"it says\n  {said}\nwithout {missing}"
