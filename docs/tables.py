@@ -235,23 +235,24 @@ def faults(library: str = "gradtx") -> str:
 
 
 def frameworks(framework: str) -> str:
-    """The rows of the table that the parity tests run, for one framework."""
-    path = ROOT / "tests" / "parity" / "conventions.py"
-    conventions = runpy.run_path(str(path))
+    """The methods of one framework that ours are tested against, with the arguments of both."""
+    from tests.records.methods import METHODS
+
     rows = [
-        [_code(_written(row.method, row.theirs)), _code(_written(row.factory, row.ours))]
-        for row in conventions["FRAMEWORK_ARGUMENTS"]
-        if row.framework == framework
+        [_code(_written(peer.method, peer.theirs)), _code(_written(record.name, peer.ours))]
+        for record in METHODS
+        for peer in record.peers
+        if peer.framework == framework
     ]
     if not rows:
-        raise ValueError(f"no row of FRAMEWORK_ARGUMENTS is about {framework}")
+        raise ValueError(f"no record of a method has a peer in {framework}")
     return _table([_code(framework), _code("gradtx")], rows)
 
 
 def _written(name: str, arguments: dict[str, Any]) -> str:
     def value(argument: Any) -> str:
-        if hasattr(argument, "factory"):
-            return _written(argument.factory, argument.arguments)
+        if isinstance(argument, tuple) and hasattr(argument, "name"):  # a schedule
+            return f"{argument.name}({', '.join(map(repr, argument.arguments))})"
         return repr(argument)
 
     return f"{name}({', '.join(f'{key}={value(argument)}' for key, argument in arguments.items())})"

@@ -5,6 +5,7 @@ the program as written and computes each part in NumPy. So it sees what flatteni
 """
 
 import functools
+import inspect
 import math
 
 import hypothesis
@@ -16,106 +17,57 @@ import optax
 import pytest
 
 import gradtx
+from tests.records import effects, parts
 
 SHAPES = {"a": (3,), "b": ()}
 STEPS = 3
 
 # An interpreter -------------------------------------------------------------------------------------------------------
 # A program is a part's name, ("chain", programs) or ("join", programs). A part is a function of what flows through, of
-# what is to be measured, the params and its memory (a dict, empty at first; t is the step, 1 at the first).
+# what is to be measured, the params, its memory (a dict, empty at first) and t, the step, 1 at the first.
 
 
-def momentum(b):
-    def part(u, observed, p, memory, t):
-        memory["m"] = b * memory.get("m", 0) + (1 - b) * u
-        return memory["m"] / (1 - b**t)
+def part(step, **numbers):
+    """A transcription of `tests/records` as a part, told what to measure if it measures."""
+    measures = "observed" in inspect.signature(step).parameters
 
-    return part
+    def run(u, observed, p, memory, t):
+        return step(memory, u, t, p, **numbers, **({"observed": observed} if measures else {}))
 
-
-def velocity(b):
-    def part(u, observed, p, memory, t):
-        memory["v"] = b * memory.get("v", 0) + u
-        return memory["v"]
-
-    return part
-
-
-def rms(b, eps):
-    def part(u, observed, p, memory, t):
-        memory["v"] = b * memory.get("v", 0) + (1 - b) * observed**2
-        return u / (np.sqrt(memory["v"] / (1 - b**t)) + eps)
-
-    return part
-
-
-def adagrad(start, eps):
-    def part(u, observed, p, memory, t):
-        memory["s"] = memory.get("s", start) + observed**2
-        return u / np.sqrt(memory["s"] + eps)
-
-    return part
-
-
-def infinity_norm(b, eps):
-    def part(u, observed, p, memory, t):
-        memory["n"] = np.maximum(b * memory.get("n", 0), np.abs(observed) + eps)
-        return u / memory["n"]
-
-    return part
-
-
-def adadelta(r, eps):
-    def part(u, observed, p, memory, t):
-        memory["s"] = r * memory.get("s", 0) + (1 - r) * observed**2
-        d = memory.get("d", 0)
-        u = u * np.sqrt(d + eps) / np.sqrt(memory["s"] + eps)
-        memory["d"] = r * d + (1 - r) * u**2
-        return u
-
-    return part
-
-
-def lion(b1, b2):
-    def part(u, observed, p, memory, t):
-        m = memory.get("m", 0)
-        memory["m"] = b2 * m + (1 - b2) * u
-        return np.sign(b1 * m + (1 - b1) * u)
-
-    return part
-
-
-def clip_norm(limit):
-    return lambda u, observed, p, memory, t: u * min(1, limit / np.sqrt((u**2).sum()))
-
-
-def effect(function):
-    return lambda u, observed, p, memory, t: function(u, p)
+    return run
 
 
 def adam_and_step(u, observed, p, memory, t):
     """A whole method as a part; it is a chain, so only its first stage, a join, is told what to measure."""
-    u = momentum(0.9)(u, observed, p, memory.setdefault("m", {}), t)
-    return -0.1 * rms(0.99, 1e-3)(u, observed, p, memory.setdefault("r", {}), t)
+    return -0.1 * parts.scale_by_adam(memory, u, t, p, observed=observed, b1=0.9, b2=0.99, eps=1e-3)
 
 
 PARTS = {
-    "momentum": (lambda: gradtx.scale_by_momentum(0.83), momentum(0.83)),
-    "ema": (lambda: gradtx.ema(0.71), momentum(0.71)),
-    "velocity": (lambda: gradtx.scale_by_momentum(0.62, form="sum"), velocity(0.62)),
-    "rms": (lambda: gradtx.scale_by_rms(0.93, 1e-3), rms(0.93, 1e-3)),
-    "adagrad": (lambda: gradtx.scale_by_adagrad(0.1, 1e-3), adagrad(0.1, 1e-3)),
-    "infinity_norm": (lambda: gradtx.scale_by_infinity_norm(0.9, 1e-3), infinity_norm(0.9, 1e-3)),
-    "adadelta": (lambda: gradtx.scale_by_adadelta(0.8, 1e-3), adadelta(0.8, 1e-3)),
-    "lion": (lambda: gradtx.scale_by_lion(0.87, 0.95), lion(0.87, 0.95)),
-    "scale": (lambda: gradtx.scale(-1.7), effect(lambda u, p: -1.7 * u)),
-    "decay": (lambda: gradtx.add_decayed_weights(0.31), effect(lambda u, p: u + 0.31 * p)),
-    "clip": (lambda: gradtx.clip(0.57), effect(lambda u, p: np.clip(u, -0.57, 0.57))),
-    "clip_norm": (lambda: gradtx.clip_by_global_norm(0.9), clip_norm(0.9)),
-    "identity": (lambda: gradtx.identity(), effect(lambda u, p: u)),
+    "momentum": (lambda: gradtx.scale_by_momentum(0.83), part(parts.scale_by_momentum, decay=0.83)),
+    "ema": (lambda: gradtx.ema(0.71), part(parts.ema, decay=0.71)),
+    "velocity": (
+        lambda: gradtx.scale_by_momentum(0.62, form="sum"),
+        part(parts.scale_by_momentum, decay=0.62, form="sum"),
+    ),
+    "rms": (lambda: gradtx.scale_by_rms(0.93, 1e-3), part(parts.scale_by_rms, decay=0.93, eps=1e-3)),
+    "adagrad": (
+        lambda: gradtx.scale_by_adagrad(0.1, 1e-3),
+        part(parts.scale_by_adagrad, initial_accumulator_value=0.1, eps=1e-3),
+    ),
+    "infinity_norm": (
+        lambda: gradtx.scale_by_infinity_norm(0.9, 1e-3),
+        part(parts.scale_by_infinity_norm, decay=0.9, eps=1e-3),
+    ),
+    "adadelta": (lambda: gradtx.scale_by_adadelta(0.8, 1e-3), part(parts.scale_by_adadelta, rho=0.8, eps=1e-3)),
+    "lion": (lambda: gradtx.scale_by_lion(0.87, 0.95), part(parts.scale_by_lion, b1=0.87, b2=0.95)),
+    "scale": (lambda: gradtx.scale(-1.7), part(parts.scale, step_size=-1.7)),
+    "decay": (lambda: gradtx.add_decayed_weights(0.31), part(effects.add_decayed_weights, weight_decay=0.31)),
+    "clip": (lambda: gradtx.clip(0.57), part(effects.clip, max_delta=0.57)),
+    "clip_norm": (lambda: gradtx.clip_by_global_norm(0.9), part(effects.clip_by_global_norm, max_norm=0.9)),
+    "identity": (lambda: gradtx.identity(), part(parts.identity)),
     "adam": (lambda: gradtx.adam(0.1, 0.9, 0.99, 1e-3), adam_and_step),
-    "foreign trace": (lambda: optax.trace(0.62), velocity(0.62)),
-    "foreign scale": (lambda: optax.scale(0.43), effect(lambda u, p: 0.43 * u)),
+    "foreign trace": (lambda: optax.trace(0.62), part(parts.scale_by_momentum, decay=0.62, form="sum")),
+    "foreign scale": (lambda: optax.scale(0.43), part(parts.scale, step_size=0.43)),
 }
 OURS = [name for name in PARTS if not name.startswith("foreign")]
 
@@ -222,7 +174,7 @@ def report():
 
 
 @pytest.mark.usefixtures("x64")
-@SETTINGS(max_examples=150)
+@SETTINGS(max_examples=80)
 @hypothesis.given(programs(list(PARTS)))
 def test_random_programs_mean_what_the_interpreter_says(program):
     if not is_allowed(program):
@@ -258,10 +210,10 @@ def regrouped(draw):
 
 
 @pytest.mark.usefixtures("x64")
-@SETTINGS(max_examples=60)
+@SETTINGS(max_examples=30)
 @hypothesis.given(regrouped())
 def test_both_compositions_are_associative_and_identity_is_neutral(pair):
-    """Equal as values, and in structure of the state and bits of the updates."""
+    """Equal as values; so they run the same operations on the same numbers."""
     count("regrouped")
     first, second = map(build, pair)
     assert first == second
@@ -281,10 +233,11 @@ def updates_of(tx):
 
 
 def test_adam_is_momentum_and_rms_side_by_side_to_the_bit():
-    parts = gradtx.scale_by_momentum() + gradtx.scale_by_rms()
-    assert gradtx.tree_equal(run(parts, PARAMS, GRADIENTS), run(gradtx.scale_by_adam(), PARAMS, GRADIENTS))
-    assert gradtx.scale_by_adam().expand() == parts
-    whole = parts >> gradtx.scale_by_learning_rate(1e-3)
+    """The same operations one by one: eager, so that no compiler can fuse them otherwise."""
+    sides = gradtx.scale_by_momentum() + gradtx.scale_by_rms()
+    assert gradtx.scale_by_adam().expand() == sides
+    assert gradtx.tree_equal(run(sides, PARAMS, GRADIENTS), run(gradtx.scale_by_adam(), PARAMS, GRADIENTS))
+    whole = sides >> gradtx.scale_by_learning_rate(1e-3)
     assert gradtx.tree_equal(run(whole, PARAMS, GRADIENTS), run(gradtx.adam(1e-3), PARAMS, GRADIENTS))
 
 
@@ -335,58 +288,14 @@ def test_counters_of_all_stages_count_together():
     assert int(gradtx.step_count(state)) == 5
 
 
-# Refused --------------------------------------------------------------------------------------------------------------
-
-
-def foreign():
-    return optax.trace(0.9)
-
-
-RIGHT_OF_PLUS = {
-    "plain": lambda: gradtx.scale_by_rms() + foreign(),
-    "join": lambda: gradtx.join(gradtx.scale_by_rms(), gradtx.scale(1.0), foreign()),
-    "first of a join": lambda: gradtx.scale_by_rms() + (foreign() + gradtx.scale(1.0)),
-    "first of a chain": lambda: gradtx.scale_by_rms() + (foreign() >> gradtx.scale(1.0)),
-    "behind identity": lambda: gradtx.scale_by_rms() + gradtx.chain(gradtx.identity(), foreign()),
-    "deep": lambda: gradtx.scale(1.0) >> gradtx.scale_by_rms() + ((foreign() + gradtx.scale(1.0)) >> gradtx.clip(1.0)),
-    "in a wrapper": lambda: gradtx.scale_by_rms() + gradtx.checked(gradtx.chain(foreign())),
-}
-
-
-@pytest.mark.parametrize("wrong", RIGHT_OF_PLUS.values(), ids=RIGHT_OF_PLUS)
-def test_a_foreign_object_is_refused_right_of_plus(wrong):
-    with pytest.raises(TypeError, match=r"trace.* cannot stand right of \+"):
-        wrong()
+# Foreign objects ------------------------------------------------------------------------------------------------------
 
 
 def test_a_foreign_object_may_stand_first_and_anywhere_in_a_chain():
     with jax.numpy_dtype_promotion("standard"):
-        joined = gradtx.join(foreign(), gradtx.scale_by_rms())
+        joined = gradtx.join(optax.trace(0.9), gradtx.scale_by_rms())
         own = gradtx.scale_by_momentum(form="sum") + gradtx.scale_by_rms()
         for actual, expected in zip(updates_of(joined), updates_of(own)):
             np.testing.assert_allclose(actual["w"], expected["w"], rtol=1e-6)
-        updates_of(gradtx.scale(1.0) >> foreign() >> gradtx.scale_by_rms())
+        updates_of(gradtx.scale(1.0) >> optax.trace(0.9) >> gradtx.scale_by_rms())
         assert list(joined.init(PARAMS)) == ["trace", "scale_by_rms"]
-
-
-@pytest.mark.parametrize("compose", [gradtx.chain, gradtx.join], ids=["chain", "join"])
-@pytest.mark.parametrize(
-    ("stages", "words"),
-    [
-        ((), "got no transforms"),
-        (([gradtx.scale(1.0), gradtx.scale(2.0)],), "pass the transforms themselves"),
-        ((gradtx.adam, gradtx.scale(1.0)), "call it: adam"),
-        ((gradtx.scale(1.0), 0.1), "stage 1 is 0.1"),
-        ((gradtx.scale(1.0), None), "stage 1 is None"),
-    ],
-)
-def test_a_wrongly_built_composition_is_refused_by_name(compose, stages, words):
-    with pytest.raises(TypeError, match=rf"gradtx\.{compose.__name__}.*{words}"):
-        compose(*stages)
-
-
-def test_operators_refuse_what_is_no_transform():
-    with pytest.raises(TypeError, match="allowed: a transform"):
-        gradtx.scale(1.0) >> 0.1
-    with pytest.raises(TypeError, match="call it: adam"):
-        gradtx.scale(1.0) + gradtx.adam

@@ -1,12 +1,18 @@
-"""Every registered transform obeys every law of `gradtx.testing`.
+"""Every transform obeys the laws of `gradtx.testing`.
 
-`tests/law_entries.py` has them all. A law that cannot hold for an entry is named with its reason.
+What is asked of a transform follows from what it is:
+
+- one with a formula of its own (`scale_by_rms`): every law of its usual form; of a variant with other code, what that
+  code can break.
+- a named method (`adam`) is a composition, and is asked what composing can break: its expansion, its texts and copies,
+  its dtypes, numbers that are traced or scheduled.
+- a wrapper (`skip_nonfinite`): all but what follows from the laws of what is inside.
+
+`pytest -m thorough` asks every law of everything, on every instruction set (`tests/test_machines.py`).
 """
 
-import inspect
 import os
 import pickle
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,133 +21,135 @@ import pytest
 
 import gradtx
 from gradtx import testing
-from gradtx.core.annotations import Kind
 from gradtx.core.config import from_config
-from tests.law_entries import ELSEWHERE, EXTRA, MASK, NAMES, PARAMS, SCHEDULES, TRANSFORMS, Entry
+from gradtx.core.record import children
+from gradtx.core.transform import Named, Transform
+from tests.records import RECORDS, SCHEDULES, Scheduled
+from tests.records.wrappers import FUNCTIONS
+from tests.running import transform
 
-# Where a law cannot hold, and where not to the bit --------------------------------------------------------------------
+# A matrix whose rows 8 devices divide, and a scalar.
+PARAMS = {
+    "kernel": jnp.asarray(np.random.default_rng(3).normal(size=(8, 3)).astype(np.float32)),
+    "temperature": jnp.float32(0.3),
+}
 
-EAGER_LAWS = {
-    "configs_round_trip",
+
+def pulled(params):
+    """A gradient at any params."""
+    return jax.tree.map(lambda w: 0.5 * w + 1, params)
+
+
+EXTRA = {"grad_fn": jax.tree_util.Partial(pulled), "value": jnp.float32(0.7)}
+# Fields of the state that are meant to have fewer bits: stored low, of the params' dtype, or numbers for a logger.
+LOWER = ("mu", "nu", "accumulated", "compensation", "loss_scale", "metrics", "initial")
+
+OF_VALUES = {"configs_round_trip", "pickles_round_trip", "repr_is_code"}
+OF_COMPOSITIONS = OF_VALUES | {
+    "constant_schedule_is_constant",
     "dtypes_stay",
     "empty_leaves_pass",
     "expansion_is_equal",
     "integers_are_refused",
     "reads_what_it_says",
-    "repr_is_code",
+    "state_is_as_declared",
 }
+OF_OTHER_CODE = OF_VALUES | {"dtypes_stay", "hypergradients_are_finite"}
+OF_OTHER_COMPOSITIONS = OF_VALUES | {"expansion_is_equal"}
+# That each element-wise part is scanned, mapped and donated as it is looped is asked of the parts.
+NOT_OF_WRAPPERS = {"donation_is_safe", "passed_is_closed_over", "scan_is_loop", "vmap_is_loop"}
+UNDER_CHECKIFY_ONLY = OF_VALUES | {
+    "dtypes_stay",
+    "empty_leaves_pass",
+    "expansion_is_equal",
+    "integers_are_refused",
+    "reads_what_it_says",
+}
+THOROUGH = os.environ.get("GRADTX_LAWS") == "all"
 
 
-def exception(law: str, entry: Entry) -> str | None:
-    """Why a law cannot hold for an entry, or None."""
-    words = entry.arguments
-    if law == "configs_round_trip" and any(name in words for name in NAMES):
+def forms(record):
+    """The transforms of a record: its usual form, then one for each other choice of arguments that are no numbers."""
+    seen = set()
+    for arguments in (*record.variants, *record.laws):
+        tx = transform(record.name, arguments)
+        code = jax.tree.structure(tx)
+        if code not in seen:
+            yield tx, arguments
+        seen.add(code)
+
+
+def asked(law, tx, usual):
+    """Whether a law is asked of a transform in the plain run."""
+    if isinstance(tx, Named):
+        return law in (OF_COMPOSITIONS if usual else OF_OTHER_COMPOSITIONS)
+    if not usual:
+        return law in OF_OTHER_CODE
+    return law not in NOT_OF_WRAPPERS or not any(isinstance(child, Transform) for _, child in children(tx.arguments))
+
+
+def cannot_hold(law, tx):
+    """Why a law cannot hold, or None."""
+    if law == "configs_round_trip" and any(name in repr(tx) + repr(tx.arguments) for name in FUNCTIONS):
         return "JSON holds no functions"
-    if law in ("empty_leaves_pass", "integers_are_refused") and repr(MASK) in words:
-        return "its mask is a tree like PARAMS, and the law changes the tree"
-    if law == "constant_schedule_is_constant" and entry.value.name == "tunable":
+    if law == "constant_schedule_is_constant" and tx.name == "tunable":
         return "its state names the hyperparameters, those of a schedule differently"
-    if law == "dtypes_stay" and "'toward_initial': True" in words:
-        return "what it keeps are the params themselves, in their own dtype"
-    if law not in EAGER_LAWS and entry.value.name == "checked":
+    if tx.name == "checked" and law not in UNDER_CHECKIFY_ONLY:
         return "compiles under checkify only"
     return None
 
 
-# Fields of the state that are meant to have fewer bits: stored low, of the params' dtype, or numbers for a logger.
-LOWER = ("mu", "nu", "accumulated", "compensation", "loss_scale", "metrics")
+def cases(everything):
+    for record in RECORDS.values():
+        for number, (tx, arguments) in enumerate(forms(record)):
+            form = "-".join([record.name, *(f"{key}={_short(value)}" for key, value in arguments.items() if number)])
+            for law in testing.LAWS:
+                if cannot_hold(law, tx) is None and (everything or asked(law, tx, number == 0)):
+                    yield pytest.param(law, tx, id=f"{form}-{law}")
 
 
-def extra_of(entry: Entry) -> dict[str, Any]:
-    """The extra arguments that an entry's update must be given."""
-    return {name: value for name, value in EXTRA.items() if name in entry.value.extra_args}
+def _short(value):
+    if isinstance(value, Scheduled):
+        return str(value)
+    return getattr(value, "name", None) or getattr(value, "__name__", None) or str(value)[:30]
 
 
-def options(law: str, entry: Entry) -> dict[str, Any]:
-    """Names that a law needs to know."""
-    return {"repr_is_code": {"names": NAMES}, "dtypes_stay": {"lower": LOWER}}.get(law, {})
+@pytest.mark.parametrize(("law", "tx"), list(cases(THOROUGH)))
+def test_transform_obeys_law(law, tx):
+    extra = {name: value for name, value in EXTRA.items() if name in tx.extra_args}
+    names = {"repr_is_code": {"names": FUNCTIONS}, "dtypes_stay": {"lower": LOWER}}
+    testing.LAWS[law](tx, PARAMS, **names.get(law, {}), **extra)
 
 
-# A variant is another equation, and is asked what that could break. The ways of running it are asked of one entry of
-# each transform; of every variant too with GRADTX_LAWS=all. Another version of JAX is asked a few laws only (.ci/run).
-WAYS = ("compiles_once", "donation_is_safe", "sweep_is_separate", "vmap_is_loop", "resumed_is_uninterrupted")
-FEW = (
-    "compiles_once",
-    "dtypes_stay",
-    "eager_is_jit",
-    "resumed_is_uninterrupted",
-    "scan_is_loop",
-    "sharded_is_replicated",
-)
-ASKED = os.environ.get("GRADTX_LAWS", "")
-SHORT = ASKED == "few"
-
-
-def is_asked(law: str, entry: Entry) -> bool:
-    """Whether a law is run for an entry."""
-    is_variant = entry.id != entry.value.name
-    if SHORT:
-        return law in FEW and not is_variant
-    return ASKED == "all" or not (is_variant and law in WAYS)
-
-
-CASES = [
-    pytest.param(law, entry, id=f"{entry.id}-{law}")
-    for entry in TRANSFORMS
-    for law in testing.LAWS
-    if exception(law, entry) is None and is_asked(law, entry)
-]
-
-
-@pytest.mark.parametrize(("law", "entry"), CASES)
-def test_transform_obeys_law(law, entry):
-    testing.LAWS[law](entry.value, PARAMS, **options(law, entry), **extra_of(entry))
-
-
-def test_every_registered_factory_is_covered():
-    covered = {entry.value.name for entry in TRANSFORMS + SCHEDULES} | set(ELSEWHERE)
+def test_every_factory_has_a_record():
     ours = {name for name, factory in gradtx.registry.items() if factory.node.__module__.startswith("gradtx.")}
-    assert ours == covered
+    elsewhere = {"foreign", "custom_schedule"}  # somebody else's object, somebody's function: tests/core
+    assert ours == set(RECORDS) | {scheduled.name for scheduled in SCHEDULES} | elsewhere
 
 
-def test_every_hyperparameter_is_somewhere_a_schedule():
-    """The law replaces every number by a schedule, so a number must be given somewhere."""
-    for name, factory in gradtx.registry.items():
-        ours = factory.__module__.startswith("gradtx.")  # other tests enter their own
-        if not ours or factory.node._kind is not Kind.TRANSFORM or name in ELSEWHERE:
-            continue
-        values = [entry.value.arguments for entry in TRANSFORMS if entry.value.name == name]
-        for parameter in factory.node._parameters:
-            if parameter.kind is Kind.HYPER and parameter.name not in (
-                "eps_root",
-                "momentum_decay",
-                "momentum",
-                "weight_decay",
-            ):
-                assert any(arguments[parameter.name] is not None for arguments in values), (name, parameter.name)
+ONE_OF_EACH = list({each.name: each for each in SCHEDULES}.values())
 
 
-# Schedules ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("entry", SCHEDULES, ids=lambda entry: entry.id)
-def test_schedule_is_a_value(entry):
-    """Round trips; the same compiled, passed, mapped and in each precision; compiled once."""
-    value = entry.value
-    assert pickle.loads(pickle.dumps(value)) == value
-    assert hash(pickle.loads(pickle.dumps(value))) == hash(value)
-    assert eval(repr(value), dict(gradtx.registry) | NAMES) == value
-    if entry.id != "custom_schedule":
-        assert from_config(value.to_config()) == value
+@pytest.mark.parametrize("scheduled", ONE_OF_EACH, ids=lambda each: each.name)
+def test_schedule_is_a_value(scheduled):
+    """Round trips; passed and mapped as a value it is what it is alone; compiled once."""
+    value = (
+        gradtx.join_schedules([p.of(gradtx) for p in scheduled.arguments[0]], scheduled.arguments[1])
+        if (scheduled.name == "join_schedules")
+        else scheduled.of(gradtx)
+    )
+    for copy in (
+        pickle.loads(pickle.dumps(value)),
+        eval(repr(value), dict(gradtx.registry)),
+        from_config(value.to_config()),
+    ):
+        assert copy == value
+        assert hash(copy) == hash(value)
     counts = jnp.arange(60)
-    eager = np.stack([value(count) for count in counts[:12]])
-    compiled = jax.jit(lambda value, count: value(count))
-    passed = np.stack([compiled(value, count) for count in counts])
-    assert np.isfinite(passed).all()
+    compiled = jax.jit(lambda value, counts: jax.vmap(value)(counts))
+    passed = compiled(value, counts)
     assert passed.dtype == np.float32
-    np.testing.assert_allclose(passed[:12], eager, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(jax.vmap(value)(counts), passed, rtol=1e-6, atol=1e-7)
+    assert np.isfinite(passed).all()
+    np.testing.assert_allclose([value(count) for count in counts[:12:4]], passed[:12:4], rtol=1e-6, atol=1e-7)
+    compiled(copy, counts)
     assert compiled._cache_size() == 1
-    with jax.enable_x64(True):
-        assert value.at(3, jnp.float64).dtype == jnp.float64
-        np.testing.assert_allclose(value.at(3, jnp.float64), passed[3], rtol=1e-5, atol=1e-7)

@@ -14,11 +14,11 @@ that returns nothing, or raises an AssertionError which names the law, the trans
 `params` is any tree of arrays (with several elements, so that there is something to see), `extra` the extra arguments
 that `tx.update` needs. The gradients are `gradients(params)`: the same at every call. `LAWS` holds the laws by name.
 
-Two runs of the same compiled program are equal to the bit. Two programs need not be: XLA compiles `b v + (1 - b) g` to
-a fused multiply-add, which rounds once where eager arithmetic rounds twice, and sums a leaf in an order of its own. What
-remains is a few units in the last place *of the terms*, so a bound counts in units of the largest element that the leaf
-has had in the run, and where the params are read in units of those. `bound(tx)` says how many, from what tx reads and
-whether its numbers are schedules; `ulps=` asks for another bound.
+Two runs of the same compiled program are equal to the bit. Two programs need not be. XLA compiles `b v + (1 - b) g` to
+a fused multiply-add, which rounds once where eager arithmetic rounds twice, and it sums a leaf in an order of its own.
+What remains is a few units in the last place *of the terms*. So a bound counts in units of the largest element that the
+leaf has had in the run, and where the params are read, in units of those. `bound(tx)` says how many, from what tx reads
+and whether its numbers are schedules; `ulps=` asks for another bound.
 
 >>> import gradtx, jax.numpy as jnp
 >>> from gradtx import testing

@@ -7,7 +7,6 @@ import pytest
 
 import gradtx
 from gradtx import tree
-from tests.core.words import refusal
 
 BY_NORM = {
     "global": gradtx.clip_by_global_norm(1.0),
@@ -176,19 +175,3 @@ def test_before_the_first_finite_norm_nothing_is_clipped():
     assert updates[0] == np.inf
     assert np.isnan(updates[1])
     assert int(state["filled"]) == 0
-
-
-# What they refuse -----------------------------------------------------------------------------------------------------
-
-
-def test_refusals():
-    allowed = "allowed: a number or a schedule, in"
-    for name, argument in [("clip_by_leaf_norm", "max_norm"), ("clip_by_block_rms", "threshold")]:
-        assert (
-            refusal(ValueError, getattr(gradtx, name), 0.0) == f"gradtx.{name}: {argument} is 0.0; {allowed} (0, inf)."
-        )
-    text = refusal(ValueError, gradtx.clip_by_percentile, 101)
-    assert text == f"gradtx.clip_by_percentile: percentile is 101.0; {allowed} [0, 100]."
-    assert "window is 0" in refusal(ValueError, gradtx.clip_by_percentile, 10.0, 0)
-    tx = gradtx.adaptive_grad_clip(0.1)
-    assert "params are missing" in refusal(ValueError, tx.update, 1.0, tx.init(1.0))

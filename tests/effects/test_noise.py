@@ -55,13 +55,3 @@ def test_a_complex_leaf_has_the_variance_in_both_parts_together():
     (noise,) = draws(gradtx.add_noise(0.3, 0.55), 1, jnp.zeros(N, jnp.complex64))
     for part in (noise.real, noise.imag):
         assert abs(part.var(dtype=np.float64) - 0.15) < 4.5 * 0.15 * (2 / N) ** 0.5
-
-
-def test_words():
-    with pytest.raises(
-        ValueError, match=r"gradtx.add_noise: eta is -1.0; allowed: a number or a schedule, in \[0, inf\)"
-    ):
-        gradtx.add_noise(-1.0, 0.55)
-    with pytest.raises(TypeError, match=r"gradtx.add_noise: key is 0.5"):
-        gradtx.add_noise(0.1, 0.55, 0.5)
-    assert gradtx.add_noise(0.1, 0.55).random

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import gradtx
-from tests.reference import effects
+from tests.records import effects
 
 STEPS = 400
 SETTINGS = [
@@ -80,15 +80,3 @@ def test_in_a_composition_it_scales_what_is_before_it():
     for expected in (-0.1, -0.05):
         update, state = tx.update(params, state, params, value=2)
         np.testing.assert_allclose(update, expected, rtol=1e-5)
-
-
-def test_words():
-    tx = gradtx.reduce_on_plateau()
-    with pytest.raises(TypeError, match=r"gradtx.reduce_on_plateau.update: the extra argument 'value' is missing"):
-        tx.update(1.0, tx.init(1.0))
-    with pytest.raises(ValueError, match=r"value has shape \(3,\); allowed: one number, the loss\. Pass its mean\."):
-        tx.update(1.0, tx.init(1.0), value=jnp.ones(3))
-    with pytest.raises(ValueError, match=r"factor is 1.0; allowed: a number or a schedule, in \(0, 1\)"):
-        gradtx.reduce_on_plateau(1.0)
-    with pytest.raises(ValueError, match=r"patience is 0"):
-        gradtx.reduce_on_plateau(patience=0)

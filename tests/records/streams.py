@@ -9,6 +9,9 @@ SHAPES = {"dense": {"bias": (7,), "kernel": (5, 6)}}
 
 SIZE = 37
 
+KERNELS = {"dense": {"bias": False, "kernel": True}}
+"""Which leaves the pattern "*kernel" chooses."""
+
 COPIES = 8
 """How often the reference is asked again. Once is too few: two roundings are often the same number."""
 
@@ -35,6 +38,16 @@ def flatten(tree, leading: int) -> np.ndarray:
         return np.concatenate([flatten(tree[name], leading) for name in sorted(tree)], axis=-1)
     leaf = np.asarray(tree)
     return leaf.reshape(leaf.shape[:leading] + (-1,))
+
+
+def masked(mask, chosen: np.ndarray, others) -> np.ndarray:
+    """`chosen` where a mask chooses ("*kernel", its tree, or None for all), elsewhere `others`."""
+    if mask is None:
+        return chosen
+    assert mask in ("*kernel", KERNELS), mask
+    zeros = split(np.zeros(SIZE))["dense"]
+    row = flatten({"dense": {name: np.full(leaf.shape, name == "kernel") for name, leaf in zeros.items()}}, leading=0)
+    return np.where(row, chosen, others)
 
 
 def stream(steps: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -4,13 +4,25 @@ Averages and slow weights take the updates of the method inside, which do not de
 the sum that defines it, over all iterates kept; nothing is updated in place of that.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .steps import Number, at, divide, power
+from tests.records.base import Array, divide
 
-Array = np.ndarray
+Number = float | Callable[[int], float]
+"""A number, or a function from the number of updates already made to a number."""
+
+
+def at(value: Number, t: int) -> float:
+    """The value at step t, where t = 1 is the first step."""
+    return value(t - 1) if callable(value) else value
+
+
+def power(decay: Number, t: int) -> float:
+    """decay^t; the product of the first t values where the decay depends on the step."""
+    return math.prod(at(decay, i) for i in range(1, t + 1))
 
 
 def iterates(params: Array, updates: Sequence[Array]) -> list[Array]:

@@ -1,0 +1,36 @@
+"""One record for each factory of gradtx: all that the tests know about it. Every list and loop derives from these.
+
+    Record(
+        "lion",
+        lion,                                                # the formula once more: NumPy, float64, one step
+        {"learning_rate": 0.1},                              # what to call it with; the first is its usual form
+        {"learning_rate": FALLING, "b1": 0.8, "mask": "*kernel"},
+        peers=[optax("lion", {"learning_rate": 0.001})],     # who else computes the same, with which arguments
+    )
+
+- `parts`: what methods are made of. `effects`: clipping, decay, what goes by layers. `methods`: the named methods.
+  `wrappers`: what goes around a method. `schedules`: learning rates.
+- `peers`: the frameworks' calls. `steps`: what a transcription needs. `streams`: the gradients, and how two answers are
+  compared.
+
+No transcription imports JAX or the library under test. A step reads like the paper:
+
+    def step(s, g, t, w, **numbers): ...                     # returns what is added to the params
+
+with a dict `s` for what it remembers (empty at first), the gradient g, t = 1 at the first step and the params w, all
+leaves side by side in one vector. A number that is a schedule comes as its value at this step.
+
+A method is added in three places: its factory, its export, its record here.
+"""
+
+from tests.records.base import Peer, Record, Scheduled
+from tests.records.effects import EFFECTS
+from tests.records.methods import METHODS
+from tests.records.parts import PARTS
+from tests.records.schedule_cases import SCHEDULES
+from tests.records.wrappers import WRAPPERS
+
+RECORDS = {record.name: record for record in (*PARTS, *EFFECTS, *METHODS, *WRAPPERS)}
+"""Every transform's record by name."""
+
+__all__ = ["RECORDS", "SCHEDULES", "Peer", "Record", "Scheduled"]

@@ -1,0 +1,318 @@
+"""Each law notices a transform that breaks it, and says which law, which transform, which leaf and what was allowed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradtx
+from gradtx import testing
+from gradtx.core.annotations import is_traced
+from gradtx.testing import runs
+
+PARAMS = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)), "b": jnp.float32(0.5)}
+INNER = gradtx.scale_by_momentum(0.9, form="sum")
+
+
+@jax.tree_util.register_pytree_node_class
+class Broken:
+    """A transform that is right but for what it is told to do otherwise."""
+
+    def __init__(self, inner=INNER, **otherwise):
+        self.inner, self.otherwise = inner, otherwise
+
+    def __getattr__(self, name):
+        if name in self.otherwise:
+            return self.otherwise[name]
+        return getattr(self.inner, name)
+
+    def __repr__(self):
+        return self.otherwise.get("shown", f"broken({self.inner!r})")
+
+    def __eq__(self, other):
+        return isinstance(other, Broken) and self.inner == other.inner
+
+    def __hash__(self):
+        return hash(self.inner)
+
+    def __reduce__(self):
+        return (Broken, (self.otherwise.get("copied", self.inner),))
+
+    def init(self, params):
+        return self.otherwise.get("init", lambda tx, params: tx.init(params))(self.inner, params)
+
+    def update(self, updates, state, params=None, **extra):
+        changed = self.otherwise.get("update", lambda tx, *args: tx.update(*args))
+        return changed(self.inner, updates, state, params)
+
+    def tree_flatten(self):
+        fresh = object() if self.otherwise.get("fresh") else None
+        return (self.inner,), (tuple(self.otherwise.items()), fresh)
+
+    @classmethod
+    def tree_unflatten(cls, aux, children):
+        return cls(*children, **dict(aux[0]))
+
+
+def is_mapped(tree):
+    """Whether a leaf stands for one of several (a class of JAX's that has no public name)."""
+    return any(type(leaf).__name__ == "BatchTracer" for leaf in jax.tree.leaves(tree))
+
+
+def scaled(when):
+    """An update that is a thousandth larger in some circumstances."""
+
+    def update(tx, updates, state, params):
+        result, state = tx.update(updates, state, params)
+        factor = np.float32(1.001 if when(tx, updates, state) else 1)
+        return jax.tree.map(lambda u: u * factor.astype(u.dtype), result), state
+
+    return update
+
+
+def changing(result=lambda u: u, state=lambda s: s):
+    """An update with something done to its leaves, or to the momentum that it keeps."""
+
+    def update(tx, updates, old, params):
+        made, new = tx.update(updates, old, params)
+        entry = new["scale_by_momentum"]
+        return jax.tree.map(result, made), {"scale_by_momentum": entry | {"mu": jax.tree.map(state, entry["mu"])}}
+
+    return update
+
+
+def initial(**fields):
+    """An init with some fields made otherwise, from the params and the right field."""
+
+    def init(tx, params):
+        entry = tx.init(params)["scale_by_momentum"]
+        made = {name: make(params, entry.get(name)) for name, make in fields.items()}
+        return {"scale_by_momentum": entry | made}
+
+    return init
+
+
+def init_scaled_where_traced(tx, params):
+    state = tx.init(params)
+    off = 1.0 if any(map(is_traced, jax.tree.leaves(params))) else 0.0
+    entry = state["scale_by_momentum"]
+    return {"scale_by_momentum": entry | {"mu": jax.tree.map(lambda m: m + np.float32(off), entry["mu"])}}
+
+
+def elsewhere(params, mu):
+    return jax.tree.map(lambda m: m if is_traced(m) else jax.device_put(m, jax.devices()[0]), mu)
+
+
+def centered(tx, updates, state, params):
+    return tx.update(jax.tree.map(lambda u: u - jnp.mean(u), updates), state, params)
+
+
+def coupled(tx, updates, state, params):
+    return tx.update(jax.tree.map(lambda u: u + updates["b"].astype(u.dtype), updates), state, params)
+
+
+def placed(tx, updates, state, params):
+    result, state = tx.update(updates, state, params)
+    return jax.tree.map(lambda u: u * jnp.arange(1, u.size + 1, dtype=u.dtype).reshape(u.shape), result), state
+
+
+def without_empty(tx, updates, state, params):
+    result, state = tx.update(updates, state, params)
+    return jax.tree.map(lambda u: u if u.size else jnp.ones((1,), u.dtype), result), state
+
+
+def growing(tx, updates, state, params):
+    result, state = tx.update(updates, state, params)
+    return result, state | {"more": {"x": jnp.zeros(())}}
+
+
+def taking_integers(tx, updates, state, params):
+    return updates, state
+
+
+def below_zero(tx, updates, state, params):
+    entry = tx.update(updates, state, params)[1]["scale_by_rms"]
+    return updates, {"scale_by_rms": entry | {"nu": jax.tree.map(lambda v: -v, entry["nu"])}}
+
+
+COUNT = {"count": lambda params, count: jnp.full((), 7, jnp.int32)}
+BREAKS = {
+    "eager is otherwise": (
+        "eager_is_jit",
+        Broken(update=scaled(lambda tx, u, s: not any(map(is_traced, jax.tree.leaves(u))))),
+        ["['updates']['b'], element", "allowed: 8 ulps"],
+    ),
+    "passed is otherwise": (
+        "passed_is_closed_over",
+        Broken(update=scaled(lambda tx, u, s: is_traced(tx.decay))),
+        ["['updates']['b'], element", "allowed: 8 ulps"],
+    ),
+    "swept is otherwise": (
+        "sweep_is_separate",
+        Broken(update=scaled(lambda tx, u, s: is_mapped(tx))),
+        ["allowed: 8 ulps"],
+    ),
+    "mapped is otherwise": (
+        "vmap_is_loop",
+        Broken(update=scaled(lambda tx, u, s: is_mapped(u))),
+        ["allowed: 8 ulps"],
+    ),
+    "init in a program is otherwise": ("scan_is_loop", Broken(init=init_scaled_where_traced), ["allowed: 8 ulps"]),
+    "never the same": ("compiles_once", Broken(fresh=True), ["was traced again", "allowed: none"]),
+    "the state is the params": (
+        "donation_is_safe",
+        Broken(init=initial(mu=lambda params, mu: params)),
+        ["has the buffer of", "make it a copy"],
+    ),
+    "on one device": ("sharded_is_replicated", Broken(init=initial(mu=elsewhere)), ["after init", "lies as"]),
+    "float32 whatever comes": (
+        "dtypes_stay",
+        Broken(update=changing(lambda u: u.astype(jnp.float32))),
+        ["the update at", "not bfloat16"],
+    ),
+    "a low state": (
+        "dtypes_stay",
+        Broken(
+            init=initial(mu=lambda params, mu: jax.tree.map(lambda m: m.astype(jnp.bfloat16), mu)),
+            update=lambda tx, u, s, p: (u, s),
+        ),
+        ["allowed: 32 bits or more"],
+    ),
+    "a state that changes its dtype": (
+        "dtypes_stay",
+        Broken(update=changing(state=lambda m: m.astype(jnp.bfloat16))),
+        ["the state at", "becomes"],
+    ),
+    "a state that grows": ("dtypes_stay", Broken(update=growing), ["the state becomes"]),
+    "NaN": ("state_is_as_declared", Broken(update=changing(lambda u: u * jnp.nan)), ["not finite"]),
+    "an infinite state": (
+        "state_is_as_declared",
+        Broken(update=changing(state=lambda m: m + jnp.inf)),
+        ["'mu'", "not finite"],
+    ),
+    "a count from 7": (
+        "state_is_as_declared",
+        Broken(init=initial(**COUNT)),
+        ["the count is", "allowed: int32 from 0"],
+    ),
+    "a negative square": (
+        "state_is_as_declared",
+        Broken(gradtx.scale_by_rms(), update=below_zero),
+        ["at scale_by_rms: 'nu' is declared nonnegative"],
+    ),
+    "not a dict of dicts": (
+        "state_is_as_declared",
+        Broken(init=lambda tx, params: {"x": jnp.zeros(())}, update=lambda tx, u, s, p: (u, s)),
+        ["allowed: a dict of dicts"],
+    ),
+    "empty leaves filled": ("empty_leaves_pass", Broken(update=without_empty), ["size 0"]),
+    "integers taken by update": (
+        "integers_are_refused",
+        Broken(update=taking_integers),
+        ["update takes a leaf of dtype int32"],
+    ),
+    "integers taken by init": (
+        "integers_are_refused",
+        Broken(init=lambda tx, params: {}),
+        ["init takes a leaf of dtype int32"],
+    ),
+    "reads its leaf": ("reads_what_it_says", Broken(update=centered), ["'w'"]),
+    "reads the tree": ("reads_what_it_says", Broken(update=coupled), ["'w'"]),
+    "knows its place": ("reads_what_it_says", Broken(update=placed), ["'w'", "allowed: 8 ulps"]),
+    "another copy": ("pickles_round_trip", Broken(copied=gradtx.scale_by_momentum(0.8, form="sum")), ["becomes"]),
+    "another config": ("configs_round_trip", Broken(to_config=gradtx.scale(2.0).to_config), ["becomes scale"]),
+    "another text": ("repr_is_code", Broken(shown="scale(step_size=2.0)"), ["becomes scale"]),
+    "made of something else": (
+        "expansion_is_equal",
+        Broken(expand=lambda deep=False: gradtx.scale_by_momentum(0.5 if deep else 0.9, form="sum")),
+        ["no difference in any bit"],
+    ),
+    "a schedule twice as high": (
+        "constant_schedule_is_constant",
+        Broken(replace=lambda decay: gradtx.scale_by_momentum(0.4, form="sum")),
+        ["allowed: 8 ulps"],
+    ),
+    "a root at zero": (
+        "hypergradients_are_finite",
+        Broken(update=changing(lambda u: jnp.sqrt(jnp.abs(u)))),
+        ["gradients are 0, the derivative by"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_law_notices(name):
+    law, tx, words = BREAKS[name]
+    if law == "sharded_is_replicated" and jax.device_count() < 2:
+        pytest.skip("one device is where everything lies")
+    with pytest.raises(AssertionError) as caught:
+        testing.LAWS[law](tx, PARAMS)
+    said = str(caught.value)
+    who = {"sweep_is_separate": f"{law}: broken(", "constant_schedule_is_constant": f"{law}: scale_by_momentum("}
+    assert [word for word in [who.get(law, f"{law}: {tx!r}: "), *words] if word not in said] == [], said
+
+
+def test_every_law_is_broken_here():
+    # Resumed runs are runs of one program, and their states are compared by the other laws.
+    assert set(testing.LAWS) - {law for law, _, _ in BREAKS.values()} == {"resumed_is_uninterrupted"}
+
+
+def test_what_is_whole_obeys():
+    for law in testing.LAWS.values():
+        law(INNER, PARAMS)
+
+
+# Bounds ---------------------------------------------------------------------------------------------------------------
+
+
+def test_bounds_follow_from_what_is_read_and_from_schedules():
+    rate = gradtx.linear_schedule(1.0, 0.1, 10)
+    assert testing.bound(gradtx.adam(0.1)) == 8
+    assert testing.bound(gradtx.clip_by_global_norm(1.0) >> gradtx.adam(0.1)) == 16
+    assert testing.bound(gradtx.scale_by_trust_ratio()) == 16
+    assert testing.bound(gradtx.adam(rate)) == 16
+    assert testing.bound(gradtx.lamb(rate)) == 32
+    assert testing.bound(gradtx.monitor(gradtx.clip_by_global_norm(1.0) >> gradtx.sgd(rate))) == 32
+
+
+def test_so_many_ulps_of_the_largest_element():
+    eps = float(jnp.finfo(jnp.float32).eps)
+    expected = {"x": np.array([0.25, 2.0], np.float32)}
+    for ulps, off in ((4, 3.9), (8, 7.9)):
+        near = {"x": expected["x"] + np.array([off * 2 * eps, 0], np.float32)}
+        far = {"x": expected["x"] + np.array([(off + 0.3) * 2 * eps, 0], np.float32)}
+        runs.assert_same("law", INNER, near, expected, ulps)
+        with pytest.raises(AssertionError, match=rf"at \['x'\], element \(0,\): .*; allowed: {ulps} ulps of the"):
+            runs.assert_same("law", INNER, far, expected, ulps)
+    runs.assert_same("law", INNER, {"x": np.array([0.25 + 7 * eps, 2.0], np.float32)}, expected, 2, least=8.0)
+    for other in ({"x": np.array([np.nan, 2.0], np.float32)}, {"x": np.array([0.25, np.inf], np.float32)}):
+        with pytest.raises(AssertionError, match="ulps"):
+            runs.assert_same("law", INNER, other, expected, 8)
+    for other, words in (
+        ({"y": expected["x"]}, "the structure is"),
+        ({"x": expected["x"].astype(np.float64)}, r"float64\[2\], not float32\[2\]"),
+        ({"x": expected["x"][:1]}, r"float32\[1\], not float32\[2\]"),
+    ):
+        with pytest.raises(AssertionError, match=words):
+            runs.assert_same("law", INNER, other, expected, 8)
+    with pytest.raises(AssertionError, match="no difference in any bit"):
+        runs.assert_same("law", INNER, {"x": np.array([1, 3])}, {"x": np.array([1, 2])}, 8)
+
+
+def test_what_reads_the_params_is_measured_by_them():
+    """A decayed weight rounds in units of the weight, which may be larger than the update."""
+    large, near = {"x": np.array([100.0], np.float32)}, {"x": np.array([1 + 4e-5], np.float32)}
+    one = {"x": np.array([1.0], np.float32)}
+    runs.assert_close("law", gradtx.add_decayed_weights(0.1), near, one, large)
+    with pytest.raises(AssertionError, match="8 ulps"):
+        runs.assert_close("law", gradtx.scale(2.0), near, one, large)
+
+
+def test_gradients_are_the_same_at_every_call_and_some_elements_are_zero():
+    first, again, other = (testing.gradients({"x": jnp.ones(200)}, 3, seed=seed) for seed in (0, 0, 1))
+    assert len(first) == 3
+    assert gradtx.tree_equal(first, again)
+    assert not gradtx.tree_equal(first, other)
+    zeros = float(jnp.mean(first[0]["x"] == 0))
+    assert 0.02 < zeros < 0.25
+    assert 0.7 < float(jnp.std(first[0]["x"])) < 1.2
