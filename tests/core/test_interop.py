@@ -1,6 +1,5 @@
 """gradtx among others: optax's objects inside gradtx, gradtx inside optax and flax."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,13 +21,16 @@ def optax_is_not_written_for_strict_promotion():
         yield
 
 
-def steps(tx, n=3, **extra):
-    state, params, out = tx.init(PARAMS), PARAMS, []
-    for _ in range(n):
-        updates, state = tx.update(GRADS, state, params, **extra)
+def steps(tx, n=2):
+    """The updates and the params of some steps, in one program."""
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(GRADS, state, params)
         params = gradtx.apply_updates(params, updates)
-        out.append(updates)
-    return out, params
+        return (params, state), (updates, params)
+
+    return jax.jit(lambda params: jax.lax.scan(step, (params, tx.init(params)), length=n)[1])(PARAMS)
 
 
 def assert_close(first, second):
@@ -42,40 +44,25 @@ def assert_close(first, second):
 
 
 def test_optax_objects_stand_in_a_chain():
-    mixed = gradtx.chain(optax.clip_by_global_norm(0.5), gradtx.scale_by_momentum(0.9, form="sum"), optax.scale(-0.1))
-    peer = optax.chain(optax.clip_by_global_norm(0.5), optax.trace(0.9), optax.scale(-0.1))
-    for ours, theirs in zip(steps(mixed)[0], steps(peer)[0], strict=True):
-        assert_close(ours, theirs)
-    assert_close(*(steps(tx)[0] for tx in (optax.clip_by_global_norm(0.5) >> gradtx.sgd(0.1), peer_of_sgd())))
-
-
-def peer_of_sgd():
-    return optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1))
-
-
-@pytest.mark.parametrize(
-    "theirs",
-    [
-        optax.adam(1e-3),
-        optax.adamw(1e-3),
-        optax.sgd(optax.linear_schedule(0.1, 0.0, 5), momentum=0.9),
-        optax.lion(1e-3),
-    ],
-)
-def test_optax_optimizers_work_as_they_are(theirs):
-    tx = gradtx.clip(10.0) >> gradtx.foreign(theirs)
-    assert_close(steps(tx), steps(optax.chain(optax.clip(10.0), theirs)))
-    jitted = jax.jit(tx.update)
-    state = tx.init(PARAMS)
-    for _ in range(2):
-        _, state = jitted(GRADS, state, PARAMS)
+    schedule = optax.linear_schedule(0.1, 0.0, 5)
+    mixed = gradtx.chain(optax.clip_by_global_norm(0.5), gradtx.scale_by_momentum(0.9, form="sum"))
+    expected = steps(optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(schedule, momentum=0.9)))
+    for tx in (
+        mixed >> optax.scale_by_learning_rate(schedule),
+        optax.clip_by_global_norm(0.5) >> gradtx.sgd(schedule, 0.9),  # a schedule of optax's is a schedule
+        gradtx.clip_by_global_norm(0.5) >> gradtx.foreign(optax.sgd(schedule, momentum=0.9)),
+    ):
+        assert_close(steps(tx), expected)
+    assert gradtx.sgd(schedule) == gradtx.sgd(schedule)
+    assert_close(steps(gradtx.clip(10.0) >> optax.adamw(1e-3)), steps(optax.adamw(1e-3)))
 
 
 def test_the_state_of_a_foreign_object_is_kept_as_it_is_under_a_readable_name():
-    tx = gradtx.clip(1.0) >> gradtx.foreign(optax.trace(0.9)) >> gradtx.foreign(optax.scale_by_adam())
+    tx = gradtx.chain(gradtx.clip(1.0), optax.trace(0.9), optax.scale_by_adam())
     state = tx.init(PARAMS)
-    assert list(state) == ["clip", "trace", "scale_by_adam"]
+    assert list(state) == list(tx.slots) == ["clip", "trace", "scale_by_adam"]
     assert isinstance(state["scale_by_adam"], optax.ScaleByAdamState)
+    assert repr(tx.stages[1]) == "<foreign trace>"
 
 
 def test_any_object_with_init_and_update():
@@ -89,78 +76,41 @@ def test_any_object_with_init_and_update():
     mine = Mine()
     tx = gradtx.scale(0.5) >> mine
     updates, state = tx.update(GRADS, tx.init(PARAMS))
-    assert gradtx.tree_equal(updates, GRADS)
+    assert_close(updates, GRADS)
     assert state["Mine"]["n"] == 1
     assert tx == gradtx.scale(0.5) >> mine
     assert hash(tx) == hash(gradtx.scale(0.5) >> mine)
     assert tx != gradtx.scale(0.5) >> Mine()
-    assert "Mine" in repr(tx)
-    for inner in (gradtx.checked(mine), gradtx.tunable(mine)):
-        assert gradtx.tree_equal(
-            inner.update(GRADS, inner.init(PARAMS), PARAMS)[0], jax.tree.map(lambda g: 2 * g, GRADS)
-        )
-
-
-def test_foreign_objects_stand_only_first_in_a_join():
-    theirs = gradtx.foreign(optax.trace(0.9))
-    first = theirs + gradtx.scale_by_rms()
-    first.update(GRADS, first.init(PARAMS))
-    for build in (
-        lambda: gradtx.scale_by_momentum() + theirs,
-        lambda: gradtx.scale_by_momentum() + gradtx.checked(theirs),
-        lambda: gradtx.scale_by_momentum() + (theirs >> gradtx.scale(1.0)),
-        lambda: gradtx.scale_by_momentum() + gradtx.tunable(gradtx.checked(theirs)),
-        lambda: gradtx.join(gradtx.scale_by_momentum(), optax.trace(0.9)),
-    ):
-        with pytest.raises(TypeError, match=r"gradtx\.join: .*trace.* cannot stand right of \+"):
-            build()
+    assert "<foreign Mine>" in repr(tx)
+    inner = gradtx.tunable(mine)
+    assert_close(inner.update(GRADS, inner.init(PARAMS))[0], jax.tree.map(lambda g: 2 * g, GRADS))
 
 
 def foreign_with_extra():
     def update(updates, state, params=None, *, value, **more):
+        assert not more
         return jax.tree.map(lambda u: u * value, updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def test_foreign_objects_get_the_extra_arguments_that_they_name():
-    tx = gradtx.clip(1.0) >> gradtx.foreign(foreign_with_extra())
-    assert tx.extra_args == {"value"}
-    updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS, value=2.0)
-    assert_close(updates, jax.tree.map(lambda g: 2 * g, GRADS))
-    with pytest.raises(TypeError, match=r"unknown extra argument 'vale'\. Did you mean 'value'\?"):
-        tx.update(GRADS, tx.init(PARAMS), PARAMS, vale=2.0)
-
-
-def test_foreign_objects_get_the_extra_arguments_that_accepts_lists():
+def test_foreign_objects_get_the_extra_arguments_that_they_name_or_that_accepts_lists():
     hidden = optax.chain(foreign_with_extra())  # its signature says **extra_args
-    tx = gradtx.clip(1.0) >> gradtx.foreign(hidden, accepts=("value",))
-    assert tx.extra_args == {"value"}
-    updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS, value=2.0)
-    assert_close(updates, jax.tree.map(lambda g: 2 * g, GRADS))
-    plain = gradtx.clip(1.0) >> gradtx.foreign(hidden)
-    with pytest.raises(TypeError, match="unknown extra argument 'value'"):
-        plain.update(GRADS, plain.init(PARAMS), PARAMS, value=2.0)
+    for theirs in (gradtx.foreign(foreign_with_extra()), gradtx.foreign(hidden, accepts=("value",))):
+        tx = gradtx.clip(1.0) >> theirs >> scale_by_other()
+        assert tx.extra_args == {"value", "other"}
+        updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS, value=2.0, other=3.0)
+        assert_close(updates, jax.tree.map(lambda g: 6 * g, GRADS))
+    assert gradtx.foreign(hidden).extra_args == frozenset()
     assert gradtx.foreign(hidden, accepts=("value",)) == gradtx.foreign(hidden, accepts=["value"])
     assert gradtx.foreign(hidden, accepts=("value",)) != gradtx.foreign(hidden)
 
 
-def test_accepts_is_a_tuple_of_names():
-    for accepts in ("value", 3, (3,)):
-        with pytest.raises(TypeError, match=r"gradtx\.foreign: accepts"):
-            gradtx.foreign(optax.sgd(0.1), accepts=accepts)
-
-
-def test_a_config_of_a_foreign_object_is_refused_in_words():
-    with pytest.raises(TypeError, match=r"gradtx\.foreign: object is .*which JSON cannot hold"):
-        gradtx.foreign(optax.sgd(0.1)).to_config()
-
-
 def test_bfloat16_passes_through_foreign_objects():
     halves = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
-    tx = gradtx.chain(optax.trace(0.9), gradtx.adam(1e-3))
-    state = tx.init(halves)
-    updates, new_state = tx.update(halves, state, halves)
+    tx = gradtx.chain(optax.trace(0.9), gradtx.sgd(1e-3, 0.9))
+    state = jax.eval_shape(tx.init, halves)
+    updates, new_state = jax.eval_shape(tx.update, halves, state, halves)
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(jnp.bfloat16)}
     assert jax.tree.map(lambda leaf: leaf.dtype, new_state) == jax.tree.map(lambda leaf: leaf.dtype, state)
 
@@ -168,139 +118,79 @@ def test_bfloat16_passes_through_foreign_objects():
 # gradtx inside optax --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "tx", [gradtx.adam(1e-3), gradtx.adamw(1e-3), gradtx.clip(1.0) >> gradtx.sgd(0.1, momentum=0.9), gradtx.lion(1e-3)]
-)
-def test_gradtx_stands_in_an_optax_chain(tx):
-    mixed = optax.chain(optax.clip_by_global_norm(0.5), tx)
-    ours = gradtx.clip_by_global_norm(0.5) >> tx
-    assert_close(steps(mixed), steps(ours))
-    wrapped = optax.chain(optax.clip_by_global_norm(0.5), gradtx.to_optax(tx))
-    assert_close(steps(wrapped), steps(ours))
+def test_gradtx_stands_in_an_optax_chain_as_it_is_and_converted():
+    tx = gradtx.sgd(0.1, momentum=0.9)
+    expected = steps(gradtx.clip_by_global_norm(0.5) >> tx)
+    converted = gradtx.to_optax(tx)
+    assert isinstance(converted, optax.GradientTransformationExtraArgs)
+    for theirs in (tx, converted):
+        assert_close(steps(optax.chain(optax.clip_by_global_norm(0.5), theirs)), expected)
+    back = gradtx.clip_by_global_norm(0.5) >> gradtx.foreign(optax.chain(converted, optax.scale(1.0)))
+    assert_close(steps(back), expected)
 
 
 def test_optax_wrappers_take_gradtx():
     tx = gradtx.adam(1e-3)
-    for wrap in (
-        lambda tx: optax.MultiSteps(tx, 2),
-        lambda tx: optax.apply_if_finite(tx, 3),
-        lambda tx: optax.masked(tx, {"w": True, "b": False}),
-        lambda tx: optax.multi_transform({"a": tx, "b": gradtx.sgd(0.1)}, {"w": "a", "b": "b"}),
-        lambda tx: optax.with_extra_args_support(tx),
-        lambda tx: optax.named_chain(("adam", tx)),
+    for wrapped in (
+        optax.MultiSteps(tx, 2),
+        optax.apply_if_finite(tx, 3),
+        optax.masked(tx, {"w": True, "b": False}),
+        optax.multi_transform({"a": tx, "b": gradtx.sgd(0.1)}, {"w": "a", "b": "b"}),
+        optax.with_extra_args_support(tx),
+        optax.named_chain(("adam", tx)),
     ):
-        wrapped = wrap(tx)
-        wrapped.update(GRADS, wrapped.init(PARAMS), PARAMS)
+        updates, _ = jax.eval_shape(wrapped.update, GRADS, jax.eval_shape(wrapped.init, PARAMS), PARAMS)
+        assert updates == tree.shapes(GRADS)
 
 
 @gradtx.transform
-def scale_by_value_for_interop() -> Rule:
+def scale_by_other() -> Rule:
     """Multiplies by an extra argument."""
 
-    def update(updates, state, *, value):
-        return tree.map(lambda u, value: value * u, updates, value=value), state
+    def update(updates, state, *, other):
+        return tree.map(lambda u, other: other * u, updates, other=other), state
 
     return Rule(update=update)
 
 
 def test_extra_arguments_through_optax_chain():
-    tx = gradtx.clip(1.0) >> scale_by_value_for_interop()
-    chained = optax.chain(optax.identity(), gradtx.to_optax(tx), gradtx.to_optax(gradtx.adam(1e-3)))
-    updates, _ = chained.update(GRADS, chained.init(PARAMS), PARAMS, value=2.0, other="dropped")
-    expected = tx >> gradtx.adam(1e-3)
-    assert_close(updates, expected.update(GRADS, expected.init(PARAMS), PARAMS, value=2.0)[0])
-    with pytest.raises(TypeError, match="'value' is missing"):
-        chained.update(GRADS, chained.init(PARAMS), PARAMS)
-
-
-def test_to_optax_is_optax():
-    converted = gradtx.to_optax(gradtx.adam(1e-3))
-    assert isinstance(converted, optax.GradientTransformationExtraArgs)
-    assert_close(steps(converted), steps(gradtx.adam(1e-3)))
-
-
-def test_there_and_back():
-    tx = gradtx.scale(2.0) >> gradtx.foreign(optax.chain(gradtx.to_optax(gradtx.clip(1.0)), optax.scale(0.5)))
-    updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS)
-    assert_close(updates, jax.tree.map(lambda g: jnp.clip(2 * g, -1, 1) / 2, GRADS))
-
-
-def test_optax_schedules_are_schedules():
-    theirs = optax.warmup_cosine_decay_schedule(0.0, 1.0, 5, 20)
-    ours = gradtx.sgd(theirs)
-    assert_close(steps(ours, 8), steps(optax.sgd(theirs), 8))
-    assert ours == gradtx.sgd(theirs)
+    tx = gradtx.clip(1.0) >> scale_by_other()
+    chained = optax.chain(optax.identity(), gradtx.to_optax(tx), gradtx.to_optax(gradtx.scale(2.0)))
+    updates, _ = chained.update(GRADS, chained.init(PARAMS), PARAMS, other=3.0, value="dropped")
+    assert_close(updates, jax.tree.map(lambda g: 6 * g, GRADS))
 
 
 # flax -----------------------------------------------------------------------------------------------------------------
 
 
 def test_train_state():
-    model = nn.Dense(2)
-    params = model.init(jax.random.key(0), jnp.ones((1, 3)))
-    ours = train_state.TrainState.create(apply_fn=model.apply, params=params, tx=gradtx.adamw(1e-2))
-    theirs = train_state.TrainState.create(apply_fn=model.apply, params=params, tx=optax.adamw(1e-2))
-    for _ in range(3):
-        ours, theirs = ours.apply_gradients(grads=params), theirs.apply_gradients(grads=params)
+    ours, theirs = (
+        train_state.TrainState.create(apply_fn=None, params=PARAMS, tx=tx.adamw(1e-2)) for tx in (gradtx, optax)
+    )
+    step = jax.jit(lambda state: state.apply_gradients(grads=GRADS))
+    for _ in range(2):
+        ours, theirs = step(ours), step(theirs)
     assert_close(ours.params, theirs.params)
     assert jax.tree.structure(ours) == jax.tree.structure(ours.replace(tx=gradtx.adamw(1e-2)))
-    assert gradtx.step_count(ours.opt_state) == 3
-
-
-class Net(nnx.Module):
-    def __init__(self):
-        self.linear = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
-
-    def __call__(self, x):
-        return self.linear(x)
+    assert gradtx.step_count(ours.opt_state) == 2
 
 
 @nnx.jit
-def nnx_step(model, optimizer, x):
-    loss, grads = nnx.value_and_grad(lambda model: jnp.mean(model(x) ** 2))(model)
-    optimizer.update(model, grads)
-    return loss
+def nnx_step(model, optimizer):
+    optimizer.update(model, nnx.grad(lambda model: jnp.mean(model(jnp.ones((4, 3))) ** 2))(model))
 
 
 def train_nnx(tx):
-    model = Net()
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
-    losses = [nnx_step(model, optimizer, jnp.ones((4, 3))) for _ in range(4)]
-    return losses, nnx.state(model, nnx.Param), optimizer
+    for _ in range(2):
+        nnx_step(model, optimizer)
+    assert optimizer.step[...] == 2
+    return nnx.state(model, nnx.Param)
 
 
-def test_nnx_optimizer():
-    losses, params, optimizer = train_nnx(gradtx.clip(1.0) >> gradtx.adam(1e-2))
-    _, expected, _ = train_nnx(optax.chain(optax.clip(1.0), optax.adam(1e-2)))
-    assert losses[-1] < losses[0]
-    assert_close(params, expected)
-    assert optimizer.step[...] == 4
-
-
-def test_array_hyperparameters_in_nnx_optimizer():
-    rate = jnp.float32(1e-2)
-    _, params, _ = train_nnx(gradtx.to_optax(gradtx.adam(rate)))
-    _, expected, _ = train_nnx(gradtx.adam(1e-2))
-    assert_close(params, expected)
-
-
-def test_scheduled_optimizers_in_nnx_optimizer():
-    _, params, _ = train_nnx(gradtx.sgd(gradtx.linear_schedule(0.1, 0.0, 4)))
-    _, expected, _ = train_nnx(optax.sgd(optax.linear_schedule(0.1, 0.0, 4)))
-    assert_close(params, expected)
-
-
-def test_optax_is_not_needed():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys; sys.modules['optax'] = None; sys.modules['flax'] = None\n"
-        "import gradtx, jax.numpy as jnp\n"
-        "tx = gradtx.clip(1.0) >> gradtx.adam(1e-3)\n"
-        "tx.update(jnp.ones(3), tx.init(jnp.ones(3)))\n"
-        "try: gradtx.to_optax(tx)\n"
-        "except ImportError as error: assert 'pip install optax' in str(error)\n"
-        "else: raise SystemExit('no error')\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+def test_nnx_optimizer_with_a_schedule_and_with_an_array_hyperparameter():
+    expected = train_nnx(optax.chain(optax.clip(1.0), optax.sgd(optax.linear_schedule(0.1, 0.0, 4))))
+    assert_close(train_nnx(gradtx.clip(1.0) >> gradtx.sgd(gradtx.linear_schedule(0.1, 0.0, 4))), expected)
+    rate = jnp.float32(0.1)
+    assert_close(train_nnx(gradtx.to_optax(gradtx.sgd(rate, 0.9))), train_nnx(optax.sgd(0.1, 0.9)))

@@ -1,0 +1,347 @@
+"""What the language refuses before anything runs: arguments, compositions, configurations."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import gradtx
+from gradtx import Rule, Transform
+from gradtx.core import record
+from tests.refusals import Refusal
+
+PARAMS = {"w": np.ones(3, np.float32), "b": np.zeros((), np.float32)}
+TX, MOMENTUM, CHAIN = gradtx.adam(1e-3), gradtx.sgd(0.1, momentum=0.9), gradtx.clip(1.0) >> gradtx.adam(1e-3)
+FOREIGN = optax.trace(0.9)
+NAN, INF = float("nan"), float("inf")
+
+
+def in_float64():
+    """A number that is wide enough meets leaves that are not."""
+    with jax.enable_x64(True):
+        gradtx.adam(1, b2=jnp.float64(1 - 1e-9)).init(PARAMS)
+
+
+def traced(function, *args):
+    """The call under jit, as far as tracing goes."""
+    return lambda: jax.eval_shape(function, *args)
+
+
+def shapes(tx, params=PARAMS):
+    return jax.eval_shape(tx.init, params)
+
+
+def update(tx, grads=PARAMS, state=None, params=PARAMS, **extra):
+    return tx.update(grads, shapes(tx) if state is None else state, params, **extra)
+
+
+def registered(body, decorate=gradtx.transform):
+    """A factory of this body, which the registry forgets again."""
+    factory = decorate(body)
+    del record._registry[body.__name__]
+    return factory
+
+
+def keep(updates, state):
+    return updates, state
+
+
+def made(update=keep, init=None, **facts):
+    """A transform of one hyperparameter with this Rule."""
+
+    def breaks(rate: gradtx.Unit = 0.5) -> Rule:
+        return Rule(init, update, **facts)
+
+    return registered(breaks)
+
+
+# Arguments ------------------------------------------------------------------------------------------------------------
+
+RATE, NUMBER = "gradtx.adam: learning_rate", "allowed: a number or a schedule, in [0, inf)"
+STRING = f"{RATE} is the string '%s'; {NUMBER}. Pass the number itself%s."
+VMAP = "build the optimizer under jax.vmap: jax.vmap(lambda x: gradtx.adam(..., learning_rate=x))(values)."
+NO_NUMBERS = {
+    "None": (None, TypeError, f"{RATE} is None; {NUMBER}."),
+    "a number in quotes": ("1e-3", TypeError, STRING % ("1e-3", ", 0.001")),
+    "a word": ("fast", TypeError, STRING % ("fast", "")),
+    "bytes": (b"1", TypeError, f"{RATE} is b'1' of type bytes; {NUMBER}"),
+    "a bool": (True, TypeError, f"{RATE} is True, a bool; {NUMBER}."),
+    "NumPy's bool": (np.bool_(True), TypeError, f"{RATE} is np.True_, a bool; {NUMBER}"),
+    "an array of a bool": (np.array(True), TypeError, f"{RATE} is np.True_, a bool; {NUMBER}"),
+    "JAX's bool": (jnp.array(True), TypeError, f"{RATE} is an array of dtype bool; {NUMBER}."),
+    "an array of a str": (np.array("0.1"), TypeError, f"{RATE} is the string ", NUMBER),
+    "an array of an object": (np.array(None, object), TypeError, f"{RATE} is None; {NUMBER}"),
+    "complex": (1j, TypeError, f"{RATE} is 1j of type complex; {NUMBER}."),
+    "NumPy's complex": (np.array(1j), TypeError, f"{RATE} is ", "of type complex128", NUMBER),
+    "JAX's complex": (jnp.complex64(1), TypeError, f"{RATE} is an array of dtype complex64; {NUMBER}"),
+    "nan": (NAN, ValueError, f"{RATE} is nan; {NUMBER}."),
+    "JAX's nan": (jnp.float32(NAN), ValueError, f"{RATE} is nan; {NUMBER}."),
+    "inf": (INF, ValueError, f"{RATE} is inf; {NUMBER}."),
+    "negative": (-0.1, ValueError, f"{RATE} is -0.1; {NUMBER}."),
+    "a huge int": (10**400, ValueError, f"{RATE} is inf; {NUMBER}."),
+    "a list": ([0.1], TypeError, f"{RATE} is [0.1] of type list; {NUMBER}."),
+    "a tuple": ((0.1,), TypeError, f"{RATE} is (0.1,) of type tuple; {NUMBER}."),
+    "a vector": (
+        jnp.ones(3),
+        ValueError,
+        f"{RATE} has shape (3,); {NUMBER}: a scalar. For many values at once, {VMAP}",
+    ),
+    "one in a vector": (np.ones(1), ValueError, f"{RATE} has shape (1,); {NUMBER}: a scalar."),
+    "a factory": (gradtx.linear_schedule, TypeError, f"{RATE} is the factory gradtx.linear_schedule itself; call it"),
+    "a transform": (gradtx.scale(1.0), TypeError, f"{RATE} is scale(step_size=1.0) of type scale; {NUMBER}."),
+    "a type": (float, TypeError, f"{RATE} is <class 'float'>; allowed: a schedule, or a function of the count."),
+    "a shape": (jax.ShapeDtypeStruct((), jnp.float32), TypeError, f"{RATE} is ShapeDtypeStruct(", NUMBER),
+    "a key": (jax.random.key(0), TypeError, f"{RATE} is an array of dtype key<fry>; {NUMBER}"),
+}
+ARGUMENTS = [
+    Refusal(f"a rate that is {name}", functools.partial(gradtx.adam, value), error, *words)
+    for name, (value, error, *words) in NO_NUMBERS.items()
+]
+ARGUMENTS += [
+    Refusal(f"a rate that is {value}, replaced", lambda v=value: TX.replace(learning_rate=v), error, RATE, NUMBER)
+    for value, error in [(None, TypeError), ("1e-3", TypeError), (NAN, ValueError)]
+]
+ARGUMENTS += [
+    Refusal(f"a traced rate of {word}", traced(gradtx.adam, value), (TypeError, ValueError), RATE, word, NUMBER)
+    for value, word in [(jnp.complex64(1), "complex64"), (jnp.bool_(True), "bool"), (jnp.ones(3), "shape (3,)")]
+]
+BY_NAME = [gradtx.sgd, gradtx.adagrad, gradtx.rmsprop, gradtx.adadelta, gradtx.adamw, gradtx.lion, gradtx.signum]
+ARGUMENTS += [
+    Refusal(f"{f.__name__} by its own name", lambda f=f: f(None), TypeError, f"gradtx.{f.__name__}: learning_rate is")
+    for f in BY_NAME
+]
+UNIT = "allowed: a number or a schedule, in [0, 1)"
+KNOWN = "Its arguments: learning_rate, b1, b2, eps, eps_root, nesterov, eps_hat, state_dtype."
+for f, args, kwargs, error, *words in [
+    *((gradtx.adam, [1], {"b1": b}, ValueError, f"gradtx.adam: b1 is {b!r}; {UNIT}.") for b in (1.0, 1.5, -0.1)),
+    (gradtx.scale_by_lion, [], {"b2": 1}, ValueError, f"gradtx.scale_by_lion: b2 is 1.0; {UNIT}."),
+    (gradtx.adam, [1e-3], {"eps": -1e-8}, ValueError, f"gradtx.adam: eps is -1e-08; {NUMBER}."),
+    (gradtx.clip_by_global_norm, [0], {}, ValueError, "max_norm is 0.0; allowed: a number or a schedule, in (0, inf)."),
+    (gradtx.sgd, [1], {"nesterov": True}, ValueError, "gradtx.sgd: nesterov needs momentum; pass momentum=0.9"),
+    (gradtx.rmsprop, [1], {"nesterov": True}, ValueError, "gradtx.rmsprop: nesterov needs momentum; pass momentum=0.9"),
+    (gradtx.sgd, [0.1], {"dampening": 0.5}, ValueError, "gradtx.sgd: dampening needs momentum"),
+    (gradtx.sgd, [0.1], {"dampening": jnp.float32(0.5)}, ValueError, "gradtx.sgd: dampening needs momentum"),
+    (gradtx.sgd, [0.1], {"dampening": gradtx.constant_schedule(0.5)}, ValueError, "dampening needs momentum"),
+    (gradtx.sgd, [0.1], {"lr_inside_momentum": True}, ValueError, "gradtx.sgd: lr_inside_momentum needs"),
+    (gradtx.sgd, [0.1], {"state_dtype": jnp.bfloat16}, ValueError, "gradtx.sgd: state_dtype needs momentum"),
+    (gradtx.scale_by_momentum, [0.9], {"dampening": 0.5}, ValueError, "dampening=0.5 needs form='sum'", "'debiased'"),
+    (gradtx.scale_by_momentum, [0.9], {"dampening": jnp.float32(0.5)}, ValueError, "needs form='sum'"),
+    (gradtx.scale_by_rms, [], {"debias": False, "eps_hat": True}, ValueError, "eps_hat needs debias=True"),
+    (gradtx.adadelta, [], {"mask": {"w": True}}, ValueError, "gradtx.adadelta: mask needs weight_decay"),
+    (gradtx.scale_by_momentum, [], {"form": "mean"}, ValueError, "form is 'mean'; allowed: 'debiased', 'average', 's"),
+    *((gradtx.adam, [1], {"nesterov": v}, TypeError, f"nesterov is {v!r}; allowed: ") for v in (1, "yes", 0.0)),
+    (gradtx.adam, [1], {"nesterov": jnp.array(True)}, TypeError, "gradtx.adam: nesterov is ", "allowed: True or False"),
+    (
+        *(gradtx.adam, [1], {"nesterv": 1}, TypeError),
+        f"gradtx.adam: got an unexpected keyword argument 'nesterv'. Did you mean 'nesterov'? {KNOWN}",
+    ),
+    (gradtx.adam, [1], {"beta": 0.5}, TypeError, f"gradtx.adam: got an unexpected keyword argument 'beta'. {KNOWN}"),
+    (gradtx.adam, [], {}, TypeError, f"gradtx.adam: missing a required argument: 'learning_rate'. {KNOWN}"),
+    (gradtx.adam, [1, 0.9, 0.9, 1, 1], {}, TypeError, f"gradtx.adam: too many positional arguments. {KNOWN}"),
+    (gradtx.adam, [], {"lerning_rate": 1}, TypeError, "argument 'lerning_rate'. Did you mean 'learning_rate'?"),
+    (gradtx.linear_schedule, [1.0, 0.0, 10], {"maximumx": 1}, TypeError, "gradtx.linear_schedule: got an unexpected"),
+    (gradtx.scale_by_schedule, [0.1], {}, TypeError, "step_size_fn is 0.1; allowed: a schedule, or a function of the"),
+    *((w, [TX.factory], {}, TypeError, "inner is the factory gradtx.adam") for w in (gradtx.checked, gradtx.tunable)),
+    (gradtx.checked, [0.1], {}, TypeError, "gradtx.checked: inner is 0.1; allowed: a transform, or any object with in"),
+    (gradtx.to_optax, ["adam"], {}, TypeError, "gradtx.to_optax: got 'adam'; allowed: a gradtx transform."),
+    *((gradtx.foreign, [FOREIGN], {"accepts": a}, TypeError, "gradtx.foreign: accepts is") for a in ("value", 3, (3,))),
+    (gradtx.adam, [1e-3], {"state_dtype": "float16"}, ValueError, "gradtx.scale_by_momentum: state_dtype", "65504"),
+    (gradtx.lion, [1e-3], {"state_dtype": "float8_e4m3fn"}, ValueError, "'float8_e4m3fn'; allowed: 'bfloat16'", "few"),
+    (gradtx.sgd, [1, 0.9], {"state_dtype": "int8"}, TypeError, "state_dtype is 'int8'; allowed: a floating-point dt"),
+    (gradtx.ema, [0.9], {"state_dtype": "bf16"}, TypeError, "gradtx.ema: state_dtype is 'bf16'; allowed: a floating"),
+    (gradtx.scale_by_rms, [], {"state_dtype": "bfloat16", "centered": True}, ValueError, "bfloat16", "difference"),
+    (gradtx.scale_by_rms, [], {"state_dtype": "bfloat16", "maximum": "raw"}, ValueError, "bfloat16", "peaks"),
+]:
+    name = f"{f.__name__} {len(ARGUMENTS)}: {', '.join([*map(str, args), *kwargs])[:50]}"
+    ARGUMENTS.append(Refusal(name, functools.partial(f, *args, **kwargs), error, *words))
+for tx, changes, error, *words in [
+    (TX, {"b1": 1.5}, ValueError, f"gradtx.adam: b1 is 1.5; {UNIT}"),
+    (TX, {"b1": True}, TypeError, "gradtx.adam: b1 is True, a bool"),
+    (TX, {"nesterov": "yes"}, TypeError, "gradtx.adam: nesterov is 'yes'; allowed: True or False"),
+    (TX, {"learnin_rate": 1}, TypeError, "gradtx.adam has no argument 'learnin_rate'. Did you mean 'learning_rate'?"),
+    (CHAIN, {"learnin_rate": 1}, TypeError, "gradtx.chain has no argument 'learnin_rate'. Did you mean 'learning_rate"),
+    (gradtx.sgd(0.1), {"nesterov": True}, ValueError, "nesterov needs momentum"),
+    (gradtx.sgd(gradtx.constant_schedule(0.1)), {"value": 1}, TypeError, "gradtx.sgd has no argument 'value'"),
+    (
+        gradtx.scale_by_adam().expand(),
+        {"decay": 1},
+        TypeError,
+        "argument of several",
+        "scale_by_momentum, scale_by_rms",
+    ),
+]:
+    ARGUMENTS.append(Refusal(f"replace {changes} in {tx.name}", lambda t=tx, c=changes: t.replace(**c), error, *words))
+ARGUMENTS += [
+    Refusal("an ambiguous name", lambda: gradtx.scale_by_adam().expand().decay, AttributeError, "argument of several"),
+    Refusal("a misspelt name", lambda: TX.learnin_rate, AttributeError, "Did you mean 'learning_rate'?"),
+    Refusal("a change", lambda: setattr(TX, "b1", 0), AttributeError, "gradtx.adam is a value", "use .replace(b1=...)"),
+    Refusal("a deletion", lambda: delattr(TX, "b1"), AttributeError, "gradtx.adam is a value and cannot be changed"),
+    Refusal("an entry in the registry", lambda: gradtx.registry.update(mine=1), AttributeError, "update"),
+]
+
+
+# Ranges ---------------------------------------------------------------------------------------------------------------
+
+
+def one_of(annotation):
+    """A factory of one argument."""
+
+    def ranged(x: annotation) -> Rule:
+        return Rule(update=keep)
+
+    return registered(ranged)
+
+
+RANGES = [
+    ("[0, 1)", gradtx.Unit, [-1e-9, 1.0, 1.5]),
+    ("[0, 1]", gradtx.Fraction, [-1e-9, 1.001]),
+    ("[0, inf)", gradtx.NonNegative, [-1e-9]),
+    ("(0, inf)", gradtx.Positive, [0.0, -1.0]),
+    ("any finite number", gradtx.Hyper, []),
+    ("[1, inf)", gradtx.PositiveInt, [0, -1]),
+    ("[0, inf)", gradtx.NonNegativeInt, [-1]),
+]
+for interval, annotation, outside in RANGES:
+    for value in [*outside, *([] if isinstance((outside or [0.0])[0], int) else [NAN, INF, -INF])]:
+        for kind in (float, np.float64, np.array, jnp.float32) if value == 1.5 else (type(value),):
+            call = functools.partial(lambda annotation, value: one_of(annotation)(value), annotation, kind(value))
+            words = (ValueError, "gradtx.ranged: x is ", interval)
+            ARGUMENTS.append(Refusal(f"{kind.__name__} {value} in {interval}", call, *words))
+for annotation, value, words in [
+    (bool, 1, "x is 1; allowed: True or False."),
+    (int, 0.5, "x is 0.5; allowed: an int."),
+    (int, True, "x is True; allowed: an int."),
+    (gradtx.PositiveInt, 1.5, "x is 1.5; allowed: an int"),
+    (float, "1", "x is '1'; allowed: a number."),
+    (float, True, "x is True; allowed: a number."),
+    (str, 1, "x is 1; allowed: a str."),
+    (bool | str, 1, "x is 1; allowed: True or False or allowed: a str."),
+    (Callable[[int], int], 1, "x is 1; allowed: a function."),
+    (tuple[gradtx.Unit, ...], 0.5, "x is 0.5; allowed: a tuple or list."),
+    (dict[str, gradtx.Unit], [0.5], "x is [0.5]; allowed: a dict."),
+    (Transform, 3, "x is 3; allowed: a transform, or any object with init and update."),
+    (gradtx.Schedule, 3, "x is 3; allowed: a schedule, or a function of the count."),
+]:
+    call = functools.partial(lambda annotation, value: one_of(annotation)(value), annotation, value)
+    ARGUMENTS.append(Refusal(f"{value!r} for {annotation}", call, TypeError, f"gradtx.ranged: {words}"))
+TWO = one_of(tuple[gradtx.Unit, ...])((0.5, 0.5))
+ARGUMENTS.append(Refusal("one of two", lambda: TWO.replace(x=(0.5, 1.5)), ValueError, f"x is 1.5; {UNIT}"))
+CLOSE, ROUNDS = gradtx.adam(1, b2=1 - 1e-9), "gradtx.scale_by_rms: decay is 0.999999999, which rounds to 1.0 in float32"
+ARGUMENTS += [
+    Refusal("1 - 1e-9, init", lambda: CLOSE.init(PARAMS), ValueError, f"{ROUNDS}; allowed: in [0, 1)", "float64"),
+    Refusal("1 - 1e-9, update", lambda: update(CLOSE, state=shapes(TX)), ValueError, ROUNDS),
+    Refusal("1 - 1e-9, traced", lambda: jax.eval_shape(CLOSE.init, PARAMS), ValueError, ROUNDS),
+    Refusal(
+        "1 - 1e-9 in an array", in_float64, ValueError, "gradtx.scale_by_rms: decay is ", "rounds to 1.0 in float32"
+    ),
+]
+
+# Compositions ---------------------------------------------------------------------------------------------------------
+
+A_PAIR = "allowed: a transform, or any object with init and update."
+COMPOSITIONS = []
+for compose in (gradtx.chain, gradtx.join):
+    who = f"gradtx.{compose.__name__}"
+    lists = f"{who}: stage 0 is a %s; pass the transforms themselves: {compose.__name__}(*transforms)."
+    none = f"{who}: got no transforms; pass at least one, or use identity() for one that does nothing."
+    COMPOSITIONS += [
+        Refusal(f"{who} of {stages}", functools.partial(compose, *stages), TypeError, words)
+        for stages, words in [
+            ([], none),
+            ([[TX, TX]], lists % "list"),
+            ([(TX, TX)], lists % "tuple"),
+            ([TX, gradtx.adam], f"{who}: stage 1 is the factory gradtx.adam itself; call it: adam(...)."),
+            *(([TX, other], f"{who}: stage 1 is {other!r}; {A_PAIR}") for other in (None, 0.1, "adam", int, TX.init)),
+        ]
+    ]
+COMPOSITIONS += [
+    Refusal("optax's factory", lambda: gradtx.chain(optax.adam), TypeError, "stage 0 is <function adam", A_PAIR),
+    Refusal("factory on the right", lambda: TX >> gradtx.clip, TypeError, "stage 1 is the factory gradtx.clip itself"),
+    Refusal("factory on the left", lambda: gradtx.clip >> TX, TypeError, "stage 0 is the factory gradtx.clip itself"),
+    Refusal("+ 1", lambda: TX + 1, TypeError, "gradtx.join: stage 1 is 1"),
+    Refusal("1 +", lambda: 1 + TX, TypeError, "gradtx.join: stage 0 is 1"),
+    Refusal(">> 0.1", lambda: gradtx.scale(1.0) >> 0.1, TypeError, "gradtx.chain: stage 1 is 0.1", A_PAIR),
+    Refusal("+ factory", lambda: TX + gradtx.adam, TypeError, "call it: adam"),
+    Refusal("a list on the left", lambda: [TX] >> TX, TypeError, "gradtx.chain: stage 0 is a list"),
+    Refusal("stages by name", lambda: gradtx.chain(stages=[TX]), TypeError, "chain"),
+]
+RIGHT_OF_PLUS = {
+    "foreign": lambda: gradtx.scale_by_rms() + FOREIGN,
+    "in a join": lambda: gradtx.join(gradtx.scale_by_rms(), gradtx.scale(1.0), FOREIGN),
+    "first of a join": lambda: gradtx.scale_by_rms() + (gradtx.foreign(FOREIGN) + gradtx.scale(1.0)),
+    "first of a chain": lambda: gradtx.scale_by_rms() + (FOREIGN >> gradtx.scale(1.0)),
+    "behind identity": lambda: gradtx.scale_by_rms() + gradtx.chain(gradtx.identity(), FOREIGN),
+    "deep": lambda: gradtx.scale(1.0) >> gradtx.scale_by_rms() + ((FOREIGN + gradtx.scale(1.0)) >> gradtx.clip(1.0)),
+    "in a wrapper": lambda: gradtx.scale_by_rms() + gradtx.checked(FOREIGN),
+    "in two wrappers": lambda: gradtx.scale_by_rms() + gradtx.tunable(gradtx.checked(gradtx.chain(FOREIGN))),
+}
+COMPOSITIONS += [
+    Refusal(f"{name}, right of +", call, TypeError, "gradtx.join: ", "trace", "cannot stand right of +", "Put it first")
+    for name, call in RIGHT_OF_PLUS.items()
+]
+
+
+def deaf(inner: Transform) -> Rule:
+    """Names neither `observed` nor `**extra`."""
+
+    def update(updates, state, params=None):
+        updates, inner_state = inner.update(updates, state["inner"], params)
+        return updates, {"inner": inner_state}
+
+    return Rule(lambda params: {"inner": inner.init(params)}, update)
+
+
+def with_extra(rate: gradtx.Unit = 0.5) -> Rule:
+    return Rule(update=lambda updates, state, *, value, other=None: (updates, state))
+
+
+DEAF, WITH_EXTRA = registered(deaf), registered(with_extra)
+COMPOSITIONS += [
+    Refusal("observed is dropped", lambda: TX + DEAF(gradtx.scale_by_rms()), TypeError, "gradtx.join: deaf"),
+    Refusal("extra is dropped", lambda: DEAF(WITH_EXTRA()), TypeError, "with_extra(rate=0.5) needs value", "**extra"),
+    Refusal("first, behind", lambda: TX >> made(first=True)(), TypeError, "breaks", "cannot stand behind adam"),
+    Refusal("final, in front", lambda: made(final=True)() + TX, TypeError, "adam(", "cannot stand behind breaks"),
+]
+
+# Configurations -------------------------------------------------------------------------------------------------------
+
+A_CONFIG, ARGS = "allowed: a dict of a 'name' and 'arguments', as to_config gives", {"learning_rate": 0.1}
+CONFIGS = [
+    Refusal(f"the config {config}", functools.partial(gradtx.from_config, config), error, "gradtx.", *words)
+    for config, error, *words in [
+        *((config, ValueError, f"gradtx.from_config: got {config!r}; {A_CONFIG}") for config in (None, "adam", [], {})),
+        ({"name": "adam"}, ValueError, A_CONFIG),
+        ({"name": "adam", "arguments": ARGS, "more": 1}, ValueError, A_CONFIG),
+        ({"name": "adam", "arguments": None}, ValueError, A_CONFIG),
+        ({"name": "adam", "arguments": [0.1]}, ValueError, A_CONFIG),
+        ({"name": ["adam"], "arguments": {}}, ValueError, A_CONFIG),
+        (
+            *({"name": "adm", "arguments": {}}, ValueError),
+            "no transform or schedule is called 'adm'. Did you mean 'adam'? Import the module that defines it first.",
+        ),
+        ({"name": "adam", "arguments": {}}, TypeError, "adam: missing a required argument: 'learning_rate'"),
+        ({"name": "adam", "arguments": ARGS | {"b3": 0.5}}, TypeError, "'b3'"),
+        ({"name": "adam", "arguments": {"learning_rate": "0.1"}}, TypeError, STRING % ("0.1", ", 0.1")),
+        ({"name": "adam", "arguments": {"learning_rate": -0.1}}, ValueError, f"{RATE} is -0.1"),
+        ({"name": "adam", "arguments": {"learning_rate": {"name": "sgd", "arguments": ARGS}}}, TypeError, RATE),
+        ({"name": "adam", "arguments": {"learning_rate": {"nme": "sgd"}}}, ValueError, "{'nme': 'sgd'}", A_CONFIG),
+        ({"name": "chain", "arguments": {}}, TypeError, "gradtx.chain: got no transforms"),
+        ({"name": "chain", "arguments": {"stages": []}}, TypeError, "gradtx.chain: got no transforms"),
+        ({"name": "chain", "arguments": {"stages": [0.1]}}, TypeError, "gradtx.chain: stage 0 is 0.1"),
+    ]
+]
+JSON = "which JSON cannot hold"
+CONFIGS += [
+    Refusal(f"the config of {name}", call, TypeError, words, JSON)
+    for name, call, words in [
+        ("a function", lambda: gradtx.adam(lambda count: 0.1).to_config(), "gradtx.custom_schedule: function is "),
+        ("a static function", lambda: gradtx.stateless(lambda u, p: u).to_config(), "gradtx.stateless: f is "),
+        ("a foreign object", lambda: gradtx.foreign(FOREIGN).to_config(), "gradtx.foreign: object is "),
+        ("a tracer", traced(lambda tx: tx.to_config() and None, gradtx.sgd(0.1)), "gradtx.sgd: learning_rate is "),
+    ]
+]
+
+REFUSALS = ARGUMENTS + COMPOSITIONS + CONFIGS
