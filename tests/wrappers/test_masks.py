@@ -1,297 +1,231 @@
-"""masked, freeze and train_only: what each does to whom, extra arguments through them, orders that make no sense."""
+"""masked, freeze and train_only: what each does to which leaves, what passes through them, leaves of whole numbers."""
 
-import chex
+import pickle
+
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import gradtx
-from gradtx import Rule, tree
-from tests.wrappers.masking import GRADS, HEAD, PARAMS, STACKED, WAYS, each_way, hundred, once, zeros_like
+from tests.wrappers.runs import (
+    GRADS,
+    HEARD,
+    PARAMS,
+    STACKED,
+    assert_close,
+    distance,
+    hearing,
+    matrices,
+    once,
+    pulled,
+    run,
+)
+
+OUT = {"dense": False, "norm": False, "out": True}
+WAYS = {"tree": OUT, "function": lambda path, leaf: path.startswith("out"), "pattern": "out/*"}
+INNER = gradtx.clip_by_global_norm(1.0) >> gradtx.sgd(0.1, 0.9)
 
 
-def theirs(tx, params=PARAMS):
-    """The same with optax, which is not written for strict promotion."""
-
-    def step(carry, grads):
-        params, state = carry
-        updates, state = tx.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), updates
-
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        return jax.lax.scan(step, (params, tx.init(params)), STACKED)[1]
+def zeros(values):
+    return jax.tree.map(jnp.zeros_like, values)
 
 
 # What each does -------------------------------------------------------------------------------------------------------
 
 
-@each_way
-def test_all_three_by_each_way_to_say_a_mask(mask):
-    inner = gradtx.clip_by_global_norm(1.0) >> gradtx.adam(0.1)
-    alone, _ = inner.update(GRADS[0]["head"], inner.init(PARAMS["head"]), PARAMS["head"])
-    assert gradtx.tree_equal(once(gradtx.masked(inner, mask), GRADS[0]), {"body": GRADS[0]["body"], "head": alone})
-    still = zeros_like(GRADS[0]["body"])
-    assert gradtx.tree_equal(once(gradtx.train_only(inner, mask), GRADS[0]), {"body": still, "head": alone})
-    frozen = GRADS[0] | {"head": zeros_like(GRADS[0]["head"])}
-    assert gradtx.tree_equal(once(gradtx.freeze(mask), GRADS[0]), frozen)
-
-
-@each_way
-def test_masked_and_freeze_are_those_of_optax(mask):
-    tree_mask = WAYS["tree"]
-    updates, _ = hundred(gradtx.masked(gradtx.adamw(0.1), mask) >> gradtx.freeze({"body/*": True, "*": False}))
-    peer = optax.chain(
-        optax.masked(optax.adamw(0.1), tree_mask),
-        optax.transforms.freeze(jax.tree.map(lambda flag: not flag, tree_mask)),
-    )
-    chex.assert_trees_all_close(updates, theirs(peer), rtol=2e-5, atol=1e-6)
-    updates, _ = hundred(gradtx.train_only(gradtx.adamw(0.1), mask))
-    chex.assert_trees_all_close(updates, theirs(peer), rtol=2e-5, atol=1e-6)
-
-
-def test_masked_passes_others_on_to_the_bit_in_their_dtype():
-    grads = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), GRADS[0])
-    updates = once(gradtx.masked(gradtx.adam(0.1), HEAD), grads)
-    assert gradtx.tree_equal(updates["body"], grads["body"])
-    assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(jnp.bfloat16)}
+@pytest.mark.parametrize("mask", WAYS.values(), ids=WAYS)
+def test_each_does_its_own_to_the_leaves_that_a_mask_selects(mask):
+    alone = once(INNER, GRADS["out"], PARAMS["out"])
+    assert gradtx.tree_equal(once(gradtx.masked(INNER, mask)), GRADS | {"out": alone})
+    assert gradtx.tree_equal(once(gradtx.train_only(INNER, mask)), zeros(GRADS) | {"out": alone})
+    assert gradtx.tree_equal(once(gradtx.freeze(mask)), GRADS | {"out": zeros(GRADS["out"])})
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
 def test_what_happens_on_frozen_leaves_stays_there(bad):
-    """NaN, infinity and gradients that would make any norm overflow."""
-    grads = GRADS[0] | {"body": jax.tree.map(lambda leaf: jnp.full_like(leaf, bad), GRADS[0]["body"])}
-    tx = gradtx.train_only(gradtx.clip_by_global_norm(0.5) >> gradtx.add_decayed_weights(0.1) >> gradtx.sgd(1.0), HEAD)
-    updates, expected = once(tx, grads), once(tx, GRADS[0])
-    assert gradtx.tree_equal(updates, expected)
-    assert gradtx.tree_equal(updates["body"], zeros_like(PARAMS["body"]))
-    before = gradtx.freeze("body/*") >> gradtx.clip_by_global_norm(0.5)
-    assert gradtx.tree_equal(once(before, grads), once(before, GRADS[0]))
+    grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, bad), GRADS) | {"out": GRADS["out"]}
+    inner = gradtx.clip_by_global_norm(0.5) >> gradtx.add_decayed_weights(0.1) >> gradtx.sgd(1.0)
+    for tx in (gradtx.train_only(inner, OUT), gradtx.freeze(("dense/*", "norm/*")) >> INNER):
+        assert gradtx.tree_equal(once(tx, grads), once(tx))
+        assert not any(leaf.any() for leaf in jax.tree.leaves(once(tx, grads) | {"out": ()}))
 
 
-def test_a_frozen_leaf_has_no_state():
-    """Adam keeps 8 bytes for each of the 3 trained parameters, and scalars."""
-    state = gradtx.train_only(gradtx.adam(0.1), HEAD).init(PARAMS)
-    assert sum(leaf.nbytes for leaf in jax.tree.leaves(state) if leaf.ndim) == 8 * 3
-    assert gradtx.find(state, "nu")["body"] == {"bias": None, "kernel": None}
-    assert gradtx.freeze(HEAD).init(PARAMS) == {}
+def test_other_leaves_have_no_state_and_keep_their_dtype():
+    """Adam keeps 8 bytes for each of the 32 trained parameters, and scalars."""
+    state = gradtx.train_only(gradtx.adam(0.1), OUT).init(PARAMS)
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(state) if leaf.ndim) == 8 * 32
+    assert gradtx.find(state, "nu")["dense"] == {"bias": None, "kernel": None}
+    assert gradtx.freeze(OUT).init(PARAMS) == {}
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), GRADS)
+    updates = once(gradtx.masked(gradtx.sgd(0.1), OUT), half)
+    assert gradtx.tree_equal(updates | {"out": 0}, half | {"out": 0})
+    assert updates["out"]["bias"].dtype == jnp.bfloat16
 
 
 def test_everything_or_nothing_may_be_selected():
-    for tx in (gradtx.clip_by_global_norm(1.0) >> gradtx.adam(0.1), gradtx.sgd(0.1, 0.9)):
-        assert gradtx.tree_equal(hundred(gradtx.train_only(tx, "*"))[0], hundred(tx)[0])
-        assert gradtx.tree_equal(hundred(gradtx.train_only(tx, False))[0], zeros_like(STACKED))
-        assert gradtx.tree_equal(hundred(gradtx.masked(tx, {"*": False}))[0], STACKED)
+    for values in (PARAMS, jnp.float32(3.0), jnp.array([3.0, 4.0])):
+        for mask, expected in ((True, once(INNER, values, values)), (False, zeros(values))):
+            assert gradtx.tree_equal(once(gradtx.train_only(INNER, mask), values, values), expected)
+        assert gradtx.tree_equal(once(gradtx.masked(INNER, lambda path, leaf: False), values, values), values)
 
 
 # Nested, and side by side ---------------------------------------------------------------------------------------------
 
 
-def test_masked_inside_train_only():
-    """The inner mask is about what is left; a tree like all params says the same."""
-    alone = gradtx.chain(gradtx.masked(gradtx.add_decayed_weights(0.1), "*/kernel"), gradtx.sgd(0.1))
-    for mask in (
-        "*/kernel",
-        jax.tree.map(lambda leaf: leaf.ndim == 2, PARAMS),
-        {"body": False, "head": {"bias": False, "kernel": True}},
-    ):
-        nested = gradtx.train_only(gradtx.masked(gradtx.add_decayed_weights(0.1), mask) >> gradtx.sgd(0.1), "head/*")
-        updates = once(nested, GRADS[0])
-        expected, _ = alone.update(
-            {"head": GRADS[0]["head"]}, alone.init({"head": PARAMS["head"]}), {"head": PARAMS["head"]}
-        )
-        assert gradtx.tree_equal(updates["head"], expected["head"])
-        assert gradtx.tree_equal(updates["body"], zeros_like(PARAMS["body"]))
+def test_nested_the_inner_mask_is_about_what_is_left():
+    decay = gradtx.add_decayed_weights(0.1)
+    expected = once(gradtx.masked(decay, "*kernel"), GRADS["out"], PARAMS["out"])
+    for mask in ("*/kernel", jax.tree.map(lambda leaf: leaf.ndim == 2, PARAMS), matrices):
+        updates = once(gradtx.train_only(gradtx.masked(decay, mask), "out/*"))
+        assert gradtx.tree_equal(updates, zeros(GRADS) | {"out": expected})
+    inner, minus = gradtx.train_only(gradtx.scale(-1.0), "*/kernel"), -GRADS["out"]["kernel"]
+    out = {"bias": jnp.zeros(8), "kernel": minus}
+    assert gradtx.tree_equal(once(gradtx.masked(inner, "out/*")), GRADS | {"out": out})
+    assert gradtx.tree_equal(once(gradtx.train_only(inner, "out/*")), zeros(GRADS) | {"out": out})
 
 
-def test_train_only_inside_masked_and_twice():
-    tx = gradtx.masked(gradtx.train_only(gradtx.sgd(1.0), "*/kernel"), "head/*")
-    expected = {"body": GRADS[0]["body"], "head": {"bias": jnp.zeros(1), "kernel": -GRADS[0]["head"]["kernel"]}}
-    assert gradtx.tree_equal(once(tx, GRADS[0]), expected)
-    twice = gradtx.train_only(gradtx.train_only(gradtx.sgd(1.0), "*/kernel"), "head/*")
-    assert gradtx.tree_equal(once(twice, GRADS[0]), expected | {"body": zeros_like(PARAMS["body"])})
-
-
-def test_a_scaling_masked_right_of_plus_measures_the_gradient_that_came_in():
-    """`momentum + masked(rms, kernels)` by hand: m / (1 - b^t), divided by √v of the *gradient* on kernels only."""
+def test_beside_a_direction_a_masked_scaling_measures_the_gradient_that_came_in():
+    """`momentum + masked(rms, kernels)` by hand: m / (1 - b^t), on kernels divided by √v of the *gradient*."""
     tx = gradtx.scale_by_momentum(0.9) + gradtx.masked(gradtx.scale_by_rms(0.99, 1e-8), "*/kernel")
-    updates, _ = hundred(tx)
-    for branch, name in (("body", "kernel"), ("head", "kernel"), ("body", "bias")):
+    updates = run(tx, PARAMS, STACKED)[2]["out"]
+    for name in ("kernel", "bias"):
         m = v = 0.0
-        for t, g in enumerate(np.asarray(STACKED[branch][name], np.float64), start=1):
+        for t, g in enumerate(np.asarray(STACKED["out"][name], np.float64), start=1):
             m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
-            expected = m / (1 - 0.9**t)
-            if name == "kernel":
-                expected = expected / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
-            np.testing.assert_allclose(updates[branch][name][t - 1], expected, rtol=1e-4, atol=1e-5)
+            expected = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8 if name == "kernel" else 1)
+            np.testing.assert_allclose(updates[name][t - 1], expected, rtol=1e-4, atol=1e-5)
+    left = once(gradtx.masked(gradtx.scale_by_momentum(), "*/kernel") + gradtx.scale_by_rms())
+    assert_close(left, once(gradtx.scale_by_rms()))  # the first step of a momentum is the gradient
 
 
-def test_masked_left_of_plus_leaves_the_gradient_that_came_in_to_the_right():
-    parts = gradtx.scale_by_momentum(), gradtx.scale_by_rms()
-    left = hundred(gradtx.masked(parts[0], "*") + parts[1])[0]
-    assert gradtx.tree_equal(left, hundred(parts[0] + parts[1])[0])
-    kernels = hundred(gradtx.masked(parts[0], "*/kernel") + parts[1])[0]
-    assert gradtx.tree_equal(kernels["head"]["kernel"], left["head"]["kernel"])
-    assert gradtx.tree_equal(kernels["head"]["bias"], hundred(parts[1])[0]["head"]["bias"])
+def test_what_scales_back_or_has_the_last_word_is_known_through_a_mask():
+    inner = gradtx.loss_scaling(gradtx.kahan_summation(gradtx.sgd(1.0)), dynamic=False)
+    tx = gradtx.train_only(inner, OUT)
+    assert (tx.first, tx.final) == (True, True)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
+    assert {leaf.dtype for leaf in jax.tree.leaves(once(tx, half, half))} == {np.dtype(np.float32)}
 
 
-@pytest.mark.parametrize("wrap", [gradtx.masked, gradtx.train_only])
-def test_what_cannot_observe_is_refused_right_of_plus_inside_too(wrap):
-    inner = wrap(gradtx.foreign(optax.trace(0.9)), HEAD)
-    with pytest.raises(TypeError, match=rf"gradtx\.join: {wrap.__name__}\(.* cannot stand right of \+"):
-        gradtx.scale_by_momentum() + inner
-    with jax.numpy_dtype_promotion("standard"):
-        once(inner + gradtx.scale_by_rms(), GRADS[0])
-
-
-@gradtx.transform
-def takes_scaled_for_masks() -> Rule:
-    """Gradients come multiplied by 8."""
-
-    def update(updates, state):
-        return jax.tree.map(lambda u: u / 8, updates), state
-
-    return Rule(update=update, first=True)
-
-
-@gradtx.transform
-def has_the_last_word_for_masks() -> Rule:
-    """Its updates are to be applied as they are."""
-
-    def update(updates, state):
-        return updates, state
-
-    return Rule(update=update, final=True)
-
-
-def test_orders_that_make_no_sense_are_refused_by_name():
-    with pytest.raises(TypeError, match=r"gradtx\.masked: takes_scaled_for_masks\(\) takes gradients that are still"):
-        gradtx.masked(takes_scaled_for_masks(), HEAD)
-    inside = gradtx.train_only(takes_scaled_for_masks(), HEAD)  # the others are zero, scaled or not
-    with pytest.raises(TypeError, match=r"cannot stand behind clip\(.*scaled"):
-        gradtx.clip(1.0) >> inside
-    for wrap in (gradtx.masked, gradtx.train_only):
-        last = wrap(has_the_last_word_for_masks(), HEAD)
-        with pytest.raises(TypeError, match=r"gradtx\.chain: scale\(.*cannot stand behind"):
-            last >> gradtx.scale(1.0)
-        half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), GRADS[0])
-        assert {leaf.dtype for leaf in jax.tree.leaves(once(last, half))} == {jnp.dtype(jnp.float32)}
-
-
-# Extra arguments ------------------------------------------------------------------------------------------------------
-
-
-@gradtx.transform
-def backtracking_for_masks(step: gradtx.Positive = 1.0) -> Rule:
-    """The longest of step, step / 2, ... that lowers the loss; asks the loss, and is told value, grad, weights."""
-
-    def update(updates, state, params, *, value, value_fn, grad=None, weights=None, note=None):
-        assert jax.tree.structure(grad) == jax.tree.structure(updates)
-        assert jax.tree.structure(weights) == jax.tree.structure(updates)
-        assert note is None
-        best = jnp.zeros_like(value)
-        for halvings in reversed(range(6)):
-            length = step / 2**halvings
-            lower = value_fn(tree.map(lambda w, u, k: w - k * u, params, updates, k=length)) < value
-            best = jnp.where(lower, length, best)
-        return tree.map(lambda u, w, k: -k * w * u, updates, weights, k=best), state
-
-    return Rule(update=update, reads="tree")
-
-
-def bowl(params):
-    return sum(jnp.sum((1 + i) * leaf**2) for i, leaf in enumerate(jax.tree.leaves(params)))
+# What passes through, and when a mask is asked ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wrap", [gradtx.masked, gradtx.train_only])
-@pytest.mark.parametrize("deep", [False, True], ids=["", "nested"])
-def test_a_line_search_inside_asks_about_all_params(wrap, deep):
-    """The loss is of full params, `value` passes as it is, trees like the params are masked as the gradients are."""
-    value, grads = jax.value_and_grad(bowl)(PARAMS)
-    weights = jax.tree.map(lambda leaf: jnp.full_like(leaf, 2.0), PARAMS)
-    inner = backtracking_for_masks()
-    tx = wrap(wrap(inner, "*/kernel") if deep else inner, "head/*")
-    assert tx.extra_args == {"value", "value_fn", "grad", "weights", "note"}
-    asked = []
+def test_the_loss_is_of_all_params_and_trees_like_them_are_masked(wrap):
+    weights = jax.tree.map(lambda leaf: 2.0, PARAMS)
+    extra = {"value": 3.0, "value_fn": distance, "grad_fn": pulled, "grad": PARAMS, "weights": weights, "note": (1, 2)}
+    once(wrap(wrap(hearing(), "*/kernel"), "out/*"), **extra)
+    nothing = {"dense": {"bias": None, "kernel": None}, "norm": {"bias": None, "scale": None}}
 
-    def value_fn(params):
-        asked.append(jax.tree.structure(params))
-        return bowl(params)
+    def inside(value):
+        return nothing | {"out": {"bias": None, "kernel": value["out"]["kernel"]}}
 
-    extra = {"value": value, "value_fn": value_fn, "grad": grads, "weights": weights, "note": None}
-    updates = once(tx, grads, **extra)
-    assert set(asked) == {jax.tree.structure(PARAMS)}
-    moved = {"kernel": PARAMS["head"]["kernel"]} if deep else PARAMS["head"]
-    slope = {"kernel": grads["head"]["kernel"]} if deep else grads["head"]
-    rest = PARAMS if not deep else PARAMS | {"head": PARAMS["head"]}
+    heard = HEARD[-1]
+    assert heard["weights"] == inside(weights)
+    assert (heard["value"], heard["note"], heard["measured"]) == (3.0, (1, 2), distance(PARAMS))
+    expected = {"updates": inside(GRADS), "params": inside(PARAMS), "grad": inside(PARAMS)}
+    assert gradtx.tree_equal({name: heard[name] for name in expected}, expected)
+    assert gradtx.tree_equal(heard["slopes"], inside(pulled(PARAMS)))
+    once(wrap(hearing(), "out/*"), value=1.0, grad=None, weights=7.0, note=lambda: 1)  # what is no tree like the params
+    assert HEARD[-1]["grad"] is None
+    assert HEARD[-1]["weights"] == 7.0
+    assert HEARD[-1]["note"]() == 1
 
-    def of_moved(part):
-        return bowl(rest | {"head": rest["head"] | part})
 
-    expected, _ = inner.update(
-        slope,
-        {"backtracking_for_masks": {"count": jnp.int32(0)}},
-        moved,
-        value=value,
-        value_fn=of_moved,
-        grad=slope,
-        weights=jax.tree.map(lambda leaf: jnp.full_like(leaf, 2.0), moved),
+# As values ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask", ["*/kernel", ("a/*", "b"), ["a"], {"a/*": True, "*": False}, {"a": True, "b": False}])
+def test_patterns_and_trees_are_saved_as_they_are(mask):
+    for tx in (gradtx.masked(gradtx.adam(0.1), mask), gradtx.train_only(gradtx.adam(0.1), mask), gradtx.freeze(mask)):
+        for copy in (pickle.loads(pickle.dumps(tx)), gradtx.from_config(tx.to_config())):
+            assert (copy, hash(copy), type(copy.mask), list(copy.mask)) == (tx, hash(tx), type(mask), list(mask))
+
+
+def test_numbers_inside_are_swept_tuned_and_replaced():
+    tx = gradtx.train_only(gradtx.sgd(0.5), "out/*")
+    changed = tx.replace(learning_rate=0.25)
+    assert changed == gradtx.train_only(gradtx.sgd(0.25), "out/*")
+    expected = once(changed)
+    for tuned in (gradtx.tunable(tx), gradtx.train_only(gradtx.tunable(gradtx.sgd(0.5)), "out/*")):
+        state = gradtx.tune(tuned.init(PARAMS), learning_rate=0.25)
+        assert gradtx.tree_equal(tuned.update(GRADS, state, PARAMS)[0], expected)
+    swept = jax.vmap(lambda rate: once(tx.replace(learning_rate=rate)))(jnp.array([0.5, 0.25]))
+    assert_close(jax.tree.map(lambda leaf: leaf[1], swept), expected)
+
+
+# Leaves of whole numbers and bools ------------------------------------------------------------------------------------
+
+FIXED = {"step": jnp.array(7), "seen": jnp.array([True, False]), "table": {"bytes": jnp.array([0, 255], jnp.uint8)}}
+MIXED = FIXED | {"w": jnp.array([1.0, -2.0])}
+ADAM = gradtx.adam(0.1)
+AROUND = {
+    "masked": gradtx.masked(ADAM, "w"),
+    "train_only": gradtx.train_only(ADAM, "w"),
+    "partition": gradtx.partition({"trained": ADAM, "fixed": gradtx.freeze("*")}, {"w": "trained", "*": "fixed"}),
+    "join": gradtx.masked(gradtx.scale_by_momentum(), "w") + gradtx.masked(gradtx.scale_by_rms(), "w")
+    >> gradtx.train_only(gradtx.scale(-0.1), "w"),
+    "guarded": gradtx.train_only(gradtx.masked(gradtx.skip_nonfinite(ADAM, 3), {"w": True, "*": False}), "w"),
+}
+
+
+def slopes(params, own_dtype=False):
+    gradients = jax.grad(lambda p: jnp.sum((p["w"] - p["step"].astype(jnp.float32)) ** 2), allow_int=True)(params)
+    return params | jax.tree.map(jnp.zeros_like, FIXED) | {"w": gradients["w"]} if own_dtype else gradients
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_leaves_without_numbers_stay_and_have_no_state(name):
+    tx, alone = AROUND[name], {"w": MIXED["w"]}
+    expected, _ = jax.lax.scan(
+        lambda carry, _: (step_of(ADAM, *carry), None), (alone, ADAM.init(alone)), None, length=2
     )
-    assert jnp.abs(expected["kernel"]).sum() > 0
-    assert gradtx.tree_equal({name: updates["head"][name] for name in expected}, expected)
-    jitted = jax.jit(lambda tx, grads, value: once(tx, grads, **extra | {"value": value}))(tx, grads, value)
-    chex.assert_trees_all_close(jitted, updates, rtol=1e-6)
+    for own_dtype in (False, True):
+        params, state = MIXED, tx.init(MIXED)
+        for _ in range(2):
+            given = slopes(params, own_dtype)
+            updates, state = tx.update(given, state, params)
+            params = gradtx.apply_updates(params, updates)
+        assert gradtx.tree_equal(params | {"w": 0}, MIXED | {"w": 0})
+        assert jax.tree.map(lambda u: u.dtype, updates) == jax.tree.map(lambda g: g.dtype, given)
+        np.testing.assert_allclose(params["w"], expected[0]["w"], rtol=1e-6)
+    numbers = tx.init(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), MIXED))
+    assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, numbers)
+    loaded = flax.serialization.from_state_dict(tx.init(MIXED), flax.serialization.to_state_dict(state))
+    assert gradtx.tree_equal(loaded, state)
 
 
-def test_missing_and_misspelt_extra_arguments_are_named_through_a_mask():
-    tx = gradtx.train_only(backtracking_for_masks(), HEAD)
-    with pytest.raises(TypeError, match=r"gradtx\.train_only\.update: the extra argument 'value' is missing"):
-        once(tx, GRADS[0], value_fn=bowl)
-    with pytest.raises(TypeError, match=r"unknown extra argument 'vale'\. Did you mean 'value'"):
-        once(tx, GRADS[0], vale=1.0, value_fn=bowl)
-    with pytest.raises(TypeError, match="unknown extra argument 'value'"):
-        once(gradtx.freeze(HEAD), GRADS[0], value=1.0)
+def step_of(tx, params, state):
+    updates, state = tx.update({"w": slopes(MIXED | params)["w"]}, state, params)
+    return gradtx.apply_updates(params, updates), state
 
 
-@gradtx.transform
-def weighs_for_masks() -> Rule:
-    """Multiplies by a number, a tree, or what a function gives."""
-
-    def update(updates, state, *, value=1.0, factor=None, power_fn=None):
-        assert value is not None
-        if power_fn is not None:
-            factor = power_fn(2.0)
-        if isinstance(factor, dict):
-            return tree.map(jnp.multiply, updates, factor), state
-        return tree.map(lambda u, k: k * u, updates, k=value if factor is None else factor), state
-
-    return Rule(update=update)
+def test_under_jit_and_vmap_and_without_params():
+    tx = gradtx.train_only(gradtx.sgd(0.5), {"w": True, "step": False, "seen": False, "table": False})
+    updates, _ = tx.update(slopes(MIXED), tx.init(MIXED))
+    np.testing.assert_array_equal(updates["w"], [6.0, 9.0])
+    assert updates["step"].dtype == jax.dtypes.float0
+    several = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), MIXED)
+    moved = jax.jit(jax.vmap(lambda p: gradtx.apply_updates(p, once(tx, slopes(p), p))))(several)
+    assert gradtx.tree_equal(moved, several | {"w": jnp.array([[7.0, 7.0]] * 2)})
 
 
-def test_a_single_array_as_params():
-    """What only looks like the params (a scalar, a function) passes as it is."""
-    for params in (jnp.float32(3.0), jnp.array([3.0, 4.0])):
-        for tx, expected in (
-            (gradtx.train_only(weighs_for_masks(), "*"), 2 * params),
-            (gradtx.train_only(weighs_for_masks(), False), 0 * params),
-            (gradtx.masked(weighs_for_masks(), lambda path, leaf: False), params),
-        ):
-            assert gradtx.tree_equal(once(tx, params, params, value=2.0), expected)
-            assert gradtx.tree_equal(once(tx, params, params, power_fn=lambda number: number), expected)
+def test_freeze_and_apply_updates_leave_them():
+    for dtype in ("int32", "bool", "uint8"):
+        params = {"n": jnp.ones(2, dtype), "w": jnp.ones(2, jnp.bfloat16)}
+        frozen = gradtx.freeze("n").update(params, {}, params)[0]
+        assert gradtx.tree_equal(frozen, params | {"n": jnp.zeros(2, dtype)})
+        for update in (np.zeros(2, jax.dtypes.float0), jnp.ones(2, dtype)):
+            new = gradtx.apply_updates(params, {"n": update, "w": jnp.ones(2)})
+            assert gradtx.tree_equal(new, {"n": params["n"], "w": jnp.full(2, 2.0, jnp.bfloat16)})
+        assert gradtx.tree_equal(gradtx.apply_updates(params["n"], jnp.ones(2, dtype)), params["n"])
 
 
-def test_a_number_for_each_leaf_is_masked_as_the_leaves_are():
-    factor = {"body": {"bias": 1.0, "kernel": 2.0}, "head": {"bias": 3.0, "kernel": 4.0}}
-    updates = once(gradtx.masked(weighs_for_masks(), "*/kernel"), GRADS[0], factor=factor)
-    expected = jax.tree.map(
-        lambda g, k: g * k, GRADS[0], {"body": {"bias": 1.0, "kernel": 2.0}, "head": {"bias": 1.0, "kernel": 4.0}}
-    )
-    assert gradtx.tree_equal(updates, expected)
-    one = once(
-        gradtx.masked(weighs_for_masks(), "0"),
-        (GRADS[0]["body"]["bias"],) * 2,
-        (PARAMS["body"]["bias"],) * 2,
-        value=2.0,
-    )
-    assert gradtx.tree_equal(one, (2 * GRADS[0]["body"]["bias"], GRADS[0]["body"]["bias"]))
+def test_beside_a_guard_that_clips_to_the_dtype():
+    """An optimizer that deals with overflow bounds what it returns, where there are bounds."""
+    params = {"w": jnp.ones(2, jnp.float16), "n": jnp.arange(2)}
+    gradients = {"w": jnp.full(2, 1e3, jnp.float16), "n": jnp.zeros(2, jnp.int32)}
+    updates = once(gradtx.train_only(gradtx.skip_nonfinite(gradtx.sgd(1e4), 3), "w"), gradients, params)
+    assert updates["n"].dtype == jnp.int32
+    assert np.isfinite(updates["w"]).all()

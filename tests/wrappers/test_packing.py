@@ -1,25 +1,50 @@
-"""`pack`: the same numbers from fewer kernels, what it takes into buckets, and its place among other transforms."""
+"""pack and in_buckets: the same numbers from fewer kernels, which leaves are joined, states leaf by leaf, devices."""
 
 import collections
+import functools
+import itertools
+import pickle
 import re
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import checkify
+from flax import serialization
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gradtx
 from gradtx import testing
 from gradtx.core.annotations import Kind
-from tests.core.words import assert_words, refusal
-from tests.wrappers.buckets import MASK, PARAMS, SINGLE, assert_close, matrices, pack, same, shapes, steps
+from tests.wrappers.runs import HEARD, assert_close, by_rank, distance, hearing, kinds, pulled, train
 
 pytestmark = pytest.mark.usefixtures("small_buckets")
+pack = functools.partial(gradtx.pack, fewest=2)
+MOMENTUM = gradtx.sgd(0.1, 0.9)
 
 
-# The same numbers -----------------------------------------------------------------------------------------------------
+@pytest.fixture
+def small_buckets(monkeypatch):
+    """Buckets of which a test fills several: of at most 4 leaves, those of at most 6 elements."""
+    monkeypatch.setattr(gradtx.tree, "SMALL", 6)
+    monkeypatch.setattr(gradtx.tree, "MOST", 4)
 
+
+def drawn(*shape, dtype=jnp.float32, generator=np.random.default_rng(5)):  # noqa: B008 - one stream for all leaves
+    return jnp.asarray(generator.normal(size=shape).astype(np.float32)).astype(dtype)
+
+
+# Several ranks, no axes, no elements, two dtypes, one leaf that is larger; more than a bucket holds.
+PARAMS = {
+    "layers": [{"kernel": drawn(2, 3), "bias": drawn(3, dtype=jnp.bfloat16)} for _ in range(3)],
+    "deep": drawn(2, 1, 2),
+    "temperature": drawn(),
+    "nothing": drawn(0, 3),
+    "large": drawn(7),
+    "missing": None,
+}
+SINGLE = {"a": drawn(2, 3), "b": drawn(3), "large": drawn(7)}
 METHODS = {
     name: factory
     for name, factory in sorted(gradtx.registry.items())
@@ -27,23 +52,13 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_is_the_same_in_buckets(name):
-    """Eager to the last bit, element by element; compiled to what fused multiply-adds leave."""
-    same(METHODS[name](learning_rate=0.1))
-
-
-@pytest.mark.parametrize(
-    "tx",
-    [
-        gradtx.clip_by_global_norm(0.5) >> gradtx.adamw(0.1),
-        gradtx.clip_by_percentile(50.0, window=2) >> gradtx.sgd(0.1, 0.9),
-    ],
-    ids=["global norm", "percentile"],
-)
-def test_behind_a_norm_of_all_elements_to_2_ulps(tx):
-    assert any(stage.name == "in_buckets" and stage.reads == "tree" for stage in stages_of(pack(tx)))
-    same(tx, ulps=2)
+def same(tx, packed=None, params=SINGLE, ulps=2, **extra):
+    """Packed and alone, the same params and, leaf by leaf, the same state, which is returned."""
+    packed, grads = pack(tx) if packed is None else packed, testing.gradients(params, 2)
+    ends, state = train(packed, params, grads, **extra)
+    unpacked = gradtx.unpacked(state, params)
+    assert_close((ends, unpacked), train(tx, params, grads, **extra), ulps)
+    return unpacked
 
 
 def stages_of(tx):
@@ -51,118 +66,142 @@ def stages_of(tx):
     return expanded.stages if expanded.name == "chain" else (expanded,)
 
 
-def test_what_draws_random_numbers_draws_others():
-    """One draw for each bucket; without a bucket the same."""
-    for tx in (gradtx.adam(0.1, state_dtype="bfloat16"), gradtx.add_noise(0.1, 0.5) >> gradtx.sgd(0.1, 0.9)):
-        assert tx.random
-        grads = testing.gradients(SINGLE, 2)
-        (params, state), (others, alone) = (steps(each, SINGLE, grads) for each in (pack(tx), tx))
-        assert shapes((params, state)) == shapes((others, alone))
-        assert not gradtx.tree_equal(params, others)
+def names_of(tx):
+    return [stage.name for stage in stages_of(pack(tx))]
 
 
-def test_float64_stays(x64):
-    params = {"a": jnp.ones((2, 2)), "b": jnp.ones(3), "c": jnp.ones(2, jnp.float32)}
-    state = pack(gradtx.adam(0.1)).init(params)
-    assert {leaf.dtype for leaf in jax.tree.leaves(gradtx.find(state, "mu")["buckets"])} == {np.dtype("float64")}
-    same(gradtx.adam(0.1), params=params)
+def layout_of(state):
+    recorded = gradtx.find(state, "in_buckets")["layout"]
+    return [sorted(inside) for inside in recorded["buckets"].values()], sorted(recorded["alone"])
 
 
-def test_gradients_of_several_dtypes_for_leaves_of_one_bucket():
-    grads = [jax.tree.map(lambda g: g.astype(jnp.bfloat16) if g.ndim == 1 else g, g) for g in testing.gradients(SINGLE)]
-    run = [steps(tx, SINGLE, grads, jitted=False) for tx in (pack(gradtx.adam(0.1)), gradtx.adam(0.1))]
-    assert gradtx.tree_equal(*run)
+# The same numbers -----------------------------------------------------------------------------------------------------
 
 
-def test_complex_leaves_stay_alone():
-    params = {"z": jnp.ones(2, jnp.complex64), "y": jnp.ones(3, jnp.complex64), "a": jnp.ones(2), "b": jnp.ones(1)}
-    state = same(gradtx.adam(0.1), params=params)
-    assert gradtx.find(state, "mu")["z"].dtype == jnp.complex64
-    text = refusal(TypeError, pack(gradtx.clip(1.0) >> gradtx.adam(0.1)).init, params)
-    assert_words(text, "complex", "['y']")
+def test_a_method_of_each_kind_is_the_same_in_buckets():
+    beside = gradtx.join(gradtx.scale_by_momentum(), gradtx.scale_by_rms()) >> gradtx.scale(-0.1)
+    for tx in (MOMENTUM, beside, MOMENTUM >> gradtx.scale_by_trust_ratio() >> MOMENTUM):
+        same(tx)
+    same(gradtx.clip_by_global_norm(0.5) >> MOMENTUM, params=PARAMS)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_the_same_in_buckets_compiled(name):
+    tx, (gradient,) = METHODS[name](learning_rate=0.1), testing.gradients(PARAMS, 1)
+    for alone, packed in ((tx, pack(tx)), (gradtx.accumulate(tx, 1), gradtx.accumulate(pack(tx), 1))):
+        updates, state = jax.jit(packed.update)(gradient, packed.init(PARAMS), PARAMS)
+        found = updates, gradtx.unpacked(state, PARAMS)
+        assert_close(found, jax.jit(alone.update)(gradient, alone.init(PARAMS), PARAMS), 16)
+
+
+INSIDE = {
+    "accumulate": lambda tx: gradtx.accumulate(tx, 2),
+    "lookahead": lambda tx: gradtx.lookahead(tx, 2, reset_state=True),
+    "masked": lambda tx: gradtx.masked(tx, lambda path, leaf: leaf.ndim < 2),
+    "master_weights": gradtx.master_weights,
+    "partition": lambda tx: gradtx.partition({"matrices": tx, "vectors": tx}, by_rank),
+    "skip_nonfinite": lambda tx: gradtx.skip_nonfinite(tx, 2),
+    "exponential_averaging": gradtx.exponential_averaging,
+    "sam": gradtx.sam,
+    "in a chain": lambda tx: gradtx.clip_by_leaf_norm(1.0) >> tx >> gradtx.scale(0.5),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_inside_and_around_others(name):
+    """Their state unpacked is that of the others around the transform alone."""
+    wrap, extra = INSIDE[name], {"grad_fn": pulled} if name == "sam" else {}
+    alone = wrap(MOMENTUM)
+    same(alone, wrap(pack(MOMENTUM)), **extra)
+    if not alone.whole_leaves and name != "in a chain":
+        assert names_of(alone) == ["in_buckets"]
+        same(alone)
+
+
+def test_dtypes_of_leaves_and_gradients(x64):
+    """A bucket has the widest of its gradients; float64 stays, and complex leaves stay alone."""
+    params = {"a": jnp.ones((2, 2)), "b": jnp.ones(3), "c": jnp.ones(2, jnp.float32), "z": jnp.ones(2, complex)}
+    params["y"] = params["z"]
+    state = same(MOMENTUM, params=params)
+    assert gradtx.find(state, "mu")["z"].dtype == jnp.complex128
+    state = pack(MOMENTUM).init(params)
+    assert layout_of(state) == ([["['a']", "['b']"]], ["['c']", "['y']", "['z']"])
+    assert gradtx.find(state, "mu")["buckets"]["0"].dtype == jnp.float64
+    single = {"a": drawn(2), "b": drawn(3)}
+    grads = [{"a": drawn(2), "b": drawn(3, dtype=jnp.bfloat16)}]
+    assert_close(train(pack(MOMENTUM), single, grads)[0], train(MOMENTUM, single, grads)[0], 2)
+
+
+def test_extra_arguments_are_seen_in_buckets():
+    tx = gradtx.in_buckets(hearing())
+    once = tx.update(SINGLE, tx.init(SINGLE), SINGLE, value=2.0, value_fn=distance, grad_fn=pulled, grad=SINGLE)[0]
+    heard, joined = HEARD[-1], jnp.concatenate([SINGLE["a"].ravel(), SINGLE["b"]])
+    assert (heard["value"], heard["measured"]) == (2.0, distance(SINGLE))
+    for name, expected in (("params", joined), ("grad", joined), ("slopes", joined / 2 + 1)):
+        np.testing.assert_array_equal(heard[name]["buckets"]["0"], expected)
+        assert heard[name]["alone"].keys() == {"['large']"}
+    assert gradtx.tree_equal(once, SINGLE)
 
 
 # What is packed -------------------------------------------------------------------------------------------------------
 
 
-def names_of(tx):
-    return [stage.name for stage in stages_of(pack(tx))]
+def test_which_leaves_are_joined():
+    """Those of a dtype by size, at most 4 at once; not what is empty, larger, or alone in its bucket."""
+    layer = "['layers'][{}]['{}']".format
+    small = [["['deep']", layer(0, "kernel"), layer(1, "kernel"), "['temperature']"]]
+    biases = [[layer(i, "bias") for i in range(3)]]
+    buckets, alone = layout_of(pack(MOMENTUM).init(PARAMS))
+    assert sorted(map(sorted, buckets)) == sorted(map(sorted, small + biases))
+    assert alone == ["['large']", layer(2, "kernel"), "['nothing']"]
+    for fewest, joined in ((3, 2), (4, 1), (5, 1), (6, 0)):  # of 3 biases and 5 others
+        assert len(layout_of(pack(MOMENTUM, fewest=fewest).init(PARAMS))[0]) == joined
+    assert layout_of(pack(MOMENTUM).init(jnp.ones(3))) == ([], ["the root"])
 
 
 def test_stages_that_need_whole_leaves_stay():
-    assert names_of(gradtx.adam(0.1)) == ["in_buckets"]
     decayed = ["in_buckets", "add_decayed_weights", "scale_by_learning_rate"]  # behind all statistics, with the params
-    assert names_of(gradtx.adamw(0.1)) == decayed
-    assert names_of(gradtx.adamw(0.1, mask="*kernel")) == decayed
-    assert names_of(gradtx.adamw(0.1) >> gradtx.ema(0.9)) == ["in_buckets"]
-    assert names_of(gradtx.lamb(0.1)) == [*decayed[:2], "scale_by_trust_ratio", "scale_by_learning_rate"]
-    assert names_of(gradtx.clip_by_leaf_norm(1.0) >> gradtx.adam(0.1)) == ["clip_by_leaf_norm", "in_buckets"]
-    assert names_of(gradtx.clip_by_global_norm(1.0) >> gradtx.sgd(0.1)) == ["in_buckets"]
-    assert names_of(gradtx.sgd(0.1)) == ["scale_by_learning_rate"]  # nothing to gain
-    assert names_of(gradtx.accumulate(gradtx.adam(0.1), 2)) == ["in_buckets"]
-    assert pack(pack(gradtx.adam(0.1))).expand() == pack(gradtx.adam(0.1)).expand()
-    assert pack(gradtx.adam(0.1)).replace(learning_rate=0.2) == pack(gradtx.adam(0.2))
-
-
-@pytest.mark.parametrize(
-    ("tx", "fewest"),
-    [
+    for tx, names in (
+        (gradtx.adam(0.1), ["in_buckets"]),
+        (gradtx.adamw(0.1), decayed),
+        (gradtx.adamw(0.1, mask="*kernel"), decayed),
+        (gradtx.adamw(0.1) >> gradtx.ema(0.9), ["in_buckets"]),
+        (gradtx.lamb(0.1), [*decayed[:2], "scale_by_trust_ratio", "scale_by_learning_rate"]),
+        (gradtx.clip_by_leaf_norm(1.0) >> gradtx.adam(0.1), ["clip_by_leaf_norm", "in_buckets"]),
+        (gradtx.clip_by_global_norm(1.0) >> gradtx.sgd(0.1), ["in_buckets"]),
+        (gradtx.sgd(0.1), ["scale_by_learning_rate"]),  # nothing to gain
+        (gradtx.accumulate(gradtx.adam(0.1), 2), ["in_buckets"]),
+    ):
+        assert names_of(tx) == names, tx
+    for tx, fewest in (  # one statistic is worth joining where there are more leaves
         (gradtx.adam(0.1), 256),
-        (gradtx.scale_by_adadelta(), 256),
-        (gradtx.clip_by_global_norm(1.0) >> gradtx.sgd(0.1, 0.9), 256),
-        (gradtx.sgd(0.1, 0.9), 512),
-        (gradtx.lion(0.1), 512),
+        (gradtx.clip_by_global_norm(1.0) >> MOMENTUM, 256),
+        (MOMENTUM, 512),
         (gradtx.scale_by_rms(), 512),
         (gradtx.scale_by_rms(centered=True), 256),
-    ],
-    ids=repr,
-)
-def test_one_statistic_is_worth_joining_where_there_are_more_leaves(tx, fewest):
-    def joined(leaves):
-        state = gradtx.pack(tx).init({str(i): jnp.zeros(2) for i in range(leaves)})
-        return len(state["in_buckets"]["layout"]["alone"]) == 0
-
-    assert not joined(fewest - 1)
-    assert joined(fewest)
+    ):
+        assert stages_of(gradtx.pack(tx))[0].fewest == fewest, tx
+    packed = pack(gradtx.adam(0.1))
+    assert pack(packed).expand() == packed.expand()
+    assert packed.replace(learning_rate=0.2) == pack(gradtx.adam(0.2))
+    low = {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(3, jnp.bfloat16)}
+    state = pack(gradtx.master_weights(gradtx.sgd(0.1))).init(low)  # masters are worth joining
+    assert gradtx.find(state, "master")["buckets"]["0"].shape == (5,)
 
 
-WHOLE = [
-    gradtx.masked(gradtx.adam(0.1), MASK),
-    gradtx.clip_by_leaf_norm(1.0),
-    gradtx.exponential_averaging(gradtx.adam(0.1)),
-    gradtx.stateless(lambda updates, params: updates),
-    gradtx.skip_nonfinite(gradtx.adamw(0.1, mask=MASK), 2),
-    gradtx.centralize(),
-]
-
-
-@pytest.mark.parametrize("tx", WHOLE, ids=repr)
-@pytest.mark.parametrize("wrap", [gradtx.pack, gradtx.in_buckets])
-def test_what_needs_whole_leaves_is_refused_by_name(wrap, tx):
-    name = wrap.node.name
-    text = refusal(TypeError, wrap, tx)
-    assert_words(text, f"gradtx.{name}: ", repr(tx), "one by one", f"Put {name} around what does not, inside it.")
-
-
-def test_buckets_in_buckets_are_refused():
-    assert_words(refusal(TypeError, gradtx.in_buckets, pack(gradtx.adam(0.1))), "gradtx.in_buckets: pack(")
-
-
-def test_every_transform_says_whether_it_needs_whole_leaves():
-    """What takes a mask, or labels, does; what computes each element by itself does not."""
-    for name, factory in gradtx.registry.items():
-        if factory.node._kind is not Kind.TRANSFORM or not factory.__module__.startswith("gradtx."):
-            continue
+def test_what_computes_each_element_by_itself_needs_no_whole_leaves():
+    """What takes a mask does need them."""
+    for name, factory in METHODS.items():
         parameters = {p.name for p in factory.node._parameters}
-        if name in ("chain", "join", "foreign", "tunable", "partition") or "mask" not in parameters:
-            continue
-        inner = {"inner": gradtx.adam(0.1)} if "inner" in parameters else {}
-        rest = {p: 0.1 for p in ("learning_rate", "weight_decay", "trust_coefficient") if p in parameters}
-        assert factory(mask=MASK, **inner, **rest).whole_leaves is True, name
-    assert gradtx.partition({"a": gradtx.adam(0.1)}, {"*": "a"}).whole_leaves
-    for method in ("adam", "adamw", "sgd", "lion", "adadelta"):
-        assert METHODS[method](learning_rate=0.1).whole_leaves is False, method
-    assert (gradtx.scale_by_momentum() + gradtx.scale_by_rms()).whole_leaves is False
+        rest = {name: 0.1 for name in ("learning_rate", "weight_decay") if name in parameters}
+        assert "mask" not in parameters or factory(mask="*kernel", **rest).whole_leaves, name
+    plain = "adam", "adamw", "sgd", "lion", "adadelta"
+    assert not any(METHODS[name](learning_rate=0.1).whole_leaves for name in plain)
+    assert not (gradtx.scale_by_momentum() + gradtx.scale_by_rms()).whole_leaves
+
+
+TRACED: list[tuple[int, ...]] = []
 
 
 @gradtx.transform
@@ -175,139 +214,124 @@ def noting_shapes() -> gradtx.Rule:
     return gradtx.Rule(update=update)
 
 
-TRACED: list[tuple[int, ...]] = []
-MANY = {f"{i:03}": jnp.full((2, 3), 1.0 + i) for i in range(200)}
-
-
-def test_leaf_functions_are_traced_once_per_bucket(monkeypatch):
+def test_200_leaves_are_few_kernels(monkeypatch):
     monkeypatch.setattr(gradtx.tree, "MOST", 32)
+    many = {f"{i:03}": jnp.full((2, 3), 1.0 + i) for i in range(200)}
     tx = gradtx.in_buckets(noting_shapes())
-    state = tx.init(MANY)
+    state = tx.init(many)
     TRACED.clear()
-    jax.eval_shape(tx.update, MANY, state)
+    jax.eval_shape(tx.update, many, state)
     assert sorted(collections.Counter(TRACED).items()) == [((48,), 1), ((192,), 6)]
 
 
-def test_200_leaves_need_few_kernels(monkeypatch):
-    monkeypatch.setattr(gradtx.tree, "MOST", 32)
-
-    def kernels(tx):
-        compiled = jax.jit(tx.update).lower(MANY, tx.init(MANY), MANY).compile()
-        return len(re.findall(r"(?:fusion|call)\(", compiled.as_text().partition("\nENTRY ")[2]))
-
-    tx = gradtx.clip_by_global_norm(1.0) >> gradtx.adamw(0.1)
-    packed, plain = kernels(pack(tx)), kernels(tx)
-    assert packed < plain / 3, (packed, plain)
-    assert packed < len(MANY) + 60, packed  # each leaf is cut out of its bucket at the end
+# States leaf by leaf --------------------------------------------------------------------------------------------------
 
 
-# Among other transforms -----------------------------------------------------------------------------------------------
+class Holding(NamedTuple):
+    params: dict
+    opt_state: dict
 
 
-def distance(params):
-    return jax.tree.reduce(jnp.add, jax.tree.map(lambda w: jnp.sum(w.astype(jnp.float32) ** 2), params))
+def test_a_state_unpacked_and_packed_again():
+    groups = {"matrices": gradtx.adam(0.1), "vectors": gradtx.accumulate(MOMENTUM, 2)}
+    twice = gradtx.scale_by_momentum(0.1) >> gradtx.clip_by_leaf_norm(9.0) >> gradtx.scale_by_momentum(0.9)
+    for tx, packed in (
+        (gradtx.clip_by_global_norm(1.0) >> gradtx.adamw(0.1, mask="a"), None),
+        (twice, None),
+        (gradtx.partition(groups, by_rank), gradtx.partition({k: pack(v) for k, v in groups.items()}, by_rank)),
+    ):
+        packed, grads = packed or pack(tx), testing.gradients(SINGLE, 1)
+        params, alone = train(tx, SINGLE, grads)
+        _, state = train(packed, SINGLE, grads)
+        again = gradtx.packed(alone, packed.init(SINGLE))
+        assert gradtx.tree_equal(gradtx.unpacked(again, params), alone)
+        assert_close(*(packed.update(grads[0], each, params)[0] for each in (again, state)))
+        held = gradtx.unpacked((Holding(params, state), 3), params)
+        assert type(held[0]) is Holding
+        assert jax.tree.structure(held[0].opt_state) == jax.tree.structure(alone)
+        back = gradtx.packed(held, (Holding(params, state), 3))[0].opt_state
+        assert jax.tree.structure(back) == jax.tree.structure(state)
+    state = same(twice)  # repeated names are numbered in their order
+    assert list(state) == ["scale_by_momentum", "scale_by_momentum_2", "clip_by_leaf_norm"]
+    first = twice.init(SINGLE)
+    assert gradtx.tree_equal(gradtx.unpacked(gradtx.packed(first, pack(twice).init(SINGLE)), SINGLE), first)
 
 
-def pulled(params):
-    return jax.tree.map(lambda w: (w.astype(jnp.float32) / 2 + 1).astype(w.dtype), params)
+def test_a_single_leaf_that_is_left_out_and_groups_without_a_bucket():
+    params = jnp.ones(3)
+    for flag in (True, False):
+        packed = gradtx.masked(pack(MOMENTUM), flag).init(params)
+        assert gradtx.tree_equal(gradtx.unpacked(packed, params), gradtx.masked(MOMENTUM, flag).init(params))
+    params = {"w": jnp.ones((2, 2)), "a": jnp.ones(3), "b": jnp.ones(2)}
+    alone, packed = ({name: make(MOMENTUM) for name in ("matrices", "vectors")} for make in (lambda tx: tx, pack))
+    same(gradtx.partition(alone, by_rank), gradtx.partition(packed, by_rank), params)
 
 
-INSIDE = {
-    "accumulate": lambda tx: gradtx.accumulate(tx, 2),
-    "conditionally": lambda tx: gradtx.conditionally(tx, lambda count: count % 2 == 0),
-    "kahan_summation": gradtx.kahan_summation,
-    "lookahead": lambda tx: gradtx.lookahead(tx, 2, reset_state=True),
-    "loss_scaling": lambda tx: gradtx.loss_scaling(tx, 8.0),
-    "masked": lambda tx: gradtx.masked(tx, lambda path, leaf: leaf.ndim != 2),
-    "master_weights": gradtx.master_weights,
-    "monitor": gradtx.monitor,
-    "partition": lambda tx: gradtx.partition({"matrices": tx, "others": tx}, matrices),
-    "schedule_free": lambda tx: gradtx.schedule_free(tx, 0.1),
-    "skip_nonfinite": lambda tx: gradtx.skip_nonfinite(tx, 2),
-    "train_only": lambda tx: gradtx.train_only(tx, "layers/0/*"),
-    "tunable": gradtx.tunable,
-    "exponential_averaging": gradtx.exponential_averaging,
-    "sam": gradtx.sam,
-    "in a chain": lambda tx: gradtx.clip_by_leaf_norm(1.0) >> tx >> gradtx.scale(0.5),
-}
+def test_params_may_be_called_like_the_parts_of_a_state():
+    params = {"layout": {"buckets": jnp.ones(2), "alone": jnp.ones(2)}, "inner": jnp.ones(3)}
+    for named in (params, params | {"layout": jnp.ones(2)}):
+        assert gradtx.tree_equal(gradtx.unpacked(pack(MOMENTUM).init(named), named), MOMENTUM.init(named))
+    tx, flat = gradtx.schedule_free(pack(MOMENTUM), 0.1), {"layout": jnp.ones(2), "inner": jnp.ones(3)}
+    assert jax.tree.structure(tx.update(flat, tx.init(flat), flat)[0]) == jax.tree.structure(flat)
 
 
-@pytest.mark.parametrize("name", INSIDE)
-def test_pack_inside_others(name):
-    """Their state unpacked is that of the others around the transform alone."""
-    wrap, tx = INSIDE[name], gradtx.adam(0.1)
-    around, extra = wrap(pack(tx)), {"grad_fn": pulled} if name == "sam" else {}
-    params = SINGLE if name == "kahan_summation" else PARAMS
-    same(wrap(tx), around, params, ulps=0, **extra)
+def test_saved_restored_and_known_without_arrays():
+    tx, grads = pack(MOMENTUM), testing.gradients(PARAMS, 2)
+    _, state = tx.update(grads[0], tx.init(PARAMS), PARAMS)
+    expected, _ = tx.update(grads[1], state, PARAMS)
+    restored = serialization.from_bytes(tx.init(PARAMS), serialization.to_bytes(state))
+    for again in (restored, pickle.loads(pickle.dumps(state)), jax.jit(lambda s: s)(state)):
+        assert gradtx.tree_equal(tx.update(grads[1], again, PARAMS)[0], expected)
+    shapes = jax.eval_shape(functools.partial(gradtx.unpacked, params=PARAMS), state)
+    assert kinds(shapes) == kinds(MOMENTUM.init(PARAMS))
 
 
-OUTSIDE = ("accumulate", "conditionally", "loss_scaling", "master_weights", "skip_nonfinite", "tunable", "lookahead")
-
-
-@pytest.mark.parametrize("name", OUTSIDE)
-def test_pack_around_others(name):
-    tx = INSIDE[name](gradtx.adam(0.1))
-    packed = pack(tx)
-    assert [stage.name for stage in stages_of(packed)] == ["in_buckets"]
-    same(tx, packed)
-
-
-def test_a_join_measures_the_gradient_that_came_in():
-    parts = gradtx.scale_by_momentum(), gradtx.scale_by_rms()
-    tx = gradtx.join(*parts) >> gradtx.scale(-0.1)
-    same(tx, pack(parts[0]) + pack(parts[1]) >> gradtx.scale(-0.1))
-    same(tx, pack(parts[0]) + parts[1] >> gradtx.scale(-0.1))
-
-
-@gradtx.transform
-def asking_for_three() -> gradtx.Rule:
-    """Wants a loss, its gradient's function and the gradient; writes down what they give."""
-
-    def init(params):
-        return {"measured": jnp.zeros(()), "pulled": jax.tree.map(jnp.copy, params)}
-
-    def update(updates, state, params, *, value, value_fn, grad_fn, grad):
-        assert jax.tree.structure(grad) == jax.tree.structure(params)
-        return updates, {"measured": value * value_fn(params), "pulled": grad_fn(params)}
-
-    return gradtx.Rule(init=init, update=update, reads="tree", whole_leaves=False)
-
-
-def test_extra_arguments_are_seen_in_buckets():
-    extra = {"value": jnp.float32(2.0), "value_fn": distance, "grad_fn": pulled, "grad": PARAMS}
-    state = same(asking_for_three() >> gradtx.sgd(0.1, 0.9), **extra)
-    assert gradtx.find(state, "measured") > 0
-
-
-def test_checked_names_the_entry():
-    params = {"a": jnp.ones(2), "b": jnp.ones(1)}
-    tx = gradtx.checked(pack(gradtx.adam(0.1)))
-    run = checkify.checkify(tx.update)
-    error, _ = run(params, tx.init(params), params)
-    assert error.get() is None
-    error, _ = run({"a": jnp.array([1, jnp.nan]), "b": jnp.ones(1)}, tx.init(params), params)
-    assert "gradtx.scale_by_momentum" in error.get()
-    assert "['buckets']['0']" in error.get()
-
-
-def test_minimize_and_sweeps():
-    """A sweep has leading axes, which `unpacked` keeps."""
-    params = {"a": jnp.ones((2, 2)), "b": jnp.ones(3)}
-    ends = [gradtx.minimize(distance, params, tx, steps=5) for tx in (pack(gradtx.adam(0.1)), gradtx.adam(0.1))]
-    assert_close(ends[0].params, ends[1].params)
-    rates = jnp.array([0.1, 0.2])
-
+def test_leading_axes_of_a_sweep_stay():
     def run(make):
-        def one(rate):
-            tx = make(rate)
-            updates, state = tx.update(params, tx.init(params), params)
-            return updates, state
+        return jax.vmap(lambda rate: (tx := make(rate)).update(SINGLE, tx.init(SINGLE), SINGLE))(jnp.array([0.1, 0.2]))
 
-        return jax.vmap(one)(rates)
+    updates, state = run(lambda rate: pack(gradtx.sgd(rate, 0.9)))
+    expected = run(lambda rate: gradtx.sgd(rate, 0.9))
+    assert_close((updates, gradtx.unpacked(state, SINGLE)), expected)
+    assert kinds(gradtx.packed(expected[1], state)) == kinds(state)
 
-    updates, state = run(lambda rate: pack(gradtx.adam(rate)))
-    expected = run(gradtx.adam)
-    assert gradtx.find(state, "mu")["buckets"]["0"].shape in ((2, 7), (7,))
-    assert_close((updates, gradtx.unpacked(state, params)), expected)
-    back = gradtx.packed(expected[1], state)
-    assert shapes(back) == shapes(state)
+
+# Devices --------------------------------------------------------------------------------------------------------------
+
+SENT = re.compile(r"= \S+ (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast)\(")
+devices = pytest.mark.skipif(jax.device_count() < 8, reason="XLA_FLAGS was set without 8 devices")
+WHOLE = ["['bias']", "['more']", "['scale']"]
+
+
+@devices
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["automatic", "explicit"])
+def test_sharded_leaves_stay_alone_and_nothing_is_sent(kind):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+    shapes, spec = {"kernel": (8, 2), "bias": (3,), "scale": (), "more": (2, 2)}, {"kernel": PartitionSpec("data")}
+    tx = gradtx.clip_by_global_norm(1.0) >> MOMENTUM
+    with jax.set_mesh(mesh):
+        params = {
+            k: jax.device_put(drawn(*shape), NamedSharding(mesh, spec.get(k, PartitionSpec())))
+            for k, shape in shapes.items()
+        }
+        state, update = pack(tx).init(params), jax.jit(pack(tx).update)
+        assert layout_of(state) == ([WHOLE], ["['kernel']"])
+        compiled = update.lower(params, state, params).compile()
+        branches, _, main = compiled.as_text().partition("\nENTRY ")
+        assert (SENT.findall(main), SENT.findall(branches)) == (["all-reduce"], ["all-reduce"])  # of the norm
+        updates, new = compiled(params, state, params)
+        kernel = gradtx.find(gradtx.unpacked(new, params), "mu")["kernel"]
+        assert kernel.sharding.is_equivalent_to(params["kernel"].sharding, 2)
+        assert_close(jax.device_get(updates), jax.device_get(tx.update(params, tx.init(params), params)[0]))
+        # Under jit it packs what it knows to lie whole.
+        state = jax.jit(pack(tx).init)(params)
+        assert list(itertools.chain(*layout_of(state)[0])) == ([] if kind is AxisType.Auto else WHOLE)
+        pack(tx).update(params, state, params)  # eager, where all is known, a state with this layout is still right
+
+
+@devices
+def test_leaves_on_different_devices_are_in_different_buckets():
+    here, there = jax.devices()[:2]
+    params = {name: jax.device_put(jnp.ones(2), where) for name, where in zip("abcd", (here, here, there, there))}
+    buckets, _ = layout_of(gradtx.in_buckets(gradtx.scale_by_momentum()).init(params))
+    assert buckets == [["['a']", "['b']"], ["['c']", "['d']"]]
