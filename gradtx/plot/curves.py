@@ -146,6 +146,7 @@ def learning_rate(value: Any, steps: int, *, name: str = "learning_rate", ax: Ax
     ax.plot(np.arange(steps), _gaps(rates), color=style.color, linestyle=style.line, linewidth=2.0, label=label)
     ax.set_xlabel("updates already made")
     ax.set_ylabel(axes.words(name))
+    ax.autoscale(axis="y")  # the bottom that an earlier curve has set keeps the limits from growing
     if all(np.all(np.asarray(line.get_ydata()) >= 0) for line in ax.lines):
         ax.set_ylim(bottom=0)
     axes.over_updates(ax)

@@ -1,4 +1,4 @@
-"""What kind of point params are: test functions, quadratics of every signature, networks; never more than is known."""
+"""What kind of point params are, never more than is known; and a critical point near by."""
 
 import functools
 import math
@@ -10,267 +10,264 @@ import pytest
 
 from gradtx import landscape
 from gradtx.landscape import critical, functions
+from gradtx.landscape.costs import read_cost
+from gradtx.landscape.operators import Hessian, Operator
 
+EPS = 2.0**-23
 KINDS = {"minima": "minimum", "saddles": "saddle", "maxima": "maximum"}
 
-
-def points(function):
-    """Every stationary point, and its kind."""
-    return [(point, KINDS[kind]) for kind in KINDS for point in getattr(function, kind)]
+# What follows from the numbers ----------------------------------------------------------------------------------------
 
 
-def is_kink(function, point):
-    return any(np.array_equal(point, kink) for kink in function.kinks)
+def judged(eigenvalues, *, margin=1e-3, slope=0.0, length=0.0, third=0.0, loss=7.0, size=None, **asked):
+    seen = critical._Seen(loss, slope, length, np.array(eigenvalues), margin, third)
+    asked = {"tolerance": None, "risk": 1e-3, "steps": None} | asked
+    return critical._judged(Operator(None, jnp.zeros(size or len(eigenvalues))), seen, **asked)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("function", functions.EVERY.values(), ids=functions.EVERY)
-def test_every_stationary_point_of_the_functions_is_classified(function, dtype):
-    for point, kind in points(function):
-        with jax.enable_x64(dtype == np.float64):
-            found = landscape.classify(function, jnp.asarray(point, dtype))
-        if is_kink(function, point):
-            assert found.kind == "undecided"
-            assert "not finite" in found.evidence.reason
-            continue
-        assert found.kind == kind, (point, found.evidence)
-        if function != functions.monkey_saddle:
-            assert found.index == {"minimum": 0, "saddle": 1, "maximum": 2}[kind]
+MANY = {"steps": 128, "size": 1000}
+CHANCE = critical.missed(0.999 / 2, 1000, 128)
+ZERO = 16 * EPS * 10 * 3  # with |params| of 10 and a largest curvature of 3
+CASES = [
+    ([1.0, 2.0], {}, "minimum", 0, "0 of 2 eigenvalues are negative and 2 positive: 1 to 2, margin 1.0e-03"),
+    ([-2.0, -1.0], {}, "maximum", 2, "2 of 2 eigenvalues are negative and 0 positive: -2 to -1"),
+    ([-2.0, -1.0, 1.0], {}, "saddle", 2, "2 of 3 eigenvalues are negative and 1 positive"),
+    ([1e-3, 1.0], {}, "flat", 0, "0 of 2 eigenvalues are negative and 1 positive"),
+    ([-1.0, -1e-3], {}, "flat", 1, "1 of 2 eigenvalues are negative and 0 positive"),
+    ([0.0, 1.0], {"margin": 5.7e-6, "third": 6.0}, "saddle", 0, "; the third derivative is 6 along one of the rest"),
+    ([0.0, 1.0], {"margin": 5.8e-6, "third": 6.0}, "flat", 0, "positive"),  # 2 margin > 16 eps third
+    ([0.0, 1.0], {"margin": 0.0, "third": 0.0}, "flat", 0, "positive"),
+    ([-3.0, 1.0], {"slope": ZERO, "length": 10.0}, "saddle", 1, "1 of 2"),
+    ([-3.0, 1.0], {"slope": 1.01 * ZERO, "length": 10.0}, "not critical", None, "norm is 5.8e-05, above 5.7e-05"),
+    ([-3.0, 1.0], {"slope": 2 * ZERO / 10, "length": 0.1}, "not critical", None, "the gradient norm is"),
+    ([-3.0, 1.0], {"slope": 1e-9, "tolerance": 0}, "not critical", None, "above 0"),
+    ([-3.0, 1.0], {"slope": 5.0, "tolerance": 5.0}, "saddle", 1, "1 of 2"),
+    ([math.nan, 1.0], {}, "undecided", None, "the loss, its gradient or its Hessian is not finite here"),
+    ([1.0, 1.0], {"loss": math.inf}, "undecided", None, "not finite"),
+    ([1.0, 1.0], {"slope": math.nan}, "undecided", None, "not finite"),
+    ([-1.0, 1.0], MANY, "saddle", 1, "1 of 128 Rayleigh quotients are negative and 1 positive: -1 to 1"),
+    ([1.0, 2.0], MANY, "minimum", 0, "128 products found curvatures from 1 to 2, margin 1.0e-03; that they missed one"),
+    ([-2.0, -1.0], MANY, "maximum", 1000, f"one of the other sign has a probability below {CHANCE:.1e}"),
+    ([1.0, 2.0], MANY | {"risk": CHANCE}, "minimum", 0, "products"),
+    ([1.0, 2.0], MANY | {"risk": CHANCE / 2}, "undecided", None, "missed a negative one has no bound below"),
+    ([-2.0, -1.0], MANY | {"risk": CHANCE / 2}, "undecided", None, "missed a positive one has no bound below"),
+    ([1e-4, 1.0], MANY, "undecided", None, "no bound below 0.001"),
+    ([0.0, 0.0], MANY, "flat", 0, "the Hessian maps a random vector to exactly zero"),
+]
 
 
-def test_functions_of_more_numbers():
-    for function in (functions.rosenbrock, functions.styblinski_tang):
-        function = function.replace(dimension=4)
-        for point, kind in points(function):
-            assert landscape.classify(function, jnp.asarray(point, jnp.float32)).kind == kind
-
-
-def test_the_monkey_saddle_is_settled_by_its_third_derivative():
-    found = landscape.classify(functions.monkey_saddle, jnp.zeros(2))
-    assert (found.kind, found.index) == ("saddle", 0)
-    assert found.evidence.third_derivative == pytest.approx(6.0, rel=0.1)
-    assert "third derivative" in found.evidence.reason
-
-
-@pytest.mark.parametrize("start", [functions.beale, functions.himmelblau, functions.rosenbrock])
-def test_other_points_are_not_critical(start):
-    found = landscape.classify(start, jnp.asarray(start.start, jnp.float32))
-    assert (found.kind, found.index) == ("not critical", None)
-    assert found.evidence.gradient_norm > found.evidence.tolerance
-
-
-# Quadratics -----------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def quadratic(dimension):
-    return lambda w, batch: (
-        0.5 * jnp.mean(jnp.einsum("i,nij,j->n", w - batch["centre"][0], batch["matrix"], w - batch["centre"][0]))
-    )
-
-
-def signatures():
-    for n in (1, 2, 3, 5, 8, 13, 20):
-        for negative in range(n + 1):
-            for zero in {0, 1, n // 2, n - negative} & set(range(n - negative + 1)):
-                yield n, negative, zero
-
-
-def expected(n, negative, zero):
-    positive = n - negative - zero
-    if negative and positive:
-        return "saddle"
-    if zero:
-        return "flat"
-    return "minimum" if positive else "maximum"
-
-
-@pytest.mark.parametrize("n", sorted({n for n, _, _ in signatures()}))
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_quadratics_of_every_signature(n, dtype):
-    rng = np.random.default_rng(n)
-    with jax.enable_x64(dtype == np.float64):
-        for size, negative, zero in signatures():
-            if size != n:
-                continue
-            values = np.exp(rng.uniform(-2, 2, n))
-            values[:negative] *= -1
-            values[negative : negative + zero] = 0
-            q, _ = np.linalg.qr(rng.normal(size=(n, n)))
-            centre = rng.normal(size=n).astype(dtype)
-            data = {"matrix": ((q * values) @ q.T).astype(dtype)[None], "centre": centre[None]}
-            found = landscape.classify(quadratic(n), jnp.asarray(centre), data)
-            assert found.kind == expected(n, negative, zero), (negative, zero, found.evidence)
-            assert found.index == negative
-            assert found.evidence.positive == n - negative - zero
-            np.testing.assert_allclose(
-                found.evidence.eigenvalues,
-                np.sort(values),
-                atol=200 * np.finfo(dtype).eps * max(abs(values), default=1),
-            )
-
-
-def test_an_inflection_and_a_quartic():
-    cubic = landscape.classify(lambda w: jnp.sum(w**3), jnp.zeros(1))
-    assert (cubic.kind, cubic.index) == ("saddle", 0)
-    quartic = landscape.classify(lambda w: jnp.sum(w**4), jnp.zeros(2))  # a minimum, but no second derivative says so
-    assert (quartic.kind, quartic.evidence.negative, quartic.evidence.positive) == ("flat", 0, 0)
-    constant = landscape.classify(lambda w: 0.0 * jnp.sum(w), jnp.ones(3))
-    assert constant.kind == "flat"
-
-
-def test_a_third_derivative_counts_only_where_curvature_within_the_margin_could_not_hide_it():
-    steep = landscape.classify(lambda w: 1e6 * w[0] ** 2 + 1e-3 * w[1] ** 3, jnp.zeros(2))
-    assert steep.kind == "flat"
-    assert steep.evidence.third_derivative > 0
-    assert landscape.classify(lambda w: w[0] ** 2 + w[1] ** 3, jnp.zeros(2)).kind == "saddle"
-
-
-# Many params ----------------------------------------------------------------------------------------------------------
-
-MANY = 2000
-
-
-def many(values):
-    """A quadratic of many params, in two leaves, with these curvatures along random directions (a reflection)."""
-    n = len(values)
-    u = np.random.default_rng(0).normal(size=n).astype(np.float32)
-    u /= np.linalg.norm(u)
-    values = jnp.asarray(values, jnp.float32)
-
-    def loss(w):
-        x = jnp.concatenate([w["a"].ravel(), w["b"]])
-        x = x - 2 * u * (u @ x)
-        return 0.5 * jnp.sum(values * x**2)
-
-    return loss, {"a": jnp.zeros((n // 4, 2)), "b": jnp.zeros(n - n // 4 * 2)}
-
-
-def test_a_saddle_of_many_params_is_certain():
-    values = np.linspace(0.5, 2, MANY)
-    values[7], values[900] = -1.0, -0.7
-    found = landscape.classify(*many(values))
-    assert found.kind == "saddle"
-    assert 1 <= found.index <= 2
-    assert not found.evidence.complete
-    assert found.evidence.risk == 0
-    assert -1.001 <= found.evidence.eigenvalues[0] < -0.99
-
-
-@pytest.mark.parametrize(("sign", "kind", "index"), [(1, "minimum", 0), (-1, "maximum", MANY)])
-def test_a_well_conditioned_minimum_is_claimed_with_its_probability(sign, kind, index):
-    loss, params = many(sign * np.linspace(0.2, 2, MANY))
-    found = landscape.classify(loss, params)
+@pytest.mark.parametrize(("eigenvalues", "seen", "kind", "index", "words"), CASES)
+def test_the_kind_follows_from_the_numbers(eigenvalues, seen, kind, index, words):
+    found = judged(eigenvalues, **seen)
     assert (found.kind, found.index) == (kind, index)
-    assert 0 < found.evidence.risk <= 1e-3
-    assert f"{found.evidence.risk:.1e}" in found.evidence.reason
-    stricter = landscape.classify(loss, params, risk=found.evidence.risk / 10)
-    assert stricter.kind == "undecided"
+    evidence = found.evidence
+    assert words in evidence.reason
+    margin = seen.get("margin", 1e-3)
+    measured = (evidence.loss, evidence.margin, evidence.third_derivative)
+    assert measured == (seen.get("loss", 7.0), margin, seen.get("third", 0.0))
+    assert evidence.gradient_norm == seen.get("slope", 0.0) or math.isnan(evidence.gradient_norm)
+    assert evidence.complete == ("steps" not in seen)
+    signs = np.array(eigenvalues)
+    assert (evidence.negative, evidence.positive) == ((signs < -margin).sum(), (signs > margin).sum())
 
 
-@pytest.mark.parametrize("low", [1e-4, 0.0, -1e-9])
-def test_what_the_evidence_does_not_carry_is_undecided(low):
-    values = np.linspace(0.2, 2, MANY)
-    values[5] = low
-    found = landscape.classify(*many(values))
-    assert (found.kind, found.index) == ("undecided", None)
-    assert found.evidence.risk > 1e-3
+def test_the_risk_is_that_of_a_random_start_that_misled():
+    risks = [judged(*case[:1], **case[1]).evidence.risk for case in CASES]
+    wanted = {"undecided": 1.0} | dict.fromkeys(("minimum", "maximum"), CHANCE)
+    expected = [wanted.get(kind, 0.0) if "steps" in seen or kind == "undecided" else 0.0 for _, seen, kind, *_ in CASES]
+    expected[-4:-2] = [CHANCE, CHANCE]  # asked for less
+    assert risks == expected
 
 
-def test_a_negative_direction_that_the_start_misses_is_never_called_a_minimum():
-    """With few products even a wide gap is not seen; the stated risk is then large."""
-    values = np.linspace(1, 2, MANY)
-    values[3] = -1e-3
-    loss, params = many(values)
-    for seed in range(20):
-        found = landscape.classify(loss, params, steps=4, key=jax.random.key(seed))
-        assert found.kind in ("undecided", "saddle")
+def test_what_counts_as_zero_is_what_rounding_the_params_makes():
+    assert judged([-3.0, 1.0], length=10.0).evidence.tolerance == pytest.approx(ZERO)
+    assert judged([-3.0, 1.0], length=0.1).evidence.tolerance == pytest.approx(ZERO / 10)
 
 
-def test_no_curvature_at_all_of_many_params():
-    found = landscape.classify(lambda w: 0.0 * jnp.sum(w), jnp.ones(1000))
-    assert found.kind == "flat"
-
-
-@pytest.mark.parametrize(("n", "m", "ratio"), [(1000, 100, 0.1), (10**6, 128, 0.05)])
+@pytest.mark.parametrize(("n", "m", "ratio"), [(1000, 100, 0.1), (10**6, 128, 0.05), (1000, 5, 0.1), (9, 2, 100.0)])
 def test_the_probability_is_the_theorem_s(n, m, ratio):
     by_hand = 1.6 * (2 * n / ratio) ** 0.5 * math.e ** (-2 * (m - 1) * (ratio / 2) ** 0.5)
     by_hand += 2 * 1.6 * 2 * n**0.5 * math.e ** -(m - 1)
     assert critical.missed(ratio, n, m) == pytest.approx(min(1, by_hand), rel=1e-6)
 
 
-# A network ------------------------------------------------------------------------------------------------------------
+# The numbers ----------------------------------------------------------------------------------------------------------
 
 
-def network(width):
+class Crooked(Hessian):
+    """What is no Hessian: a matrix that is not symmetric."""
+
+    def __call__(self, params, batch, v):
+        return jnp.array([[0.0] * 4, [0.0] * 4, [0.0, 0.0, 2.0, 1.0], [0.0, 0.0, 0.0, -3.0]]) @ v
+
+
+def test_what_is_measured():
+    cost = read_cost("", lambda w: w[0] ** 2 * w[1] + 3 * w[2] + 7, None)
+    seen = critical._all(Operator(Crooked(cost), jnp.array([0.0, 0.0, 4.0, 3.0])))
+    assert (float(seen.loss), float(seen.gradient_norm), float(seen.size)) == (19.0, 3.0, 5.0)
+    np.testing.assert_allclose(seen.eigenvalues, [-0.5 - 6.5**0.5, 0, 0, 6.5**0.5 - 0.5], rtol=1e-6, atol=1e-6)
+    assert seen.margin == pytest.approx(0.5**0.5, rel=1e-4)  # of how far it is from symmetric
+    assert 1.5 < seen.third < 2.31  # 6 a² b at most, a² + b² = 1: along a mixture of directions that have none
+
+
+def at_all_points(function, dtype):
+    for kind in KINDS:
+        for point in getattr(function, kind):
+            with jax.enable_x64(dtype == "float64"):
+                yield KINDS[kind], landscape.classify(function, jnp.asarray(point, dtype))
+
+
+def test_every_stationary_point_of_himmelblau_s_function_is_classified():
+    for kind, found in at_all_points(functions.himmelblau, "float32"):
+        assert (found.kind, found.index) == (kind, {"minimum": 0, "saddle": 1, "maximum": 2}[kind])
+        assert found.evidence.complete
+    found = landscape.classify(functions.himmelblau, jnp.zeros(2))
+    assert (found.kind, found.index, found.evidence.loss) == ("not critical", None, 170.0)
+    assert found.evidence.gradient_norm == pytest.approx((14**2 + 22**2) ** 0.5)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("function", functions.EVERY.values(), ids=functions.EVERY)
+def test_every_stationary_point_of_every_function_is_classified(function, dtype):
+    for kind, found in at_all_points(function, dtype):
+        assert found.kind == ("undecided" if function == functions.ackley else kind), found.evidence
+
+
+def quadratic(w, batch):
+    """1/2 wᵀ H w + c·w of the mean H and c, over two leaves."""
+    x = jnp.concatenate([w["a"].ravel(), w["b"]])
+    return jnp.mean(0.5 * jnp.einsum("i,nij,j->n", x, batch["h"], x) + batch["c"] @ x)
+
+
+def data_of(h):
+    return {"h": h, "c": np.zeros(h.shape[:2], h.dtype)}
+
+
+def params_of(n):
+    return {"a": jnp.zeros((n // 4, 2)), "b": jnp.zeros(n - n // 4 * 2)}
+
+
+def test_quadratics_on_data_in_batches():
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(64, 3)), jnp.float32)
-    data = {"x": x, "y": jnp.sin(2 * x[:, 0]) + x[:, 1]}
-
-    def loss(w, batch):
-        hidden = jnp.tanh(batch["x"] @ w["in"] + w["bias"])
-        decay = 1e-2 * (jnp.sum(w["in"] ** 2) + jnp.sum(w["out"] ** 2) + jnp.sum(w["bias"] ** 2))
-        return jnp.mean((hidden @ w["out"] - batch["y"]) ** 2) + decay
-
-    params = {
-        "in": jnp.asarray(rng.normal(size=(3, width)), jnp.float32),
-        "bias": jnp.zeros((1, width)),
-        "out": jnp.asarray(rng.normal(size=width) / width**0.5, jnp.float32),
-    }
-    return loss, params, data
+    for values in ([-3, 1, 2, 5], [1, 2, 3, 4], [-4, -3, -2, -1], [-2, 0, 0, 3]):
+        q, _ = np.linalg.qr(rng.normal(size=(4, 4)))
+        noise = rng.normal(size=(5, 4, 4))
+        data = ((q * values) @ q.T + noise - noise.mean(0)).astype(np.float32)
+        found = landscape.classify(quadratic, params_of(4), data_of(data), batch_size=3)
+        np.testing.assert_allclose(found.evidence.eigenvalues, values, atol=1e-5)
+        kind = "minimum" if values[0] > 0 else "maximum" if values[-1] < 0 else "saddle"
+        assert (found.kind, found.index) == (kind, sum(value < 0 for value in values))
+        assert found.evidence.margin < 20 * 4 * EPS * max(map(abs, values))
+    exact = np.stack([np.diag(np.float32([1, 2, 3, 4]))] * 5)  # symmetric to the bit
+    found = landscape.classify(quadratic, params_of(4), data_of(exact), batch_size=3)
+    assert found.evidence.margin == pytest.approx(4 * 4 * EPS * 4, rel=1e-4)
 
 
-def test_a_trained_network_gets_an_answer_with_its_evidence():
-    import gradtx
+def test_up_to_512_params_the_whole_hessian_is_made_and_of_more_128_products(monkeypatch):
+    asked = []
 
-    loss, params, data = network(8)
-    trained = gradtx.minimize(loss, params, gradtx.adam(1e-2), data, steps=1500).params
-    found = landscape.classify(loss, trained, data)
-    assert found.kind in ("minimum", "not critical")
-    end = landscape.find_critical_point(loss, trained, data)
-    assert end.converged
-    found = landscape.classify(loss, end.params, data)
-    assert found.kind in ("minimum", "saddle")
-    assert found.evidence.complete
-    assert len(found.evidence.eigenvalues) == 40
+    def seen(operator, *arguments):
+        asked.append((operator.size, *arguments[1:]))  # without the key
+        return critical._Seen(0.0, 0.0, 0.0, np.ones(2), 0.0, 0.0)
 
-
-def test_zero_weights_are_a_saddle_of_a_network_with_a_hidden_layer():
-    loss, params, data = network(300)  # 1500 params
-    origin = jax.tree.map(jnp.zeros_like, params)
-    found = landscape.classify(loss, origin, data, batch_size=24)
-    assert found.kind in ("saddle", "not critical")
-    exact = landscape.classify(loss, origin, data, tolerance=10.0)
-    assert exact.kind == "saddle"
-    assert exact.index >= 1
+    monkeypatch.setattr(critical, "_all", seen)
+    monkeypatch.setattr(critical, "_extremes", seen)
+    for size, steps in ((512, None), (513, None), (513, 5), (513, 10**9)):
+        landscape.classify(jnp.sum, jnp.zeros(size), steps=steps)
+    assert asked == [(512,), (513, 128), (513, 5), (513, 513)]
 
 
-# Refusals -------------------------------------------------------------------------------------------------------------
+def test_of_many_params_lanczos_sees_the_ends(monkeypatch):
+    monkeypatch.setattr(critical, "DENSE", 79)
+    n = 80
+    u = np.random.default_rng(0).normal(size=n)
+    turn = np.eye(n) - 2 * np.outer(u, u) / (u @ u)
+
+    def classified(values, **asked):
+        matrix = (turn * values) @ turn
+        return landscape.classify(quadratic, params_of(n), data_of(matrix[None].astype(np.float32)), **asked)
+
+    found = classified(np.linspace(-1, 2, n))
+    assert (found.kind, found.evidence.complete, found.evidence.risk) == ("saddle", False, 0)
+    np.testing.assert_allclose(found.evidence.eigenvalues, np.linspace(-1, 2, n), atol=1e-5)
+    assert 0 < found.evidence.margin < 1e-4
+    for values, kind, index in ((np.linspace(0.4, 2, n), "minimum", 0), (-np.linspace(0.4, 2, n), "maximum", n)):
+        found = classified(values, key=jax.random.key(1))
+        assert (found.kind, found.index) == (kind, index)
+        assert 0 < found.evidence.risk <= 1e-3
+    assert classified(np.linspace(0.4, 2, n), risk=1e-30).kind == "undecided"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "text"),
-    [
-        ({"tolerance": -1.0}, ValueError, "classify: tolerance is -1.0; allowed: a number, 0 or more, or None."),
-        ({"tolerance": True}, ValueError, "classify: tolerance is True"),
-        ({"risk": 0.0}, ValueError, "classify: risk is 0.0; allowed: a probability above 0 and below 1."),
-        ({"risk": 1}, ValueError, "classify: risk is 1"),
-        ({"steps": 1}, ValueError, "classify: steps is 1; it must be at least 2."),
-        ({"steps": 2.0}, TypeError, "classify: steps is 2.0 of type float; it must be an int."),
-        ({"params": {"a": jnp.ones(2), "n": jnp.arange(2)}}, TypeError, r"classify: params at \['n'\] is int32"),
-        ({"params": jnp.ones(2, jnp.complex64)}, TypeError, "classify: params at the root is complex64"),
-        ({"batch_size": 3}, ValueError, "classify: batch_size is 3, but data is None"),
-        ({"loss": lambda w: w}, TypeError, r"the loss returns float32 of shape \(2,\); it must return a real scalar"),
-    ],
-)
-def test_refusals(arguments, error, text):
-    given = {"loss": lambda w: jnp.sum(w**2), "params": jnp.ones(2)} | arguments
-    with pytest.raises(error, match=text):
-        landscape.classify(given.pop("loss"), given.pop("params"), **given)
+# A critical point near by ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [3, 1000])
-def test_a_loss_that_is_not_finite_is_undecided(size):
-    found = landscape.classify(lambda w: jnp.sum(jnp.log(w)), jnp.zeros(size))
-    assert (found.kind, found.index) == ("undecided", None)
-    assert "not finite" in found.evidence.reason
+def by_numpy(gradient, hessian, x, steps, products, tolerance=None):
+    """Levenberg and Marquardt's steps within the space of g, H g, ...; mu, norms, and the end."""
+    g, mu, refused = gradient(x), None, 0
+    norms, zero = [np.linalg.norm(g)], tolerance or 0.0
+    while norms[-1] > zero and len(norms) <= steps and refused < 12:
+        h = hessian(x)
+        basis, _ = np.linalg.qr(np.stack([np.linalg.matrix_power(h, k) @ g for k in range(products)], axis=1))
+        a = h @ basis
+        curvature = np.linalg.norm(a, 2)
+        mu = curvature / 10 if mu is None else mu
+        after = x - basis @ np.linalg.lstsq(a.T @ a + mu**2 * np.eye(products), a.T @ g, rcond=None)[0]
+        taken = np.linalg.norm(gradient(after)) < norms[-1]
+        x, mu, refused = (after, mu / 8, 0) if taken else (x, mu * 4, refused + 1)
+        g = gradient(x)
+        if tolerance is None:
+            zero = 16 * np.finfo(float).eps * max(np.linalg.norm(x), 1) * curvature
+        norms.append(np.linalg.norm(g))
+    return x, np.array(norms), zero
+
+
+def assert_steps(found, expected, atol=1e-9):
+    x, norms, zero = expected
+    assert int(found.steps) == len(norms) - 1
+    np.testing.assert_allclose(found.gradient_norms[: len(norms)], norms, rtol=1e-6, atol=atol)
+    assert np.isnan(found.gradient_norms[len(norms) :]).all()
+    assert found.gradient_norm == found.gradient_norms[len(norms) - 1]
+    assert float(found.tolerance) == pytest.approx(zero, rel=1e-6)
+    assert found.converged == (norms[-1] <= zero)
+    np.testing.assert_allclose(np.concatenate([*map(np.ravel, jax.tree.leaves(found.params))]), x, atol=1e-7)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_steps_are_levenberg_and_marquardt_s():
+    def gradient(x):
+        a, b = x[0] ** 2 + x[1] - 11, x[0] + x[1] ** 2 - 7
+        return np.array([4 * x[0] * a + 2 * b, 2 * a + 4 * x[1] * b])
+
+    def hessian(x):
+        mixed = 4 * (x[0] + x[1])
+        return np.array([[12 * x[0] ** 2 + 4 * x[1] - 42, mixed], [mixed, 12 * x[1] ** 2 + 4 * x[0] - 26]])
+
+    refused = 0
+    for start in ([3.2, 1.9], [0.5, 0.0], [4.9, -4.9], [0.4, 2.0], [-2.0, -0.3]):
+        expected = by_numpy(gradient, hessian, np.array(start), 50, 2)
+        found = landscape.find_critical_point(functions.himmelblau, jnp.array(start))
+        assert_steps(found, expected)
+        assert found.gradient_norms.shape == (51,)
+        refused += (np.diff(expected[1]) == 0).sum()
+    assert refused, "no step was refused: choose other starts"
+    found = landscape.find_critical_point(functions.himmelblau, jnp.array([3.0, 2.0]))
+    assert (int(found.steps), found.converged, found.params.tolist()) == (0, True, [3.0, 2.0])
+    found = landscape.find_critical_point(functions.himmelblau, jnp.array([np.nan, 2.0]))
+    assert (int(found.steps), found.converged) == (0, False)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_tree_on_data_with_batches_and_few_products_and_where_nothing_shortens_the_gradient():
+    rng = np.random.default_rng(0)
+    h = rng.normal(size=(5, 6, 6))
+    h, start = h + np.swapaxes(h, 1, 2), rng.normal(size=6)
+    tree = {"a": jnp.asarray(start[:2].reshape(1, 2)), "b": jnp.asarray(start[2:])}
+    search = functools.partial(
+        landscape.find_critical_point, quadratic, tree, batch_size=2, products=3, steps=14, tolerance=1e-3
+    )
+    mean = h.mean(0)
+    assert_steps(search(data_of(h)), by_numpy(lambda x: mean @ x, lambda x: mean, start, 14, 3, 1e-3))
+    found = search({"h": 0 * h, "c": np.ones((5, 6))})  # without curvature there is no step
+    assert (int(found.steps), found.converged) == (12, False)
+    np.testing.assert_allclose(found.gradient_norms[:13], 6**0.5)

@@ -1,9 +1,39 @@
 """What the pictures are drawn of, and how a drawn one is read."""
 
+import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 NAN, INF = float("nan"), float("inf")
 LOSS = np.exp(np.random.default_rng(0).normal(size=50)) * np.linspace(2.0, 0.5, 50)
+
+
+EIGENVALUES = np.concatenate([np.linspace(-1.0, 1.0, 97), [8.0, 9.0, 20.0]])
+
+
+def plain(w):
+    return w[0] + 10 * w[1]
+
+
+def bowl(w):
+    return w[0] ** 2 + w[1] ** 2
+
+
+def holed(w):
+    return jnp.where(w[0] > 0.9, jnp.nan, jnp.where(w[0] < -0.9, jnp.inf, w[1]))
+
+
+def square(points=41):
+    return {"x": (-1.0, 1.0), "y": (-2.0, 2.0), "points": points}
+
+
+def on_axes(draw, three=False):
+    """The same picture on axes of a figure that nothing draws."""
+
+    def drawn(*args, **kwargs):
+        return draw(*args, ax=Figure().add_subplot(projection="3d" if three else None), **kwargs)
+
+    return drawn
 
 
 def labelled(ax):

@@ -1,6 +1,7 @@
-"""What all pictures have in common: figures, legends, scales, and what to install."""
+"""What all pictures have in common: figures, legends, scales, styles, and what to install."""
 
-import subprocess
+import importlib
+import itertools
 import sys
 
 import jax.numpy as jnp
@@ -9,97 +10,117 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-import gradtx
 from gradtx import landscape, plot
-from tests.plot.drawn import GRID, LOSS, TABLE
+from gradtx.plot import axes
+from tests.plot.drawn import EIGENVALUES, GRID, LOSS, TABLE, plain, square, texts
 
-# The figure -----------------------------------------------------------------------------------------------------------
-
-BEALE = landscape.functions.beale
-PLANE = landscape.slice_2d(BEALE, landscape.plane_through(jnp.zeros(2), jnp.array([1.0, 0.0]), jnp.ones(2)), points=20)
-LINE = landscape.slice_1d(BEALE, landscape.plane_through(jnp.zeros(2), jnp.ones(2)))
 WAYS = {f"the optimizer of number {i}": np.array([[1.0, 1.0 + i], [2.0, float(i)]]) for i in range(7)}
-EVERY = [
-    lambda **kwargs: plot.losses(LOSS, steps_per_epoch=10, **kwargs),
-    lambda **kwargs: plot.compare({"a": LOSS}, **kwargs),
-    lambda **kwargs: plot.sensitivity(TABLE, **kwargs),
-    lambda **kwargs: plot.heat_map(GRID, **kwargs),
-    lambda **kwargs: plot.contour(BEALE, WAYS, points=20, **kwargs),
-    lambda **kwargs: plot.slice(PLANE, trajectories=WAYS, **kwargs),
-    lambda **kwargs: plot.slice(LINE, trajectories=WAYS, **kwargs),
-    lambda **kwargs: plot.spectrum({"start": np.array([1.0, 2.0, 9.0]), "end": np.arange(9.0)}, **kwargs),
-    lambda **kwargs: plot.race({"sgd": gradtx.sgd(0.01), "adam": gradtx.adam(0.1)}, BEALE, steps=3, **kwargs),
-    lambda **kwargs: plot.learning_rate(0.1, 5, **kwargs),
-]
-SURFACE = [
-    lambda **kwargs: plot.surface(BEALE, WAYS, points=20, **kwargs),
-    lambda **kwargs: plot.surface(PLANE, WAYS, **kwargs),
-]
+X, Y = np.linspace(-1.0, 1.0, 9), np.linspace(-2.0, 2.0, 8)
+PLANE = landscape.Slice(
+    X[None] ** 2 + 1 + Y[:, None] ** 2,
+    X,
+    Y,
+    landscape.Plane(jnp.zeros(2), (jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])), ("first", "second")),
+)
+LINE = landscape.Slice(X**2, X, None, landscape.Plane(jnp.zeros(2), (jnp.ones(2),), ("x",)))
+EVERY = {
+    "losses": lambda **kwargs: plot.losses(LOSS, steps_per_epoch=10, **kwargs),
+    "compare": lambda **kwargs: plot.compare({"a": LOSS}, **kwargs),
+    "sensitivity": lambda **kwargs: plot.sensitivity(TABLE, **kwargs),
+    "heat_map": lambda **kwargs: plot.heat_map(GRID, **kwargs),
+    "contour": lambda **kwargs: plot.contour(plain, WAYS, **square(20), **kwargs),
+    "plane": lambda **kwargs: plot.slice(PLANE, trajectories=WAYS, **kwargs),
+    "line": lambda **kwargs: plot.slice(LINE, trajectories=WAYS, **kwargs),
+    "spectrum": lambda **kwargs: plot.spectrum({"start": EIGENVALUES, "end": EIGENVALUES / 2}, **kwargs),
+    "learning_rate": lambda **kwargs: plot.learning_rate(0.1, 5, **kwargs),
+    "surface": lambda **kwargs: plot.surface(plain, WAYS, **square(12), **kwargs),
+}
+SIZES = {"losses": (7.5, 4), "compare": (8, 4.4), "sensitivity": (8.5, 5), "heat_map": (7, 4.8), "contour": (7.5, 4.8)}
+SIZES |= {"plane": (7, 5), "line": (7, 4.2), "spectrum": (7.5, 4.2), "learning_rate": (6.5, 3.6), "surface": (7, 6.2)}
 
 
-def projection(draw):
-    return "3d" if draw in SURFACE else None
-
-
-@pytest.mark.parametrize("draw", EVERY + SURFACE)
-def test_a_figure_is_made_only_without_axes(draw):
-    figure = Figure()
-    ax = figure.add_subplot(projection=projection(draw))
-    assert draw(ax=ax) is ax
-    assert ax.has_data()
-    figure.draw_without_rendering()
-    assert not pyplot.get_fignums()
-    ax = draw()
-    assert ax.has_data()
-    assert pyplot.get_fignums() == [ax.figure.number]
-    assert ax.figure.get_layout_engine() is not None
-
-
-@pytest.mark.parametrize("layout", [None, "constrained", "tight"])
-@pytest.mark.parametrize("draw", EVERY[:-2] + SURFACE)
-def test_no_legend_lies_on_the_data_or_outside_the_figure(draw, layout):
-    figure = Figure(figsize=(8, 5), layout=layout)
-    ax = draw(ax=figure.add_subplot(projection=projection(draw)))
+def assert_legend_beside(ax):
+    figure = ax.figure
     figure.draw_without_rendering()
     legend, picture = ax.get_legend().get_window_extent(), ax.get_window_extent()
     assert not legend.padded(-6).overlaps(picture)
     for part in (legend, picture, *(strip.get_window_extent() for strip in ax.child_axes)):
-        assert part.x0 >= 0
-        assert part.y0 >= 0
+        assert min(part.x0, part.y0) >= 0
         assert part.x1 <= figure.bbox.x1
         assert part.y1 <= figure.bbox.y1
     assert picture.width > 0.35 * figure.bbox.width
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_figure_is_made_only_without_axes_and_no_legend_lies_on_the_data(name):
+    figure = Figure(figsize=(8, 5))
+    ax = figure.add_subplot(projection="3d" if name == "surface" else None)
+    assert EVERY[name](ax=ax) is ax
+    assert ax.has_data()
+    assert not pyplot.get_fignums()
+    made = EVERY[name]()
+    assert pyplot.get_fignums() == [made.figure.number]
+    assert tuple(made.figure.get_size_inches()) == SIZES[name]
+    assert type(made.figure.get_layout_engine()).__name__ == "ConstrainedLayoutEngine"
+    if name != "learning_rate":
+        assert_legend_beside(ax)
+        assert_legend_beside(made)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "learning_rate"])
+def test_nor_in_a_tight_layout(name):
+    figure = Figure(figsize=(8, 5), layout="tight")
+    assert_legend_beside(EVERY[name](ax=figure.add_subplot(projection="3d" if name == "surface" else None)))
+
+
+def test_long_names_move_the_legend_above():
+    name = "adam(learning_rate=0.1, b1=0.9, b2=0.999, eps=1e-08), then something else"
+    for layout in (None, "constrained"):
+        figure = Figure(figsize=(6, 4), layout=layout)
+        ax = plot.contour(plain, {name: [[0.0, 0.0]]}, ax=figure.add_subplot(), **square(9))
+        figure.draw_without_rendering()
+        legend, picture = ax.get_legend().get_window_extent(), ax.get_window_extent()
+        assert legend.y0 >= picture.y1
+        assert legend.x1 < figure.bbox.x1
+        assert legend.y1 < figure.bbox.y1 + 1
+        assert texts(ax)[0].replace("\n", " ") == name
 
 
 @pytest.mark.parametrize(
     ("limits", "shown"),
     [
         ((0.3, 0.8), ["0.3", "0.4", "0.5", "0.6", "0.7", "0.8"]),
+        ((0.9, 5.0), ["1", "2", "5"]),
         ((0.9, 60.0), ["1", "2", "5", "10", "20", "50"]),
+        ((0.9, 850.0), ["1", "2", "5", "10", "20", "50", "100", "200", "500"]),
+        ((0.9, 950.0), ["$10^{0}$", "$10^{1}$", "$10^{2}$"]),
         ((1e-4, 10.0), ["$10^{-4}$", "$10^{-3}$", "$10^{-2}$", "$10^{-1}$", "$10^{0}$", "$10^{1}$"]),
     ],
 )
 def test_log_scales_are_labelled(limits, shown):
-    ax = plot.losses(list(limits))
-    ax.set_ylim(*limits)
-    ax.figure.canvas.draw()
-    ticks = [*ax.get_yticks(), *ax.get_yticks(minor=True)]
-    names = [text.get_text() for text in (*ax.get_yticklabels(), *ax.get_yticklabels(minor=True))]
-    low, high = limits
-    pairs = {(t, n) for t, n in zip(ticks, names, strict=True) if n and 0.999 * low <= t <= 1.001 * high}
-    assert [name for _, name in sorted(pairs)] == shown
+    for which in ("x", "y"):
+        ax = Figure().add_subplot()
+        axes.log_scale(ax, which)
+        ax.set(**{f"{which}lim": limits})
+        axis = getattr(ax, f"{which}axis")
+        ticks = [*axis.get_majorticklocs(), *axis.get_minorticklocs()]
+        names = [label(tick, 0) for label in (axis.get_major_formatter(),) for tick in ticks]
+        low, high = limits
+        pairs = {(t, n) for t, n in zip(ticks, names, strict=True) if n and 0.999 * low <= t <= 1.001 * high}
+        assert [name for _, name in sorted(pairs)] == shown
+        assert axis.get_minor_formatter()(1.0, 0) == axis.get_major_formatter()(1.0, 0)
 
 
-def test_without_matplotlib_the_import_says_what_to_install():
-    code = (
-        "import sys\n"
-        "sys.modules['matplotlib'] = None\n"
-        "import gradtx\n"
-        "try:\n"
-        "    from gradtx import plot\n"
-        "except ImportError as error:\n"
-        "    print(error)\n"
-    )
-    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
-    assert "gradtx.plot" in run.stdout
-    assert "pip install 'gradtx[plot]'" in run.stdout
+def test_36_styles_differ_and_neighbours_in_color_and_line():
+    styles = [axes.style(i) for i in range(37)]
+    assert len({(s.color, s.line) for s in styles[:36]}) == 36
+    for a, b in itertools.pairwise(styles):
+        assert (a.color != b.color, a.line != b.line, a.marker != b.marker) == (True, True, True)
+
+
+def test_without_matplotlib_the_import_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "gradtx.plot.axes")
+    with pytest.raises(ImportError, match=r"gradtx.plot: matplotlib .* pip install 'gradtx\[plot\]'"):
+        importlib.import_module("gradtx.plot.axes")
