@@ -26,13 +26,11 @@ import tables
 LOG = logging.getLogger("mkdocs.hooks.gradtx")
 
 _run = True
-_snippets = True
 
 
 def on_startup(command: str, dirty: bool) -> None:
-    global _run, _snippets
-    _run = command != "serve"  # while writing, pages reload at once; `mkdocs build` and the tests run the snippets
-    _snippets = os.environ.get("GRADTX_SNIPPETS") != "tested"  # CI has run them in the tests
+    global _run
+    _run = command != "serve"  # while writing, pages reload at once; `mkdocs build` runs the snippets
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -54,28 +52,19 @@ def on_pre_build(config: MkDocsConfig) -> None:
     pictures.races()
     pictures.training()
     pictures.steps()
-    for page in snippets.pages():
-        if _snippets and not snippets.has_pictures(page):
-            _report(page)
-    # Pages with pictures draw them; several at once, each in a process of its own.
+    # The pages with pictures draw them, each in a process of its own; the others share one.
+    others = [page for page in snippets.pages() if not snippets.has_pictures(page)]
+    drawn = [[page] for page in snippets.pages() if snippets.has_pictures(page)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(_drawn, [page for page in snippets.pages() if snippets.has_pictures(page)]))
+        list(pool.map(_run_snippets, [others, *drawn]))
 
 
-def _report(page: Path) -> None:
-    try:
-        count = snippets.run(page)
-    except Exception as error:
-        raise PluginError(f"a snippet of {page.relative_to(snippets.ROOT)} failed:\n{error}") from error
-    LOG.info(f"{page.relative_to(snippets.ROOT)}: {count} snippets run")
-
-
-def _drawn(page: Path) -> None:
-    command = [sys.executable, snippets.__file__, "--draw", str(page)]
+def _run_snippets(pages: list[Path]) -> None:
+    command = [sys.executable, snippets.__file__, "--draw", *map(str, pages)]
     with tempfile.TemporaryDirectory() as folder:  # what a snippet saves does not land in the checkout
         ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if ended.returncode:
-        raise PluginError(f"a snippet of {page.relative_to(snippets.ROOT)} failed:\n{ended.stderr}")
+        raise PluginError(f"a snippet of {', '.join(page.name for page in pages)} failed:\n{ended.stderr}")
     LOG.info(ended.stdout.strip())
 
 

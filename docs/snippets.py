@@ -3,8 +3,7 @@
 A fenced block marked `python` is executed; one that starts with `>>>` is a doctest, its output compared. After a
 snippet, `<!-- picture: NAME.png = EXPRESSION -->` saves what the expression gives: the figure of axes, or a file.
 
-The build of the pages runs them (hooks.py): the pages with pictures each time it draws them, the others unless
-tests/test_docs.py, which runs them too, has just done so. One page by hand:
+The build of the pages runs them (hooks.py) and draws the pictures. One page by hand:
 `python docs/snippets.py README.md`, and with its pictures `python docs/snippets.py --draw docs/pages/looking.md`.
 """
 

@@ -1,4 +1,7 @@
-"""Every snippet runs: those of README.md and the pages, and the examples in the docstrings of the library."""
+"""The examples in the docstrings run, and what runs the snippets of the pages does so.
+
+The snippets themselves are run by the build of the pages (docs/hooks.py), once.
+"""
 
 import ast
 import doctest
@@ -27,13 +30,6 @@ snippets = _load(ROOT / "docs" / "snippets.py")
 
 def _relative(path):
     return str(path.relative_to(ROOT))
-
-
-@pytest.mark.parametrize("page", [page for page in snippets.pages() if not snippets.has_pictures(page)], ids=_relative)
-def test_snippets_of_page(page, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)  # what a snippet saves does not land in the checkout
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as a reader has it
-        snippets.run(page)
 
 
 def test_a_picture_is_saved_where_it_stands(tmp_path, monkeypatch):
@@ -91,6 +87,7 @@ def _doctests():
                 yield pytest.param(example, id=f"{_relative(path)}:{name}")
 
 
+@pytest.mark.examples
 @pytest.mark.parametrize("example", list(_doctests()))
 def test_docstring_examples(example, monkeypatch, tmp_path):
     """Each in an empty namespace: what a reader copies from one docstring runs by itself."""
@@ -121,6 +118,7 @@ def test_documented_arguments_exist(path):
             assert not missing, f"{node.name}: {missing} documented, but no parameter"
 
 
+@pytest.mark.examples
 def test_the_picture_of_the_readme_can_be_drawn(monkeypatch, tmp_path):
     pictures = _load(ROOT / "docs" / "pictures.py")
     monkeypatch.setattr(pictures, "ASSETS", tmp_path)

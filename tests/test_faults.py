@@ -8,6 +8,8 @@ import pytest
 
 import gradtx
 
+pytestmark = pytest.mark.examples  # of a table that the pages print
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
