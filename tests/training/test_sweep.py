@@ -1,7 +1,9 @@
 """A sweep is its runs, one by one."""
 
+import itertools
 import logging
 import re
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -10,220 +12,149 @@ import optax
 import pytest
 
 import gradtx
-from gradtx.training import blocks
-from tests.training.swept import DATA, RATES, adams, init, keys_of, loss
+from gradtx import sgd, sweep
+from gradtx.training import blocks, members
+from tests.training.network import DATA, KEY, RATES, bowl, cost, counting, init, keys_of, noisy, press, sgds
+from tests.training.reference import descent, index_batches, noise, vector
 
-pytestmark = pytest.mark.usefixtures("layout")
-
-# The same numbers -----------------------------------------------------------------------------------------------------
-
-WAYS = {
-    "mini-batches, the last one smaller": {"batch_size": 5, "epochs": 4},
-    "the last one dropped": {"batch_size": 5, "epochs": 4, "drop_last": True},
-    "with replacement": {"batch_size": 5, "steps": 13, "replacement": True},
-    "single samples": {"batch_size": 1, "steps": 30},
-    "full batch": {"epochs": 15},
-}
+needs_eight_devices = pytest.mark.skipif(len(jax.local_devices()) != 8, reason="needs eight devices")
 
 
-@pytest.mark.parametrize("how", WAYS.values(), ids=WAYS)
-def test_each_run_is_what_minimize_gives(how):
-    result = gradtx.sweep(loss, init, adams(), DATA, seeds=2, key=jax.random.key(5), **how)
-    assert result.history["loss"].shape[0] == 10
-    for member in range(10):
-        tx, seed = gradtx.adam(RATES[member // 2]), member % 2
-        first, second = keys_of(seed, jax.random.key(5))
-        alone = gradtx.minimize(loss, init(first), tx, DATA, key=second, **how)
-        np.testing.assert_allclose(result.history["loss"][member], alone.history["loss"], rtol=1e-5)
-        if member == result.best.member:
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), result.best.params, alone.params)
-            assert result.best.tx == tx
+def begin(seed, key=None):
+    return vector(init(keys_of(seed, key)[0]))
 
 
-def test_without_data():
-    result = gradtx.sweep(lambda x: jnp.sum((x - 1.0) ** 2), lambda key: jnp.zeros(3), adams(), steps=40)
-    for member, rate in enumerate(RATES):
-        alone = gradtx.minimize(lambda x: jnp.sum((x - 1.0) ** 2), jnp.zeros(3), gradtx.adam(rate), steps=40)
-        np.testing.assert_allclose(result.history["loss"][member], alone.history["loss"], rtol=1e-5)
+def told(params, batch, *, key, model_state):
+    value = noisy(params, batch, key=key)
+    return value, {"model_state": 0.5 * model_state + value, "bias": params["b"]}
 
 
-def noisy(params, batch, *, key, model_state):
-    noise = 0.1 * jax.random.normal(key, batch["y"].shape)
-    value = jnp.mean((jnp.tanh(batch["x"] @ params["w"]) @ params["v"] - batch["y"] + noise) ** 2)
-    positive = jnp.sum(params["w"] > 0)
-    return value, {
-        "model_state": 0.9 * model_state + 0.1 * value,
-        "norm": gradtx.global_norm(params),
-        "positive": positive,
-    }
-
-
-def test_keys_model_state_and_records_reach_every_run():
-    how = {"batch_size": 5, "steps": 12, "has_aux": True, "model_state": jnp.float32(1.0)}
-
-    def carried(params, *, model_state):
-        return {"carried": model_state}
-
-    result = gradtx.sweep(noisy, init, adams(), DATA, seeds=2, evaluate=carried, **how)
-    for member in range(10):
-        first, second = keys_of(member % 2)
-        alone = gradtx.minimize(noisy, init(first), gradtx.adam(RATES[member // 2]), DATA, key=second, **how)
-        for name in ("loss", "norm", "positive"):
-            np.testing.assert_allclose(result.history[name][member], alone.history[name], rtol=1e-5)
-        np.testing.assert_allclose(result.table["carried"][member], alone.state["model_state"], rtol=1e-5)
-        if member == result.best.member:
-            np.testing.assert_allclose(result.best.model_state, alone.state["model_state"], rtol=1e-5)
-
-
-@pytest.mark.parametrize("at_once", [1, 2, 3, 7, 10, 100])
-def test_how_many_at_once_changes_no_number(at_once, layout):
-    how = {"batch_size": 5, "epochs": 2, "seeds": 2}
-    expected = gradtx.sweep(loss, init, adams(), DATA, **how)
-    result = gradtx.sweep(loss, init, adams(), DATA, at_once=at_once, **how)
-    np.testing.assert_allclose(result.history["loss"], expected.history["loss"], rtol=1e-5)
-    if layout == "one device":
-        assert result.at_once <= at_once
-    assert result.best.member == expected.best.member
-
-
-def test_precision_set_around_the_call_reaches_the_threads():
+def is_descent(how, steps, at_once=None):
+    """Sweeps in float64, and compares every number of every run with NumPy's."""
+    given = {"has_aux": True, "evaluate": lambda p, *, model_state: {"end": model_state}}
     with jax.enable_x64(True):
-        rates = jnp.array(RATES, jnp.float64)
-        wide = jax.tree.map(lambda leaf: leaf.astype(np.float64), DATA)
-        start = lambda key: jax.tree.map(lambda leaf: leaf.astype(jnp.float64), init(key))  # noqa: E731
-        result = gradtx.sweep(loss, start, jax.vmap(gradtx.adam)(rates), wide, batch_size=5, epochs=2, at_once=2)
-        assert result.history["loss"].dtype == np.float64
-        alone = gradtx.minimize(
-            loss, start(keys_of(0)[0]), gradtx.adam(0.01), wide, key=keys_of(0)[1], batch_size=5, epochs=2
-        )
-    np.testing.assert_allclose(result.history["loss"][2], alone.history["loss"], rtol=1e-12)
+        given["model_state"] = jnp.ones(())
+        result = sweep(told, init, sgds(), DATA, seeds=2, key=KEY, at_once=at_once, **how, **given)
+        cut = {name: value for name, value in how.items() if name not in ("steps", "epochs")}
+        for member, (rate, seed) in enumerate(itertools.product(RATES, range(2))):
+            key = keys_of(seed, KEY)[1]
+            batches = index_batches(key, steps, **cut)
+            at, losses = descent(batches, begin(seed, KEY), rate=rate, noise=noise(key, steps))
+            carried = sum(value * 0.5 ** (steps - 1 - t) for t, value in enumerate(losses)) + 0.5**steps
+            np.testing.assert_allclose(result.history["loss"][member], losses, rtol=1e-11, atol=1e-12)
+            np.testing.assert_allclose(result.table["end"][member], carried, rtol=1e-11)
+            assert (result.table["seed"][member], result.table["learning_rate"][member]) == (seed, rate)
+            if member == result.best.member:
+                np.testing.assert_allclose(vector(result.best.params), at, rtol=1e-11)
+                np.testing.assert_allclose(result.best.model_state, carried, rtol=1e-11)
+                assert result.best.tx == sgd(rate)
+        assert result.history["bias"].shape == (6, steps)
+        assert not result.history["bias"][:, 0].any()
+    return result
 
 
-def test_several_devices_share_the_runs(layout, monkeypatch):
-    if layout == "one device":
-        pytest.skip("for several")
-    seen = []
-    run = blocks.run
+@pytest.mark.parametrize(
+    ("how", "steps", "at_once"),
+    [
+        ({"batch_size": 5, "epochs": 3}, 15, None),
+        ({"batch_size": 5, "steps": 8, "replacement": True, "drop_last": True}, 8, 4),
+        ({"epochs": 6}, 6, 1),
+    ],
+    ids=["mini-batches, all at once", "with replacement, four at once", "full batch, one at once"],
+)
+def test_each_run_is_descent_on_its_batches(how, steps, at_once, one_device):
+    result = is_descent(how, steps, at_once)
+    assert result.at_once <= (at_once or 6)
+
+
+@needs_eight_devices
+def test_several_devices_share_the_runs(monkeypatch):
+    seen, run = [], blocks.run
 
     def watched(plan, txs, carry, *rest):
-        seen.append((carry["params"]["w"].sharding, carry["tx"]["scale_by_rms"]["nu"]["w"].sharding))
         out = run(plan, txs, carry, *rest)
-        seen.append((out[0]["params"]["w"].sharding,))
+        seen.extend(state["params"]["w"].sharding for state in (carry, out[0]))
         return out
 
     watched.lower = run.lower
     monkeypatch.setattr(blocks, "run", watched)
-    result = gradtx.sweep(loss, init, adams(np.logspace(-3, -1, 16)), DATA, batch_size=5, epochs=1)
-    assert result.at_once == 16
-    for shardings in seen:
-        for sharding in shardings:
-            assert len(sharding.device_set) == 8
-            assert sharding.shard_shape((1, 16, 4, 3)) == (1, 2, 4, 3)
-
-
-# Those that diverge ---------------------------------------------------------------------------------------------------
-
-
-def test_a_run_that_diverges_is_reported_and_disturbs_no_other():
-    quartic = lambda x: jnp.sum(x**4)  # noqa: E731
-    start = lambda key: jax.random.normal(key, (3,)) + 1.0  # noqa: E731
-    good = gradtx.sweep(quartic, start, jax.vmap(gradtx.sgd)(jnp.array([0.01, 0.02, 0.005])), steps=40)
-    bad = gradtx.sweep(quartic, start, jax.vmap(gradtx.sgd)(jnp.array([0.01, 50.0, 0.005])), steps=40)
-    for member in (0, 2):
-        assert good.history["loss"][member].tobytes() == bad.history["loss"][member].tobytes()
-    assert bad.table["diverged"].tolist() == [False, True, False]
-    at = bad.table["diverged_at"][1]
-    assert np.isfinite(bad.history["loss"][1, :at]).all()
-    assert not np.isfinite(bad.history["loss"][1, at])
-    assert bad.table["diverged_at"].tolist() == [-1, at, -1]
-    assert bad.best.member == 0
-
-
-def test_a_sweep_of_which_nothing_is_left_still_has_a_table():
-    result = gradtx.sweep(
-        lambda x: jnp.sum(x**4), lambda key: jnp.ones(2), jax.vmap(gradtx.sgd)(jnp.array([50.0, 60.0])), steps=30
-    )
-    assert result.table["diverged"].all()
-    assert "2 diverged" in repr(result)
+    assert is_descent({"batch_size": 5, "epochs": 1}, 5).at_once == 16  # two seeds of three, filled up to eight
+    assert len(seen) == 2
+    for sharding in seen:
+        assert len(sharding.device_set) == 8
+        assert sharding.shard_shape((2, 8, 3)) == (2, 1, 3)
 
 
 # Many kinds -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_list_of_different_optimizers():
+def test_kinds_of_optimizers_side_by_side(one_device):
+    clipped = jax.vmap(lambda norm: gradtx.clip(norm) >> (sgd(0.5) + gradtx.identity()))(jnp.array([0.5, 1.0]))
+    falling = jax.vmap(lambda rate: sgd(gradtx.cosine_decay_schedule(rate, 4)))(jnp.array([0.25, 0.5]))
     kinds = [
-        gradtx.grid(gradtx.sgd, learning_rate=[0.1, 0.2], momentum=[0.0, 0.9]),
-        adams(),
-        gradtx.lion(0.01),
-        adams([0.5]),
+        gradtx.grid(sgd, learning_rate=[0.25, 0.125], momentum=[0.0, 0.5]),
+        sgd(0.5),
+        clipped,
+        falling,
+        optax.sgd(0.25),
+        sgd(0.25),
     ]
-    result = gradtx.sweep(loss, init, kinds, DATA, batch_size=5, epochs=2, seeds=2)
+    with jax.numpy_dtype_promotion("standard"):
+        result = sweep(bowl, lambda key: jnp.zeros(1), kinds, steps=3, seeds=2)
     table = result.table
-    assert {len(column) for column in table.values()} == {22}
-    assert table["optimizer"].tolist() == ["sgd"] * 8 + ["adam"] * 10 + ["lion"] * 2 + ["adam_2"] * 2
-    assert table["learning_rate"].tolist() == [0.1] * 4 + [0.2] * 4 + sorted(RATES * 2) + [0.01] * 2 + [0.5] * 2
-    np.testing.assert_array_equal(table["momentum"], [0, 0, 0.9, 0.9] * 2 + [np.nan] * 14)
+    names = ["sgd"] * 8 + ["sgd_2"] * 2 + [table["optimizer"][10]] * 4 + ["sgd_3"] * 4
+    assert table["optimizer"].tolist()[:18] == names
+    assert table["optimizer"].tolist()[20:] == ["sgd_4"] * 2
+    assert table["optimizer"][10].startswith("clip >> ")
+    assert {len(column) for column in table.values()} == {22} == {len(result.history["loss"])}
+    assert table["learning_rate"].tolist()[:10] == [0.25] * 4 + [0.125] * 4 + [0.5] * 2
+    assert np.isnan(table["learning_rate"][18:20]).all()  # the foreign one says nothing of it
+    np.testing.assert_array_equal(table["momentum"], [0, 0, 0.5, 0.5] * 2 + [np.nan] * 14)
     assert table["seed"].tolist() == [0, 1] * 11
-    assert "b1" not in table
-    first, second = keys_of(1)
-    alone = gradtx.minimize(loss, init(first), gradtx.lion(0.01), DATA, key=second, batch_size=5, epochs=2)
-    np.testing.assert_allclose(result.history["loss"][19], alone.history["loss"], rtol=1e-5)
+    ends = {0: 3 * 0.5**2, 8: 0.0, 18: 3 * 0.5**2, 20: 3 * 0.5**2}  # how far from 3 after two steps
+    ends |= {10: 3 - 2 * 0.25, 12: 3 - 2 * 0.5, 14: 3 * 0.5 * (1 - 0.5 * (1 + np.sqrt(0.5)) / 2), 16: 0.0}
+    losses = np.array(list(ends.values())) ** 2
+    np.testing.assert_allclose(table["final_loss"][list(ends)], losses, rtol=1e-5, atol=1e-6)
+    heavy = 3 - (0.125 * 6 * 1.5 + 0.125 * 2 * (3 - 0.125 * 6))  # with momentum 0.5, at rate 0.125
+    np.testing.assert_allclose(table["final_loss"][6], heavy**2, rtol=1e-5)
+    both = sweep(bowl, lambda key: jnp.zeros(1), {"one": sgd(0.25), "two": sgd(0.5)}, steps=3)
+    assert both.table["optimizer"].tolist() == ["one", "two"]
+    assert both.best.tx == sgd(0.5)
+    assert both.best.member == 1
 
 
-def test_a_dict_names_them_and_foreign_objects_may_be_among_them():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        result = gradtx.sweep(
-            loss, init, {"ours": gradtx.adam(0.01), "theirs": optax.adam(0.01)}, DATA, batch_size=5, epochs=2
-        )
-    assert result.table["optimizer"].tolist() == ["ours", "theirs"]
-    np.testing.assert_allclose(*result.history["loss"], rtol=1e-4)
-    np.testing.assert_array_equal(result.table["learning_rate"], [0.01, np.nan])
+def test_successive_halving_stops_the_worse_half(one_device, monkeypatch):
+    scored, scores = [], members.Runs.scores
+    monkeypatch.setattr(members.Runs, "scores", lambda self: scored.extend(scores(self)) or scores(self))
+    rates = [1e-4, 0.01, 0.1, 1e-3, 0.03, 3e-4, 0.003]
+    kinds = [sgds(rates[:5]), sgd(rates[5]), sgd(rates[6])]
+    given = {"has_aux": True, "model_state": {"n": jnp.zeros(())}, "batch_size": 5, "epochs": 6, "seeds": 2}
+    result = sweep(counting, init, kinds, DATA, halve_at=(7, 20), **given)
+    cuts = [index_batches(keys_of(seed)[1], 30, 5) for seed in range(2)]
+    runs = [[descent(cuts[seed], begin(seed), rate=rate) for seed in range(2)] for rate in rates]
+    losses = np.array([[losses for _, losses in each] for each in runs])
+    early, late = losses[:, :, 2:7].mean((1, 2)), losses[:, :, 15:20].mean((1, 2))  # an epoch is five steps
+    first = np.argsort(early)
+    left = [tx for tx in np.argsort(late) if tx in first[:4]]
+    np.testing.assert_allclose(scored, [*early, *late[np.sort(first[:4])]], rtol=1e-4)
+    until = np.full(7, 30)
+    until[left[2:]], until[first[4:]] = 20, 7
+    assert result.table["stopped_at"].tolist() == np.repeat(until, 2).tolist()
+    for member, end in enumerate(result.table["stopped_at"]):
+        expected = losses[member // 2, member % 2]
+        np.testing.assert_allclose(result.history["loss"][member, :end], expected[:end], rtol=1e-4)
+        assert np.isnan(result.history["loss"][member, end:]).all()
+        assert result.history["by/n"][member, :end].tolist() == list(range(1, end + 1))
+        assert result.history["samples"][member].tolist() == ([5, 5, 5, 5, 3] * 6)[:end] + [0] * (30 - end)
+        np.testing.assert_allclose(result.table["final_loss"][member], expected[end - 5 : end].mean(), rtol=1e-4)
+    finals = np.where(np.repeat(until, 2) == 30, result.table["final_loss"], np.inf)
+    assert result.best.member == finals.argmin()
+    at = runs[result.best.member // 2][result.best.member % 2][0]
+    np.testing.assert_allclose(vector(result.best.params), at, rtol=1e-4)
+    assert not result.table["diverged"].any()
 
 
-def test_compositions_and_their_columns():
-    txs = jax.vmap(lambda norm, rate: gradtx.clip(norm) >> gradtx.adam(rate))(
-        jnp.array([0.1, 0.2]), jnp.array([0.01, 0.02])
-    )
-    result = gradtx.sweep(loss, init, txs, DATA, batch_size=5, epochs=1)
-    assert result.table["optimizer"].tolist() == ["clip >> adam"] * 2
-    np.testing.assert_allclose(result.table["learning_rate"], [0.01, 0.02])
-    assert len([name for name in result.table if "clip" in name or "max" in name]) == 1
-
-
-def test_schedules_are_swept_by_their_numbers():
-    txs = jax.vmap(lambda rate: gradtx.sgd(gradtx.cosine_decay_schedule(rate, 10)))(jnp.array([0.1, 0.2]))
-    result = gradtx.sweep(loss, init, txs, DATA, epochs=10)
-    alone = gradtx.minimize(
-        loss, init(keys_of(0)[0]), gradtx.sgd(gradtx.cosine_decay_schedule(0.2, 10)), DATA, epochs=10, key=keys_of(0)[1]
-    )
-    np.testing.assert_allclose(result.history["loss"][1], alone.history["loss"], rtol=1e-5)
-
-
-# Halving --------------------------------------------------------------------------------------------------------------
-
-
-def test_successive_halving_stops_the_worse_half():
-    how = {"batch_size": 5, "epochs": 6, "seeds": 2}
-    whole = gradtx.sweep(loss, init, [adams(), gradtx.sgd(0.1), gradtx.sgd(1e-5)], DATA, **how)
-    halved = gradtx.sweep(loss, init, [adams(), gradtx.sgd(0.1), gradtx.sgd(1e-5)], DATA, halve_at=(10, 20), **how)
-    stopped = halved.table["stopped_at"].reshape(7, 2)
-    assert sorted(stopped[:, 0].tolist()) == [10, 10, 10, 20, 20, 30, 30]
-    assert (stopped[:, 0] == stopped[:, 1]).all()
-    scores = whole.history["loss"].reshape(7, 2, 30)[:, :, 5:10].mean((1, 2))
-    assert set(np.argsort(scores)[4:]) == set(np.flatnonzero(stopped[:, 0] == 10))
-    for member, until in enumerate(halved.table["stopped_at"]):
-        np.testing.assert_allclose(
-            halved.history["loss"][member, :until], whole.history["loss"][member, :until], rtol=1e-5
-        )
-        assert np.isnan(halved.history["loss"][member, until:]).all()
-    left = np.where(stopped.ravel() == 30, halved.table["final_loss"], np.inf)
-    assert halved.best.member == left.argmin()
-    first = keys_of(halved.best.member % 2)[0]
-    assert not np.allclose(halved.best.params["w"], init(first)["w"])
-    assert not halved.table["diverged"].any()
-
-
-# Streams --------------------------------------------------------------------------------------------------------------
+# Streams and Ctrl-C ---------------------------------------------------------------------------------------------------
 
 
 class Loader:
@@ -231,21 +162,45 @@ class Loader:
         return 3
 
     def __iter__(self):
-        for begin in (0, 7, 14):
-            yield {name: leaf[begin : begin + 7] for name, leaf in DATA.items()}
+        for first in (0, 7, 14):
+            yield {name: leaf[first : first + 7] for name, leaf in DATA.items()}
 
 
-def test_batches_from_an_iterable():
-    result = gradtx.sweep(loss, init, adams(), Loader(), epochs=2, at_once=2)
-    alone = gradtx.minimize(loss, init(keys_of(0)[0]), gradtx.adam(RATES[3]), Loader(), epochs=2)
-    np.testing.assert_allclose(result.history["loss"][3], alone.history["loss"], rtol=1e-5)
+def test_batches_from_an_iterable(one_device):
+    with jax.enable_x64(True):
+        result = sweep(cost, init, sgds(), Loader(), epochs=2, at_once=2)
+        batches = [np.arange(first, first + 7) for first in (0, 7, 14)] * 2
+        for loss, rate in zip(result.history["loss"], RATES, strict=True):
+            np.testing.assert_allclose(loss, descent(batches, begin(0), rate=rate)[1], rtol=1e-12)
+    assert result.at_once <= 2
+    with pytest.raises(ValueError, match=r"gradtx\.sweep: the data ended after .* of 9 batches; .* starts anew"):
+        sweep(cost, init, sgds(), iter(Loader()), steps=9)
 
 
-def test_an_iterator_is_refused_where_it_would_be_read_twice(layout):
-    if layout != "one device":
-        pytest.skip("there all runs are one block")
-    with pytest.raises(ValueError, match=r"gradtx\.sweep: .*starts anew"):
-        gradtx.sweep(loss, init, adams(), iter(Loader()), steps=3, at_once=2)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_ctrl_c_ends_it_and_is_raised(streamed, one_device, monkeypatch):
+    def pressing():
+        yield from itertools.repeat(DATA, 30)
+        press()
+        yield from itertools.repeat(DATA)
+
+    class Endless:
+        def __iter__(self):
+            return pressing()
+
+    run, calls = blocks.run, itertools.count()
+
+    def pressed(*given):
+        if next(calls) == 10:  # well after all blocks were handed out
+            press()
+        return run(*given)
+
+    pressed.lower = run.lower
+    monkeypatch.setattr(blocks, "run", pressed)
+    threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        sweep(cost, init, sgds(), Endless() if streamed else DATA, steps=10**9)  # hours
+    assert threading.active_count() == threads
 
 
 # Compiled once --------------------------------------------------------------------------------------------------------
@@ -260,20 +215,102 @@ def compilations(caplog):
     jax.config.update("jax_log_compiles", False)
 
 
-def test_the_loop_and_the_orders_are_compiled_once(compilations):
+def test_the_loop_and_the_orders_are_compiled_once(compilations, one_device):
     def another_loss(params, batch):
-        return 2.0 * loss(params, batch)
+        return 2.0 * cost(params, batch)
 
-    gradtx.sweep(another_loss, init, adams(), DATA, batch_size=7, epochs=2)
+    sweep(another_loss, init, sgds(), DATA, batch_size=7, epochs=2, at_once=2)
     names = re.findall(r"Finished XLA compilation of jit\((run|draw_orders)\)", " ".join(compilations()))
     assert sorted(names) == ["draw_orders", "run"]
+    before = len(compilations())
+    sweep(another_loss, init, sgds([0.2, 0.3, 0.4]), DATA, batch_size=7, epochs=1, at_once=2, key=jax.random.key(9))
+    assert [message for message in compilations()[before:] if "threefry" not in message] == []
 
 
-def test_other_rates_and_keys_compile_nothing(request):
-    gradtx.sweep(loss, init, adams(), DATA, batch_size=5, epochs=2, at_once=2)
-    compiled = request.getfixturevalue("compilations")
-    gradtx.sweep(
-        loss, init, adams([0.2, 0.3, 0.4, 0.5, 0.6]), DATA, batch_size=5, epochs=2, at_once=2, key=jax.random.key(9)
-    )
-    gradtx.sweep(loss, init, adams(), DATA, batch_size=5, steps=4, at_once=2)
-    assert [message for message in compiled() if "threefry" not in message] == []
+# Parts ----------------------------------------------------------------------------------------------------------------
+
+
+class Device:
+    def __init__(self, platform, stats=None):
+        self.platform, self.memory_stats = platform, lambda: stats
+
+
+FULL = Device("gpu", {"bytes_limit": 8e9, "bytes_in_use": 2e9})
+
+
+@pytest.mark.parametrize(
+    ("devices", "cores", "seeds", "txs", "member_bytes", "at_once", "expected"),
+    [
+        ([Device("cpu")], 4, 2, 8, 1e6, None, (1, 4, 4)),  # four fit the cache, and four cores
+        ([Device("cpu")], 4, 2, 8, 1e9, None, (1, 1, 4)),  # none fits
+        ([Device("cpu")], None, 2, 8, 0, None, (2, 8, 1)),
+        ([Device("cpu")], 4, 2, 8, 10, 3, (1, 1, 3)),
+        ([Device("cpu")], 4, 2, 8, 10, 8, (1, 2, 4)),
+        ([Device("cpu")], 4, 3, 2, 10, None, (1, 2, 4)),
+        ([Device("cpu")], 1, 2, 5, 10, 4, (1, 3, 1)),  # of equal size: 3 and 2, not 4 and 1
+        ([Device("cpu")] * 2, 4, 1, 9, 2e6, None, (1, 3, 1)),  # two fit each cache
+        ([FULL], 4, 4, 8, 1e8, None, (2, 8, 1)),  # 18 fit three tenths of 6 GB
+        ([Device("gpu")], 4, 3, 8, 1e8, None, (3, 8, 1)),  # 24 those of 8 GB
+        ([Device("gpu")] * 2, 4, 1, 7, 1.2e9, None, (1, 4, 1)),
+    ],
+)
+def test_how_many_at_once(devices, cores, seeds, txs, member_bytes, at_once, expected, monkeypatch):
+    monkeypatch.setattr(blocks, "devices", lambda: devices)
+    monkeypatch.setattr(blocks.os, "cpu_count", lambda: cores)
+    layout = blocks.lay_out(seeds, txs, member_bytes, at_once)
+    assert (layout.seeds, layout.txs, layout.workers) == expected
+    assert layout.at_once == np.prod(expected)
+
+
+@needs_eight_devices
+@pytest.mark.parametrize(
+    ("layout", "expected", "spec"),
+    [
+        ((1, 3, 4), (1, 8, 1), (None, "members")),
+        ((2, 9, 1), (2, 16, 1), (None, "members")),
+        ((2, 2, 1), (2, 8, 1), (None, "members")),
+        ((9, 2, 2), (16, 2, 1), ("members",)),
+        ((1, 1, 2), (1, 1, 2), None),
+    ],
+)
+def test_the_longer_axis_is_spread_over_devices_and_filled_up(layout, expected, spec):
+    layout, sharding = blocks.members_sharding(blocks.Layout(*layout))
+    assert layout == blocks.Layout(*expected)
+    assert (None if sharding is None else tuple(sharding.spec)) == spec
+
+
+def test_what_a_step_touches_decides_how_many(one_device, monkeypatch):
+    asked, lay_out = [], blocks.lay_out
+    monkeypatch.setattr(blocks, "lay_out", lambda *given: asked.append(given) or lay_out(*given))
+    loss = lambda params: jnp.sum(params * params)  # noqa: E731
+    momentum = jax.vmap(lambda m: sgd(0.1, momentum=m))(jnp.array([0.5]))
+    sweep(loss, lambda key: jnp.ones(100), sgds(), steps=1, seeds=2)
+    sweep(loss, lambda key: jnp.ones(100), momentum, steps=1)
+    # A product of 100 numbers and its sum are computed; params and gradients have 400 bytes each, and momentum too.
+    scalars = [
+        sum(4 for leaf in jax.tree.leaves(tx.init(jnp.ones(100))) if leaf.ndim == 0)
+        for tx in (sgd(0.1), sgd(0.1, momentum=0.5))
+    ]
+    assert asked == [(2, 3, 404 + 800 + scalars[0], None), (1, 1, 404 + 800 + 400 + scalars[1], None)]
+
+
+def test_blocks_repeat_the_last_run_to_be_full_and_count_what_is_done():
+    assert [rows.tolist() for rows in members._cut(5, 2)] == [[0, 1], [2, 3], [4, 4]]
+    count = blocks.Count()
+    count.add(3, np.array([2.0, np.nan]))
+    count.add(4, np.array([5.0, np.inf]))
+    assert (count.done, count.lowest, count.cancelled) == (7, 2.0, False)
+
+
+def test_settings_of_this_thread_reach_another():
+    changed = {"enable_x64": True, "numpy_dtype_promotion": "standard", "numpy_rank_promotion": "allow"}
+    changed |= {"default_matmul_precision": "float32", "debug_nans": True}
+    before, found = blocks.settings(), []
+    assert before.keys() == changed.keys()
+    with blocks.under(changed):
+        call = blocks.in_thread(lambda: found.append(blocks.settings()))
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    assert found == [changed]
+    assert blocks.settings() == before
