@@ -16,6 +16,7 @@ PLAIN = {
     "xla_cpu_use_fusion_emitters": "false",
     "xla_backend_optimization_level": "0",
     "xla_llvm_disable_expensive_passes": "true",
+    "xla_cpu_parallel_codegen_split_count": "1",
 }
 EIGHT_DEVICES = {"xla_force_host_platform_device_count": "8"}
 """So that sharding is tested on any machine."""

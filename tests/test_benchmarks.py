@@ -106,6 +106,7 @@ def run(tmp_path, *words):
     return rows
 
 
+@pytest.mark.thorough
 def test_it_runs_from_end_to_end(tmp_path, capsys):
     rows = run(tmp_path, "--trees", "3x4", "--methods", "rmsprop", "--plain")
     found = {(row.measure, row.one, row.over): row for row in rows}
@@ -123,6 +124,7 @@ def test_it_runs_from_end_to_end(tmp_path, capsys):
     assert [row.column for row in again] == [row.column for row in rows]
 
 
+@pytest.mark.thorough
 def test_trees_that_no_cache_holds_have_their_bytes_for_a_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(steps, "LARGE", 12)
     found = {(row.one, row.over) for row in run(tmp_path, "--trees", "3x4", "--methods", "sgd", "--measures", "step")}

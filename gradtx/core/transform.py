@@ -147,6 +147,11 @@ class Transform(Attributes):
     def _expanded(self) -> "Transform":
         return self.expand()
 
+    @property
+    def _traced(self) -> bool:
+        """Whether JAX is tracing. Asking for an array costs more than looking at one's own numbers, so it comes last."""
+        return any(is_traced(leaf) for leaf in jax.tree.leaves(self)) or is_traced(jnp.zeros(()))
+
 
 class Elementary(Transform):
     """A transform whose body returns a Rule."""
@@ -175,7 +180,7 @@ class Elementary(Transform):
             return self._cache["rule"]
         with blame(self.name):
             rule = self._call(placeholders(self))
-        if not is_traced(jnp.zeros(())):  # a rule built while tracing may hold tracers
+        if not self._traced:  # a rule built while tracing may hold tracers
             self._cache["rule"] = rule
         return rule
 
@@ -331,8 +336,8 @@ class Named(Transform):
                 expanded = cast(
                     Transform, record.coerce(Kind.TRANSFORM, self._call(self._arguments), f"{self._who()}: its result")
                 )
-            traced = is_traced(jnp.zeros(())) or any(is_traced(leaf) for leaf in jax.tree.leaves(expanded))
-            if not traced:  # what is built while tracing may hold tracers
+            # What is built while tracing may hold tracers.
+            if not self._traced and not any(is_traced(leaf) for leaf in jax.tree.leaves(expanded)):
                 self._cache["expanded"] = expanded
         return expanded.expand(deep=True) if deep else expanded
 
