@@ -149,7 +149,7 @@ class Transform(Attributes):
 
     @property
     def _traced(self) -> bool:
-        """Whether JAX is tracing. Asking for an array costs more than looking at one's own numbers, so it comes last."""
+        """Whether JAX is tracing. To ask for an array costs more than to look at the own numbers, so it comes last."""
         return any(is_traced(leaf) for leaf in jax.tree.leaves(self)) or is_traced(jnp.zeros(()))
 
 
