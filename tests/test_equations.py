@@ -12,8 +12,10 @@ import optax
 import pytest
 
 import gradtx
+from tests.core.samples import needs_float16
 from tests.records import RECORDS, SCHEDULES, schedules, streams
 from tests.records.base import updates_of as updates_of_transcription
+from tests.records.methods import METHODS
 from tests.running import transcribed, transform, updates_of, updates_of_rows
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -102,6 +104,25 @@ def test_float32_is_close_to_float64():
     single = updates_of(gradtx.adam(1e-3), params.astype(np.float32), gradients.astype(np.float32))
     assert single.dtype == np.float32
     assert np.abs(single - exact).max() <= 1e-5 * np.abs(exact).max()
+
+
+@needs_float16
+@pytest.mark.parametrize("record", METHODS, ids=lambda record: record.name)
+def test_float16_gradients_give_the_float64_step_rounded_once(record):
+    """0, 1e-5, 300 and 1e4 (whose squares underflow and overflow float16): nothing is lost between the stages."""
+    tx = transform(record.name, record.variants[0])
+    gradient = jnp.array([0.0, 1e-5, 300.0, 1e4, -1e4], jnp.float16)
+    params = jnp.array([0.5, -1.0, 2.0, 1.0, 0.25], jnp.float16)
+    step = jax.jit(tx.update)
+    state, exact_state = tx.init(params), tx.init(params.astype(jnp.float64))
+    for number in range(3):
+        updates, state = step(gradient, state, params)
+        exact, exact_state = step(gradient.astype(jnp.float64), exact_state, params.astype(jnp.float64))
+        assert updates.dtype == jnp.float16
+        half = np.spacing(np.abs(np.asarray(exact, np.float16))).astype(np.float64) / 2
+        error = np.abs(np.asarray(updates, np.float64) - np.asarray(exact))
+        assert (error <= 1.001 * half).all(), f"step {number}: off by {(error / half).max():.3f} of half a unit"
+        assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state))
 
 
 def test_every_number_is_moved_somewhere():
