@@ -188,22 +188,18 @@ def drawn(seed: int, each: int, wanted: list[str]) -> list[Mutation]:
 
 
 def first_tests(mutation: Mutation, tests: Path) -> list[list[str]]:
-    """The arguments of the runs that should notice a mutation first: its own file, the refusals, then its chapter."""
+    """The arguments of the runs that may notice a mutation, the likeliest first: those of its module and chapter."""
     path = Path(mutation.file)
     chapter = path.parent.name
-    own = [str(file) for file in (f"tests/{chapter}/test_{path.stem}.py",) if (tests / file).exists()]
     factories = re.findall(r"^@(?:transform|schedule)\ndef (\w+)", (ROOT / path).read_text(), flags=re.MULTILINE)
-    runs = [own] if own else []
-    if factories:
-        names = " or ".join(factories)
-        whole = [file for file in ("tests/test_equations.py", "tests/test_laws.py") if (tests / file).exists()]
-        runs.append([*(whole or ["tests/test_laws.py"]), "-k", names])
-    folder = f"tests/{chapter}"
-    if (tests / folder).is_dir():
-        runs.append([folder, *(["tests/test_refusals.py"] if (tests / "tests/test_refusals.py").exists() else [])])
-    elif not factories:
-        runs.append(["tests/core", "tests/test_laws.py"])
-    return runs
+    runs = [
+        [f"tests/{chapter}/test_{path.stem}.py"],
+        ["tests/test_equations.py", "tests/test_laws.py", "-k", " or ".join(factories) or "none"],
+        ["tests/test_refusals.py"],
+        [f"tests/{chapter}" if (tests / "tests" / chapter).is_dir() else "tests/core"],
+    ]
+    there = [[word for word in run if not word.startswith("tests/") or (tests / word).exists()] for run in runs]
+    return [run for run in there if run and run[0] != "-k" and run[-1] != "none"]
 
 
 def noticed(copy: Path, arguments: list[str], processes: str) -> str | None:
