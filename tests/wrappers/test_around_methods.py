@@ -1,8 +1,9 @@
 """Every wrapper around a method of each kind, and which wrapper may stand around which.
 
-`tests/test_laws.py` has the laws of every wrapper around one light method. Here a run shows at small cost what a wrapper may
-break: structure and dtypes, memory, saving and resuming, extra arguments on their way in. All pairs of wrapper and
-method, all laws for them, and all runs of a wrapper around another take hours: `pytest -m thorough` has them.
+`tests/test_laws.py` has the laws of every wrapper around one light method. Here a run shows at small cost what a
+wrapper may break: structure and dtypes, memory, saving and resuming, extra arguments on their way in. All pairs of
+wrapper and method, all laws for them, and all runs of a wrapper around another take hours: `pytest -m thorough` has
+them.
 """
 
 import functools
