@@ -7,6 +7,9 @@ Code of other libraries (optax, flax, Keras) is not written for that: call it in
 
 import ctypes
 import gc
+
+gc.disable()  # until the tests are collected: what is imported stays, and need not be looked through
+
 import os
 import sys
 
@@ -26,6 +29,12 @@ RELEASED_AFTER = 200
 """Tests between two releases of what JAX has compiled, without which a worker grows to several GB."""
 
 _ended = 0
+
+
+def pytest_collection_finish(session):
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)  # tracing makes much that lives shortly
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

@@ -59,7 +59,14 @@ OF_OTHER_CODE = OF_VALUES | {"dtypes_stay", "hypergradients_are_finite"}
 OF_OTHER_COMPOSITIONS = OF_VALUES | {"expansion_is_equal"}
 # That each part is compiled, scanned, mapped and donated as it is looped is asked of the parts; of each kind of wrapper
 # in tests/wrappers.
-NOT_OF_WRAPPERS = {"compiles_once", "donation_is_safe", "passed_is_closed_over", "scan_is_loop", "vmap_is_loop"}
+NOT_OF_WRAPPERS = {
+    "compiles_once",
+    "donation_is_safe",
+    "eager_is_jit",
+    "passed_is_closed_over",
+    "scan_is_loop",
+    "vmap_is_loop",
+}
 # What concerns several leaves, of a transform that works on each element by itself: the others are asked of one leaf.
 OF_SEVERAL_LEAVES = {"dtypes_stay", "empty_leaves_pass", "integers_are_refused", "reads_what_it_says"}
 UNDER_CHECKIFY_ONLY = OF_VALUES | {
