@@ -214,7 +214,7 @@ def noticed(copy: Path, arguments: list[str], processes: str) -> str | None:
         return "does not end"
     if done.returncode in (0, 5):  # 5: no test of this name
         return None
-    found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, flags=re.MULTILINE)
+    found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, flags=re.MULTILINE)
     return found[1] if found else "cannot be run"
 
 
