@@ -138,6 +138,14 @@ def test_every_number_is_moved_somewhere():
     assert not left, f"one value only: {left}; give another in a variant of the record"
 
 
+def test_counts_are_integers_beyond_what_float32_counts():
+    schedule = gradtx.piecewise_constant_schedule(1.0, {2**24 + 1: 0.5})
+    assert [float(schedule(count)) for count in (2**24, 2**24 + 1)] == [1.0, 0.5]
+    seen = []
+    assert float(gradtx.custom_schedule(lambda count: seen.append(count.dtype) or count / 4)(3)) == 0.75
+    assert set(seen) == {jnp.dtype(jnp.int32)}
+
+
 def test_schedules_are_computed_in_the_precision_of_the_run():
     value = gradtx.exponential_decay(1.0, 10, 0.5)
     assert value.at(3, jnp.float64).dtype == jnp.float64
