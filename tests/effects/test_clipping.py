@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import gradtx
-from gradtx import tree
 
 BY_NORM = {
     "global": gradtx.clip_by_global_norm(1.0),
