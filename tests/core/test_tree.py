@@ -204,6 +204,13 @@ def test_a_function_is_another_where_what_it_names_is_another():
     assert results == [2.0, 5.0, 7.0]
 
 
+def test_what_has_a_name_elsewhere_is_itself():
+    """A module, a class or a builtin that a function names: without it the function would be compiled at every step."""
+    for named in (np, np.float32, abs, jnp.sqrt, jax.nn.relu):
+        assert numerics._said(named) == ("itself", named)
+    assert numerics._said(object()) is None
+
+
 def test_a_second_step_outside_jit_compiles_nothing():
     tx, params = gradtx.clip_by_global_norm(1.0) >> gradtx.adam(0.1), {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
 
