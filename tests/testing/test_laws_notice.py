@@ -257,6 +257,20 @@ def test_every_law_is_broken_here():
     assert set(testing.LAWS) - {law for law, _, _ in BREAKS.values()} == {"resumed_is_uninterrupted"}
 
 
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
+def test_the_law_of_sharding_splits_what_the_devices_divide():
+    whole = {}
+
+    def init(tx, params):
+        for name, leaf in params.items():
+            if not is_traced(leaf):
+                whole.setdefault(name, leaf.sharding.is_fully_replicated)  # of the first run, which is sharded
+        return tx.init(params)
+
+    testing.sharded_is_replicated(Broken(init=init), PARAMS | {"odd": jnp.ones(3)})
+    assert whole == {"w": False, "b": True, "odd": True}
+
+
 def test_what_is_whole_obeys():
     for law in testing.LAWS.values():
         law(INNER, PARAMS)
