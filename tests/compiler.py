@@ -1,7 +1,7 @@
 """What the tests ask of XLA: plain code, which it makes five times as quickly as fast code.
 
-Two thirds of a law's time would be the compiler making fast code of programs that run a few times. What its optimizations
-may change is the subject of `pytest -m thorough`, which runs the laws with them, on every instruction set
+Two thirds of a law's time would be the compiler making fast code of programs that run a few times. What its
+optimizations may change is the subject of `pytest -m thorough`, which runs the laws with them, on every instruction set
 (`tests/test_machines.py`). With `GRADTX_OPTIMIZED=1` any test is compiled as users' programs are.
 
 `python -m tests.compiler` prints the flags, for programs that are no tests.
