@@ -10,8 +10,10 @@ import gc
 
 gc.disable()  # until the tests are collected: what is imported stays, and need not be looked through
 
+import itertools
 import os
 import sys
+from pathlib import Path
 
 from tests import compiler
 
@@ -25,10 +27,10 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-RELEASED_AFTER = 200
-"""Tests between two releases of what JAX has compiled, without which a worker grows to several GB."""
+RELEASED_ABOVE = 1000
+"""MB in memory after a test above which what JAX has compiled is released: else a worker grows to several GB."""
 
-_ended = 0
+_limit = RELEASED_ABOVE
 
 
 def pytest_collection_finish(session):
@@ -39,13 +41,23 @@ def pytest_collection_finish(session):
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
-    global _ended
-    _ended += 1
-    if _ended % RELEASED_AFTER == 0:
+    global _limit
+    if _memory() > _limit:
         jax.clear_caches()
         gc.collect()
         if sys.platform == "linux":  # glibc keeps what was freed, until it is asked
             getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
+        _limit = max(RELEASED_ABOVE, _memory() + 200)
+
+
+def _memory():
+    """MB that this process has in memory; psutil would say so everywhere, at the price of one more package."""
+    if sys.platform == "linux":
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return next(_counted)
+
+
+_counted = itertools.count(RELEASED_ABOVE - 200)  # elsewhere as if each test left 1 MB
 
 
 @pytest.fixture

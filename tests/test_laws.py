@@ -137,6 +137,17 @@ def test_transform_obeys_law(law, tx):
     testing.LAWS[law](tx, ONE_LEAF if alone else PARAMS, **names.get(law, {}), **extra)
 
 
+def test_statistics_are_declared_nonnegative_if_they_are():
+    for record in RECORDS.values():
+        for tx, _ in forms(record):
+            rule = tx.rules.get(tx.name) if not (isinstance(tx, Named) or is_wrapper(tx)) else None
+            if rule is None or not rule.statistics:
+                continue
+            states = testing.runs.trajectory(tx, ONE_LEAF, testing.gradients(ONE_LEAF, 3), {})["state"][tx.name]
+            never = {name for name in rule.statistics if name in states and (states[name]["kernel"] >= 0).all()}
+            assert never == set(rule.nonnegative), f"{tx!r} calls {rule.nonnegative} nonnegative"
+
+
 def test_every_factory_has_a_record():
     ours = {name for name, factory in gradtx.registry.items() if factory.node.__module__.startswith("gradtx.")}
     elsewhere = {"foreign", "custom_schedule"}  # somebody else's object, somebody's function: tests/core

@@ -73,6 +73,7 @@ def test_cast_like():
     assert tree.cast_like([np.int32([7])], [np.zeros(1, np.int8)], finite=True)[0].dtype == np.int8
     none = np.zeros(1, FLOAT0)
     assert tree.cast_like([none], [none])[0] is none
+    assert isinstance(tree.to_compute_dtype(np.float32([1])), jax.Array)
 
 
 def test_full_like():

@@ -26,6 +26,11 @@ def holds(thing: object, *, factor: gradtx.Finite = 1, betas: tuple[gradtx.Unit,
     return Rule(update=lambda updates, state: (updates, state))
 
 
+@gradtx.transform
+def several(*factors: gradtx.Finite) -> Rule:
+    return Rule(update=lambda updates, state: (updates, state))
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Box:
@@ -71,6 +76,7 @@ TEXTS = [
         "scale_by_momentum(decay=0.9) + scale_by_rms(decay=0.999, eps=1e-08) "
         ">> scale_by_learning_rate(learning_rate=0.001)",
     ),
+    (several(2, 0.5), "several(2.0, 0.5)"),
     (holds([1, (2,), {"a": len}]), "holds(thing=[1, (2,), {'a': len}])"),
     (holds(1, factor=2, betas=[0]), "holds(thing=1, factor=2.0, betas=(0.0,))"),
     (ADAM.update, "adam(learning_rate=0.001, b1=0.9, b2=0.999, eps=1e-08).update"),
@@ -242,6 +248,9 @@ def test_configs_keep_floats_arrays_dtypes_and_containers():
         again = rebuilt(holds(thing, betas=(0.1, gradtx.linear_schedule(0.9, 0.5, 3))))
         assert again == holds(thing, betas=(0.1, gradtx.linear_schedule(0.9, 0.5, 3)))
         assert type(again.thing) is type(thing) or isinstance(again.thing, np.dtype)
+    assert rebuilt(several(2, 0.5)) == several(2, 0.5)
+    with jax.enable_x64(True):
+        assert rebuilt(holds(np.float64([1 / 3]))).thing.tolist() == [1 / 3]
     array = rebuilt(holds(np.arange(3, dtype=np.int8))).thing
     assert (array.tolist(), array.dtype) == ([0, 1, 2], np.int8)
 

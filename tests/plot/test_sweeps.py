@@ -106,6 +106,7 @@ def test_heat_map_of_one_value_and_of_none():
     assert [collection.get_hatch() for collection in ax.collections] == ["///"]
     assert texts(ax) == ["diverged"]
     assert len(ax.figure.axes) == 1  # no colours, no colour bar
+    assert (ax.get_xlim(), ax.get_ylim()) == ((-0.5, 0.5), (-0.5, 0.5))
 
 
 def test_heat_map_with_many_cells_names_some():

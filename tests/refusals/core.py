@@ -130,6 +130,16 @@ for f, args, kwargs, error, *words in [
     (gradtx.scale_by_momentum, [0.9], {"dampening": 0.5}, ValueError, "dampening=0.5 needs form='sum'", "'debiased'"),
     (gradtx.scale_by_momentum, [0.9], {"dampening": jnp.float32(0.5)}, ValueError, "needs form='sum'"),
     (gradtx.scale_by_rms, [], {"debias": False, "eps_hat": True}, ValueError, "eps_hat needs debias=True"),
+    *(
+        (gradtx.scale_by_rms, [], {"eps_hat": True} | also, ValueError, "eps_hat excludes eps_in_sqrt and eps_root")
+        for also in ({"eps_in_sqrt": True}, {"eps_root": 0.0})
+    ),
+    (gradtx.scale_by_rms, [], {"eps_in_sqrt": True, "eps_root": 0.0}, ValueError, "eps_root is not needed"),
+    (gradtx.scale_by_rms, [], {"eps_hat": True, "maximum": "corrected"}, ValueError, "eps_hat measures the raw"),
+    *(
+        (gradtx.scale_by_rms, [], {"centered": True} | also, ValueError, "centered excludes eps_hat and maximum")
+        for also in ({"eps_hat": True}, {"maximum": "raw"})
+    ),
     (gradtx.adadelta, [], {"mask": {"w": True}}, ValueError, "gradtx.adadelta: mask needs weight_decay"),
     (gradtx.scale_by_momentum, [], {"form": "mean"}, ValueError, "form is 'mean'; allowed: 'debiased', 'average', 's"),
     *((gradtx.adam, [1], {"nesterov": v}, TypeError, f"nesterov is {v!r}; allowed: ") for v in (1, "yes", 0.0)),

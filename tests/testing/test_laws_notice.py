@@ -252,6 +252,13 @@ def test_a_law_notices(name):
     assert [word for word in [who.get(law, f"{law}: {tx!r}: "), *words] if word not in said] == [], said
 
 
+def test_a_law_notices_a_low_state_that_is_not_the_one_meant():
+    law, tx, words = BREAKS["a low state"]
+    testing.LAWS[law](tx, PARAMS, lower=("mu",))
+    with pytest.raises(AssertionError, match=words[0]):
+        testing.LAWS[law](tx, PARAMS, lower=("nu", "m"))
+
+
 def test_every_law_is_broken_here():
     # Resumed runs are runs of one program, and their states are compared by the other laws.
     assert set(testing.LAWS) - {law for law, _, _ in BREAKS.values()} == {"resumed_is_uninterrupted"}
