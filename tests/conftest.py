@@ -21,16 +21,21 @@ os.environ["XLA_FLAGS"] = compiler.flags(os.environ.get("XLA_FLAGS", ""))
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-import jax
 import pytest
-
-jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_numpy_rank_promotion", "raise")
 
 RELEASED_ABOVE = 1250
 """MB in memory after a test above which what JAX has compiled is released: else a worker grows to several GB."""
 
 _limit = RELEASED_ABOVE
+
+
+def pytest_configure(config):
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # the process that only hands out the tests needs no JAX
+    import jax
+
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_collection_finish(session):
@@ -41,6 +46,8 @@ def pytest_collection_finish(session):
 def pytest_runtest_teardown(item, nextitem):
     global _limit
     if _memory() > _limit:
+        import jax
+
         jax.clear_caches()
         gc.collect()
         if sys.platform == "linux":  # glibc keeps what was freed, until it is asked
@@ -61,5 +68,7 @@ _counted = itertools.count(RELEASED_ABOVE - 200)  # elsewhere as if each test le
 @pytest.fixture
 def x64():
     """The test runs in float64: Python floats and new arrays are 64 bits wide, as in NumPy."""
+    import jax
+
     with jax.enable_x64(True):
         yield

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 import pytest
 from flax import nnx, serialization
 from flax.training import train_state
@@ -42,10 +41,14 @@ def by_msgpack(state, target, path):
 
 
 def by_orbax(state, target, path):
+    import orbax.checkpoint as ocp
+
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path / "state", state)
         checkpointer.wait_until_finished()
         with_target = checkpointer.restore(path / "state", target)
+    import orbax.checkpoint as ocp
+
     with ocp.PyTreeCheckpointer() as checkpointer:
         return with_target, checkpointer.restore(path / "state")
 

@@ -55,7 +55,12 @@ def sgds(rates=RATES):
 
 def keys_of(seed, key=None):
     """The keys of a sweep's seed, for `init` and for `minimize`."""
-    return jax.random.split(jax.random.fold_in(jax.random.key(0) if key is None else key, seed))
+    return _keys(jax.random.key(0) if key is None else key, seed)
+
+
+@jax.jit
+def _keys(key, seed):
+    return jax.random.split(jax.random.fold_in(key, seed))
 
 
 press = functools.partial(signal.raise_signal, signal.SIGINT)

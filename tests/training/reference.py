@@ -27,9 +27,12 @@ def index_batches(key, steps, batch_size=None, **sampling):
 
 def noise(key, steps):
     """The slopes that `noisy` adds at the first steps."""
-    key = jax.random.fold_in(key, 2**32 - 1)
-    draw = jax.vmap(lambda t: jax.random.normal(jax.random.fold_in(key, t), (3,)))
-    return 0.1 * np.asarray(draw(jnp.arange(steps)))
+    return 0.1 * np.asarray(_drawn(jax.random.fold_in(key, 2**32 - 1), jnp.arange(40)))[:steps]
+
+
+@jax.jit
+def _drawn(key, steps):
+    return jax.vmap(lambda t: jax.random.normal(jax.random.fold_in(key, t), (3,)))(steps)
 
 
 def descent(batches, begin=START, *, rate=0.1, momentum=0.0, rho=0.0, noise=None):

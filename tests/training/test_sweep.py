@@ -36,10 +36,13 @@ def is_descent(how, steps, at_once=None):
         given["model_state"] = jnp.ones(())
         result = sweep(told, init, sgds(), DATA, seeds=2, key=KEY, at_once=at_once, **how, **given)
         cut = {name: value for name, value in how.items() if name not in ("steps", "epochs")}
+        keys = [keys_of(seed, KEY)[1] for seed in range(2)]
+        drawn = [
+            (index_batches(key, steps, **cut), begin(seed, KEY), noise(key, steps)) for seed, key in enumerate(keys)
+        ]
         for member, (rate, seed) in enumerate(itertools.product(RATES, range(2))):
-            key = keys_of(seed, KEY)[1]
-            batches = index_batches(key, steps, **cut)
-            at, losses = descent(batches, begin(seed, KEY), rate=rate, noise=noise(key, steps))
+            batches, start, noises = drawn[seed]
+            at, losses = descent(batches, start, rate=rate, noise=noises)
             carried = sum(value * 0.5 ** (steps - 1 - t) for t, value in enumerate(losses)) + 0.5**steps
             np.testing.assert_allclose(result.history["loss"][member], losses, rtol=1e-11, atol=1e-12)
             np.testing.assert_allclose(result.table["end"][member], carried, rtol=1e-11)

@@ -7,7 +7,6 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas
 import pytest
 
 import gradtx
@@ -59,7 +58,7 @@ def test_the_columns_of_the_table_and_the_best_by_a_metric(tmp_path):
     assert [float(row["learning_rate"]) for row in rows] == np.repeat(RATES, 2).tolist()
     assert [float(row["final_loss"]) for row in rows] == result.table["final_loss"].tolist()
     frame = result.to_pandas()
-    assert isinstance(frame, pandas.DataFrame)
+    assert type(frame).__name__ == "DataFrame"
     assert frame.to_dict("list") == {name: column.tolist() for name, column in result.table.items()}
 
 
