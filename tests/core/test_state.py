@@ -47,8 +47,6 @@ def by_orbax(state, target, path):
         checkpointer.save(path / "state", state)
         checkpointer.wait_until_finished()
         with_target = checkpointer.restore(path / "state", target)
-    import orbax.checkpoint as ocp
-
     with ocp.PyTreeCheckpointer() as checkpointer:
         return with_target, checkpointer.restore(path / "state")
 
