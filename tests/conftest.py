@@ -36,6 +36,7 @@ def pytest_configure(config):
 
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
+    compiler.share_context()
 
 
 def pytest_collection_finish(session):

@@ -10,8 +10,8 @@
 
 - `parts`: what methods are made of. `effects`: clipping, decay, what goes by layers. `methods`: the named methods.
   `wrappers`: what goes around a method. `schedules`: learning rates.
-- `peers`: the frameworks' calls. `steps`: what a transcription needs. `streams`: the gradients, and how two answers are
-  compared.
+- `base`: what a record is, the frameworks' calls, and what a transcription needs. `streams`: the gradients, and how two
+  answers are compared.
 
 No transcription imports JAX or the library under test. A step reads like the paper:
 
