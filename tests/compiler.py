@@ -43,7 +43,7 @@ def flags(given: str, *, devices: bool = True) -> str:
 def share_context() -> None:
     """One MLIR context for all programs, where JAX makes one for each.
 
-    That takes 7 ms a program, which is as long as a small program takes to trace, and 2 MB that stay with it.
+    Making one takes 7 ms and memory that stays with the program (decision 6).
     """
     from jax._src.interpreters import mlir
 
