@@ -170,6 +170,7 @@ def test_what_is_not_finite_is_not_recorded():
     assert updates[4] == 1.0
     assert state["norms"].tolist() == [2.0, 1.0, 0.0]
     assert int(state["filled"]) == 2
+    assert state["filled"].dtype == state["next"].dtype == jnp.int32
 
 
 def test_before_the_first_finite_norm_nothing_is_clipped():
