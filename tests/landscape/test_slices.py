@@ -161,6 +161,7 @@ def test_at_once_is_what_the_memory_allows(monkeypatch):
 def test_a_bar_moves_once_a_group_and_changes_nothing(monkeypatch):
     line, rows = plane_through(np.zeros(2, np.float32), np.ones(2, np.float32)), []
     run = functools.partial(slice_1d, lambda w: jnp.sqrt(jnp.sum(w)), points=31, at_once=7)
+    monkeypatch.setenv("COLUMNS", "120")  # what else is as wide as the terminal of the tests
     monkeypatch.setattr(sys, "stderr", Terminal())
     quiet = run(line, progress=False)
     assert sys.stderr.getvalue() == ""
