@@ -62,6 +62,26 @@ EQUIVALENT = {
         "return nodes[away & ((weights) >= (0.001 / size))]  # with less weight, of no eigenvalue",
     ): "a weight that is the threshold, chosen by eye, to the bit",
     (
+        "gradtx/landscape/krylov.py",
+        "for _ in range(3):",
+    ): "orthogonal after two passes (Giraud et al. 2005); a third moves the last bits",
+    (
+        "gradtx/landscape/functions.py",
+        "return 0.26 * (x[0] ** 2 + x[2] ** 2) - 0.48 * x[0] * x[1]",
+    ): "JAX takes the last element where an index is too large",
+    (
+        "gradtx/schedules/curves.py",
+        "return jnp.where((count) <= (warmup_steps), rising, falling)",
+    ): "both pieces are at the peak where they meet",
+    (
+        "gradtx/testing/running.py",
+        "if False:",
+    ): "a mesh whose axes are automatic is the same set or not",
+    (
+        "gradtx/testing/runs.py",
+        "values = generator.normal(size=leaf.shape) * ((generator.uniform(size=leaf.shape)) <= (0.9))",
+    ): "a draw that is 0.9 to the bit",
+    (
         "gradtx/testing/value.py",
         "return sum((jnp.sum(jnp.real(x)).astype(jnp.float32) for x in results), jnp.float32(1)), state",
     ): "a constant in a sum of which only the derivative is taken",

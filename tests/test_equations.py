@@ -14,6 +14,7 @@ import pytest
 import gradtx
 from tests.core.samples import needs_float16
 from tests.records import RECORDS, SCHEDULES, schedules, streams
+from tests.records.base import Scheduled
 from tests.records.base import updates_of as updates_of_transcription
 from tests.records.methods import METHODS
 from tests.running import transcribed, transform, updates_of, updates_of_rows
@@ -64,6 +65,22 @@ def test_schedule_is_its_formula(scheduled):
     if hasattr(optax, scheduled.name):
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             close([float(build(optax)(float(count))) for count in counts[some]], some)
+
+
+@pytest.mark.parametrize(
+    "scheduled",
+    [
+        Scheduled("warmup_constant_schedule", (0.5, 2.0, 0)),
+        Scheduled("warmup_cosine_decay_schedule", (0.5, 2.0, 0, 10)),
+        Scheduled("warmup_exponential_decay_schedule", (0.5, 2.0, 0, 10, 0.5)),
+    ],
+    ids=lambda each: each.name,
+)
+def test_a_warmup_of_no_steps_starts_at_the_peak(scheduled):
+    schedule = scheduled.of(gradtx)
+    assert float(schedule(0)) == 2.0
+    slopes = jax.grad(lambda schedule: schedule(0))(schedule)
+    assert (float(slopes.init_value), float(slopes.peak_value)) == (0.0, 1.0)
 
 
 def test_adam_from_its_parts_is_adam_for_1000_steps():

@@ -39,8 +39,8 @@ def dtypes_stay(tx: Transform, params: PyTree, *, lower: tuple[str, ...] = (), *
     """Updates have the gradients' dtype; the state keeps its own: at least float32, float64 where the params are.
 
     For gradients and params of bfloat16, float16, float32 and float64, alike and mixed; traced only, once with tx as an
-    argument. `lower` names the fields of the state that are meant to have fewer bits. What is `final` returns at least
-    float32.
+    argument. For complex64 too, unless tx refuses it; what a Rule calls nonnegative is real then. `lower` names the
+    fields of the state that are meant to have fewer bits. What is `final` returns at least float32.
     """
     half, single, double = jnp.bfloat16, jnp.float32, jnp.float64
     step = functools.partial(take_step, extra=extra)
@@ -52,17 +52,29 @@ def dtypes_stay(tx: Transform, params: PyTree, *, lower: tuple[str, ...] = (), *
             (single, double),
             (double, half),
             (double, double),
+            (jnp.complex64, jnp.complex64),
         ]:
             who = f"{np.dtype(of_gradients).name} gradients on {np.dtype(of_params).name} params"
             shapes = functools.partial(jax.tree.map, lambda leaf, dtype: jax.ShapeDtypeStruct(leaf.shape, dtype))
             like = [shapes(params, jax.tree.map(lambda _, d=d: d, params)) for d in (of_params, of_gradients)]
-            state = jax.eval_shape(tx.init, like[0])
-            passed = jax.eval_shape(step, tx, like[1], state, like[0]) if of_gradients is of_params is half else None
-            updates, new = passed or jax.eval_shape(functools.partial(step, tx), like[1], state, like[0])
+            try:
+                state = jax.eval_shape(tx.init, like[0])
+                if of_gradients is of_params is half:
+                    updates, new = jax.eval_shape(step, tx, like[1], state, like[0])
+                else:
+                    updates, new = jax.eval_shape(functools.partial(step, tx), like[1], state, like[0])
+            except TypeError as error:
+                if of_params is jnp.complex64 and "is complex (complex64)" in str(error):
+                    continue
+                raise
             for path, leaf in tree.named_leaves(updates):
                 expected = np.promote_types(of_gradients, np.float32) if tx.final else np.dtype(of_gradients)
                 if leaf.dtype != expected:
                     fail("dtypes_stay", tx, f"{who}: the update at {path} is {leaf.dtype}, not {expected}.")
+            for name, rule in tx.rules.items():
+                for path, leaf in tree.named_leaves({field: state[name][field] for field in rule.nonnegative}):
+                    if tree.is_complex(leaf):
+                        fail("dtypes_stay", tx, f"{who}: in {name}, {path} is complex; allowed: real, as it is >= 0.")
             if jax.tree.structure(new) != jax.tree.structure(state):
                 fail(
                     "dtypes_stay",

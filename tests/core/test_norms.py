@@ -67,6 +67,8 @@ def test_shortening():
     x = jnp.array([3.0, -4.0])
     for limit, expected in [(10.0, x), (5.0, x), (1.0, x / 5)]:
         np.testing.assert_allclose(tree.shorten(x, tree.norm(x), limit), expected, rtol=1e-6)
+    for zeros, limit in [(0 * x, 0.0), (0 * x, 1.0), (x, 0.0)]:
+        np.testing.assert_array_equal(tree.shorten(zeros, tree.norm(zeros), limit), 0 * x)
     largest = np.finfo(np.float32).max
     parts = np.array([[1.0, -1.0, 0.5, 0.5]])
     huge = largest * jnp.asarray(parts, np.float32)

@@ -47,6 +47,8 @@ def test_leaves_are_computed_with_in_at_least_float32():
     shapes = tree.shapes({"a": np.ones((2, 3), HALF), "b": 1.0})
     assert shapes == {"a": jax.ShapeDtypeStruct((2, 3), HALF), "b": jax.ShapeDtypeStruct((), np.float32)}
     assert tree.shapes(np.ones((2, 3)), drop=1).shape == (3,)
+    wide = jax.ShapeDtypeStruct((2,), np.float64)
+    assert tree.shapes(wide) == wide  # as it says, though no array would be so wide here
 
 
 def test_float64_leaves_are_computed_with_in_float64(x64):
@@ -113,7 +115,8 @@ def test_what_is_joined(monkeypatch):
 def test_roots_quotients_and_squares_have_finite_slopes_at_zero():
     x = jnp.array([0.0, 4.0])
     np.testing.assert_array_equal(numerics.root(x), [0.0, 2.0])
-    np.testing.assert_array_equal(jax.jvp(numerics.root, (x,), (jnp.array([3.0, 8.0]),))[1], [0.0, 2.0])
+    slopes = jax.jvp(numerics.root, (jnp.array([0.0, 0.0625, 4.0]),), (jnp.array([3.0, 3.0, 8.0]),))[1]
+    np.testing.assert_allclose(slopes, [0.0, 6.0, 2.0], rtol=1e-6)
     values, slopes = jax.jvp(numerics.divide, (jnp.array([3.0, 3.0]), x), (jnp.ones(2), jnp.ones(2)))
     np.testing.assert_allclose(values, [0.0, 0.75], rtol=1e-6)
     np.testing.assert_allclose(slopes, [0.0, 1 / 4 - 3 / 16], rtol=1e-6)

@@ -51,6 +51,12 @@ def test_log_scale_if_all_finite_losses_are_positive():
     assert losses(loss).get_yticks().tolist() == []
 
 
+@pytest.mark.parametrize("draw", [losses, lambda loss: compare({"a": loss})])
+def test_updates_are_counted_in_whole_numbers(draw):
+    ticks = draw([3.0, 2.0, 1.0]).get_xticks()
+    assert (ticks == np.round(ticks)).all()
+
+
 @pytest.mark.parametrize("bad", [NAN, -INF])
 def test_losses_says_where_they_stop_being_finite(bad):
     ax = losses([4.0, 2.0, 1.0, bad, bad], decay=0.5, steps_per_epoch=2)

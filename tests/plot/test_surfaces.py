@@ -83,6 +83,7 @@ def test_levels_that_are_given():
     assert lines.levels.tolist() == [1, 4]
     _, lines = bands_and_lines(contour(plain, levels=[100.0], **SQUARE))
     assert lines is None
+    assert heights.read_levels("", [1.0, 1.0 + 1e-12]).tolist() == [1.0, 1.0 + 1e-12]
 
 
 def test_holes_are_hatched_behind_the_bands_and_counted():

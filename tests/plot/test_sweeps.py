@@ -81,7 +81,9 @@ def test_heat_map_draws_means_divergence_and_the_best():
     assert [text.get_text() for text in ax.get_xticklabels()] == ["0.01", "0.1", "1"]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["0", "0.9"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("learning rate", "b1")
-    assert cells.colorbar.ax.get_ylabel() == "final loss of sgd,\nmean over 2 seeds"
+    bar = cells.colorbar.ax
+    assert bar.get_ylabel() == "final loss of sgd,\nmean over 2 seeds"
+    assert [bar.yaxis.get_major_formatter()(value, 0) for value in (0.5, 2.0)] == ["0.5", "2"]
 
 
 def test_heat_map_of_a_score_and_of_other_scales():

@@ -92,6 +92,12 @@ def initial(**fields):
     return init
 
 
+def squares_like_the_params(tx, params):
+    entry = tx.init(params)["scale_by_rms"]
+    like = jax.tree.map(lambda w: jnp.zeros_like(w, np.promote_types(w.dtype, np.float32)), params)
+    return {"scale_by_rms": entry | {"nu": like}}
+
+
 def init_scaled_where_traced(tx, params):
     state = tx.init(params)
     off = 1.0 if any(map(is_traced, jax.tree.leaves(params))) else 0.0
@@ -173,7 +179,7 @@ BREAKS = {
     "a low state": (
         "dtypes_stay",
         Broken(
-            init=initial(mu=lambda params, mu: jax.tree.map(lambda m: m.astype(jnp.bfloat16), mu)),
+            init=initial(mu=lambda params, mu: jax.tree.map(lambda m: jnp.real(m).astype(jnp.bfloat16), mu)),
             update=lambda tx, u, s, p: (u, s),
         ),
         ["allowed: 32 bits or more"],
@@ -184,6 +190,11 @@ BREAKS = {
         ["the state at", "becomes"],
     ),
     "a state that grows": ("dtypes_stay", Broken(update=growing), ["the state becomes"]),
+    "complex squares": (
+        "dtypes_stay",
+        Broken(gradtx.scale_by_rms(), init=squares_like_the_params, update=lambda tx, u, s, p: (u, s)),
+        ["complex64 gradients on complex64 params", "in scale_by_rms, ['nu']['b'] is complex; allowed: real"],
+    ),
     "NaN": ("state_is_as_declared", Broken(update=changing(lambda u: u * jnp.nan)), ["not finite"]),
     "an infinite state": (
         "state_is_as_declared",
