@@ -74,10 +74,6 @@ EQUIVALENT = {
         "return jnp.where((count) <= (warmup_steps), rising, falling)",
     ): "both pieces are at the peak where they meet",
     (
-        "gradtx/testing/running.py",
-        "if False:",
-    ): "a mesh whose axes are automatic is the same set or not",
-    (
         "gradtx/testing/runs.py",
         "values = generator.normal(size=leaf.shape) * ((generator.uniform(size=leaf.shape)) <= (0.9))",
     ): "a draw that is 0.9 to the bit",

@@ -280,6 +280,7 @@ def test_the_law_of_sharding_splits_what_the_devices_divide():
     whole = {}
 
     def init(tx, params):
+        assert jax.sharding.get_abstract_mesh().empty  # automatic axes need no mesh that is set
         for name, leaf in params.items():
             if not is_traced(leaf):
                 whole.setdefault(name, leaf.sharding.is_fully_replicated)  # of the first run, which is sharded
