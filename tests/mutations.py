@@ -50,10 +50,6 @@ class Mutation(NamedTuple):
 
 EQUIVALENT = {
     (
-        "gradtx/core/check.py",
-        'step = cast(Array, new.get("count", jnp.float32(-1)))',
-    ): "a stand-in that is not shown: there is no count",
-    (
         "gradtx/tree.py",
         "factor = jnp.where(short, 1, limit / jnp.where(short, 2, norm.relative))",
     ): "divides a limit whose quotient is not taken",

@@ -12,7 +12,6 @@ from typing import Any, cast
 import chex  # pyright: ignore[reportMissingTypeStubs]
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.core import Tracer
 from jax.experimental import checkify
 
@@ -251,9 +250,8 @@ def check_values(
     who: str, updates: Any, old: dict[str, Any], new: dict[str, Any], nonnegative: tuple[str, ...]
 ) -> None:
     """Make checkify's checks: everything finite, the named statistics not negative, the counter rising."""
-    step = cast(Array, new.get("count", jnp.int32(-1)))
     at_step = f"gradtx.{who}, step {{step}}: " if "count" in new else f"gradtx.{who}: "
-    known: dict[str, Any] = {"step": step} if "count" in new else {}
+    known: dict[str, Any] = {"step": new["count"]} if "count" in new else {}
     for field in nonnegative:
         for path, leaf in tree.named_leaves(new[field]):
             least = jnp.min(leaf, initial=0.0)
@@ -274,7 +272,7 @@ def check_values(
                     **known,
                 )
     if "count" in new:
-        counts: dict[str, Any] = {"before": cast(Array, old["count"]), "after": step}
+        counts: dict[str, Any] = {"before": old["count"], "after": new["count"]}
         # The counter stays at the largest int32 once it is there.
         rising = (counts["after"] > counts["before"]) | (counts["before"] == jnp.iinfo(jnp.int32).max)
         rising = rising & (counts["before"] >= 0)

@@ -42,8 +42,7 @@ class _Question:
         )
         leaves: list[Any] = jax.tree.leaves(shapes)
         kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves) if is_function(spec) else ()
-        order = tuple(cast(dict[Any, Any], spec)) if isinstance(spec, dict) else ()  # of patterns, the first wins
-        self.key = who, argument, freeze(spec), order, kinds, paths, cast(Any, jax.tree.structure(shapes))
+        self.key = who, argument, freeze(spec), kinds, paths, cast(Any, jax.tree.structure(shapes))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Question) and self.key == other.key
