@@ -58,6 +58,10 @@ EQUIVALENT = {
         "return nodes[away & ((weights) >= (0.001 / size))]  # with less weight, of no eigenvalue",
     ): "a weight that is the threshold, chosen by eye, to the bit",
     (
+        "gradtx/tree.py",
+        "return leaf if False else leaf.astype(dtype)",
+    ): "an array in the dtype that it has is itself; asking first is faster",
+    (
         "gradtx/landscape/krylov.py",
         "for _ in range(3):",
     ): "orthogonal after two passes (Giraud et al. 2005); a third moves the last bits",

@@ -101,6 +101,7 @@ def test_a_traced_number_is_shown_as_such_and_never_read():
 
     jax.eval_shape(program, gradtx.sgd(0.5))
     assert show(np.arange(2)) == "array([0, 1])"
+    assert [show((jnp.float32(0.5),)), show([1, (2, "x")])] == ["(array(0.5),)", "[1, (2, 'x')]"]
 
 
 # Equality -------------------------------------------------------------------------------------------------------------

@@ -82,6 +82,7 @@ def test_long_names_move_the_legend_above():
         figure.draw_without_rendering()
         legend, picture = ax.get_legend().get_window_extent(), ax.get_window_extent()
         assert legend.y0 >= picture.y1
+        assert not ax.get_legend().get_frame_on()
         assert legend.x1 < figure.bbox.x1
         assert legend.y1 < figure.bbox.y1 + 1
         assert texts(ax)[0].replace("\n", " ") == name

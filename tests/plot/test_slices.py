@@ -66,6 +66,8 @@ def test_slice_with_coordinates_in_any_order():
         np.testing.assert_array_equal(one.vertices, other.vertices)
     mixed = line_slice()._replace(x=np.array([1.0, -1.0, 0.0]), values=np.array([3.0, 1.0, 2.0]))
     assert labelled(draw(mixed))["loss"].get_xydata().tolist() == [[-1, 1], [0, 2], [1, 3]]
+    thirds = line_slice()._replace(x=np.arange(3) / 3, values=np.arange(3) / 7)
+    assert labelled(draw(thirds))["loss"].get_xydata().tolist() == [[i / 3, i / 7] for i in range(3)]
 
 
 def test_slice_holes():
