@@ -27,6 +27,7 @@ from gradtx.core.transform import Named, Transform
 from tests.records import RECORDS, SCHEDULES, Scheduled
 from tests.records.wrappers import FUNCTIONS
 from tests.running import transform
+from tests.wrappers.runs import pulled
 
 # A matrix whose rows 8 devices divide, and a scalar.
 PARAMS = {
@@ -36,11 +37,6 @@ PARAMS = {
 
 
 ONE_LEAF = {"kernel": PARAMS["kernel"]}
-
-
-def pulled(params):
-    """A gradient at any params."""
-    return jax.tree.map(lambda w: 0.5 * w + 1, params)
 
 
 EXTRA = {"grad_fn": jax.tree_util.Partial(pulled), "value": jnp.float32(0.7)}

@@ -11,9 +11,9 @@ import optax
 import gradtx
 from gradtx import Rule, Transform
 from gradtx.core import record
+from tests.core.samples import PARAMS
 from tests.refusals import Refusal
 
-PARAMS = {"w": np.ones(3, np.float32), "b": np.zeros((), np.float32)}
 TX, MOMENTUM, CHAIN = gradtx.adam(1e-3), gradtx.sgd(0.1, momentum=0.9), gradtx.clip(1.0) >> gradtx.adam(1e-3)
 FOREIGN = optax.trace(0.9)
 NAN, INF = float("nan"), float("inf")
