@@ -111,6 +111,7 @@ SYMMETRIC = {
     "hypot",
     "allclose",
     "equal",
+    "precision",
 }
 DTYPES = {"float32": "bfloat16", "float64": "float32", "int32": "float32", "bfloat16": "float32", "uint32": "int32"}
 

@@ -59,6 +59,10 @@ def run(tx, values):
     return out, state["reduce_on_plateau"]
 
 
+def test_the_same_loss_is_no_improvement():
+    assert run(gradtx.reduce_on_plateau(0.5, patience=1, rtol=0.0), [1.0, 1.0, 1.0])[0] == [1.0, 0.5, 0.25]
+
+
 def test_nan_is_no_improvement_and_is_forgotten():
     tx = gradtx.reduce_on_plateau(0.5, patience=2)
     out, state = run(tx, [np.nan, np.nan, 3.0, np.nan, 1.0, np.inf])

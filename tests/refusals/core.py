@@ -114,6 +114,16 @@ ARGUMENTS += [
     for f in BY_NAME
 ]
 UNIT = "allowed: a number or a schedule, in [0, 1)"
+TWICE = gradtx.clip(1.0) >> gradtx.sgd(gradtx.linear_schedule(1.0, 0.0, 10)) >> gradtx.clip(2.0)
+TWICE_KNOWN = "stages, max_delta, learning_rate, momentum, nesterov, dampening, lr_inside_momentum, state_dtype."
+ARGUMENTS.append(
+    Refusal(
+        "an argument of no part",
+        lambda: TWICE.replace(rate=1),
+        TypeError,
+        f"gradtx.chain has no argument 'rate'. Its arguments: {TWICE_KNOWN}",
+    )
+)
 KNOWN = "Its arguments: learning_rate, b1, b2, eps, eps_root, nesterov, eps_hat, state_dtype."
 for f, args, kwargs, error, *words in [
     *((gradtx.adam, [1], {"b1": b}, ValueError, f"gradtx.adam: b1 is {b!r}; {UNIT}.") for b in (1.0, 1.5, -0.1)),
