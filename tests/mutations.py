@@ -66,6 +66,14 @@ EQUIVALENT = {
         "for _ in range(3):",
     ): "orthogonal after two passes (Giraud et al. 2005); a third moves the last bits",
     (
+        "gradtx/averages.py",
+        "return jnp.where((weights.left) >= (0.5), weights.given, 1 - weights.left)",
+    ): "two ways to say 0.5",
+    (
+        "gradtx/landscape/slices.py",
+        "yield np.float32(number)",
+    ): "a dict finds a key by a float of its value",
+    (
         "gradtx/landscape/functions.py",
         "return 0.26 * (x[0] ** 2 + x[2] ** 2) - 0.48 * x[0] * x[1]",
     ): "JAX takes the last element where an index is too large",

@@ -53,8 +53,9 @@ def test_log_scale_if_all_finite_losses_are_positive():
 
 @pytest.mark.parametrize("draw", [losses, lambda loss: compare({"a": loss})])
 def test_updates_are_counted_in_whole_numbers(draw):
-    ticks = draw([3.0, 2.0, 1.0]).get_xticks()
-    assert (ticks == np.round(ticks)).all()
+    ax = draw([3.0, 2.0, 1.0])
+    assert (ax.get_xticks() == np.round(ax.get_xticks())).all()
+    assert all(line.get_visible() for axis in (ax.xaxis, ax.yaxis) for line in axis.get_gridlines())
 
 
 @pytest.mark.parametrize("bad", [NAN, -INF])
