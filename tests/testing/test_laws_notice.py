@@ -54,6 +54,17 @@ class Broken:
         return cls(*children, **dict(aux[0]))
 
 
+@jax.tree_util.register_pytree_node_class
+class OfItsOwn(Broken):
+    """Each is equal to the others and has another hash."""
+
+    def __hash__(self):
+        return id(self)
+
+    def __reduce__(self):
+        return OfItsOwn, (self.inner,)
+
+
 def is_mapped(tree):
     """Whether a leaf stands for one of several (a class of JAX's that has no public name)."""
     return any(type(leaf).__name__ == "BatchTracer" for leaf in jax.tree.leaves(tree))
@@ -176,6 +187,11 @@ BREAKS = {
         Broken(update=changing(lambda u: u.astype(jnp.float32))),
         ["the update at", "not bfloat16"],
     ),
+    "float32 in less": (
+        "dtypes_stay",
+        Broken(update=changing(lambda u: u.astype(jnp.bfloat16) if u.dtype == jnp.float32 else u)),
+        ["float32 gradients on float16 params", "is bfloat16, not float32"],
+    ),
     "a low state": (
         "dtypes_stay",
         Broken(
@@ -231,6 +247,7 @@ BREAKS = {
     "reads the tree": ("reads_what_it_says", Broken(update=coupled), ["'w'"]),
     "knows its place": ("reads_what_it_says", Broken(update=placed), ["'w'", "allowed: 8 ulps"]),
     "another copy": ("pickles_round_trip", Broken(copied=gradtx.scale_by_momentum(0.8, form="sum")), ["becomes"]),
+    "another hash": ("pickles_round_trip", OfItsOwn(), ["does not compare (or hash) equal"]),
     "another config": ("configs_round_trip", Broken(to_config=gradtx.scale(2.0).to_config), ["becomes scale"]),
     "another text": ("repr_is_code", Broken(shown="scale(step_size=2.0)"), ["becomes scale"]),
     "made of something else": (
