@@ -249,9 +249,10 @@ def test_a_state_unpacked_and_packed_again():
         held = gradtx.unpacked((Holding(params, state), 3), params)
         assert type(held[0]) is Holding
         assert jax.tree.structure(held[0].opt_state) == jax.tree.structure(alone)
-        back = gradtx.packed(held, (Holding(params, packed.init(SINGLE)), 3))[0].opt_state
-        assert jax.tree.structure(back) == jax.tree.structure(state)
-        assert gradtx.tree_equal(gradtx.unpacked(back, params), held[0].opt_state)
+        like = Holding(params, packed.init(SINGLE))
+        for back in (gradtx.packed(held, (like, 3))[0], gradtx.packed(held[0], like)):
+            assert jax.tree.structure(back.opt_state) == jax.tree.structure(state)
+            assert gradtx.tree_equal(gradtx.unpacked(back, params), held[0])
     state = same(twice)  # repeated names are numbered in their order
     assert list(state) == ["scale_by_momentum", "scale_by_momentum_2", "clip_by_leaf_norm"]
     first = twice.init(SINGLE)
