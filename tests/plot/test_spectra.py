@@ -48,7 +48,7 @@ def test_ticks_mark_what_lies_apart():
     assert (strip.get_ylabel(), strip.get_xlim()) == ("nodes apart /\neigenvalues", ax.get_xlim())
     assert not spectrum(EXACT, rug=False).child_axes
     assert not spectrum(EXACT._replace(nodes=jnp.linspace(0, 1, 100)[None])).child_axes  # none lies apart
-    most = jnp.array([[0.0] * 98 + [5e-4, 1.0]])  # a thousandth of the whole lies not apart
+    most = jnp.array([[0.0] * 98 + [5e-4, 1.0]])  # within a thousandth of the whole is not apart
     (strip,) = spectrum(landscape.SpectralDensity(most, jnp.full(most.shape, 0.01), 100)).child_axes
     assert strip.lines[0].get_xdata().tolist() == [1]
 
