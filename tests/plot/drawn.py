@@ -4,6 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+import gradtx
+from gradtx import landscape, plot
+
 NAN, INF = float("nan"), float("inf")
 LOSS = np.exp(np.random.default_rng(0).normal(size=50)) * np.linspace(2.0, 0.5, 50)
 
@@ -99,3 +102,58 @@ GRID = sweep(
 )
 GRID["b1"] = [name[1] for name in GRID["optimizer"]]
 GRID["optimizer"] = ["sgd"] * 12
+
+
+# One picture of each kind ---------------------------------------------------------------------------------------------
+
+WAYS = {f"the optimizer of number {i}": np.array([[1.0, 1.0 + i], [2.0, float(i)]]) for i in range(7)}
+X, Y = np.linspace(-1.0, 1.0, 9), np.linspace(-2.0, 2.0, 8)
+PLANE = landscape.Slice(
+    X[None] ** 2 + 1 + Y[:, None] ** 2,
+    X,
+    Y,
+    landscape.Plane(jnp.zeros(2), (jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])), ("first", "second")),
+)
+LINE = landscape.Slice(X**2, X, None, landscape.Plane(jnp.zeros(2), (jnp.ones(2),), ("x",)))
+EVERY = {
+    "losses": lambda **kwargs: plot.losses(LOSS, steps_per_epoch=10, **kwargs),
+    "compare": lambda **kwargs: plot.compare({"a": LOSS}, **kwargs),
+    "sensitivity": lambda **kwargs: plot.sensitivity(TABLE, **kwargs),
+    "heat_map": lambda **kwargs: plot.heat_map(GRID, **kwargs),
+    "contour": lambda **kwargs: plot.contour(plain, WAYS, **square(20), **kwargs),
+    "plane": lambda **kwargs: plot.slice(PLANE, trajectories=WAYS, **kwargs),
+    "line": lambda **kwargs: plot.slice(LINE, trajectories=WAYS, **kwargs),
+    "spectrum": lambda **kwargs: plot.spectrum({"start": EIGENVALUES, "end": EIGENVALUES / 2}, **kwargs),
+    "learning_rate": lambda **kwargs: plot.learning_rate(0.1, 5, **kwargs),
+    "surface": lambda **kwargs: plot.surface(plain, WAYS, **square(12), **kwargs),
+}
+DENSITY = landscape.SpectralDensity(
+    jnp.array([[0.0, 1.0, 8.0], [0.1, 1.0, 20.0]]), jnp.array([[0.3, 0.69, 0.01]] * 2), 100
+)
+SCORES = sweep([((rate, b1), rate, (rate, b1 + rate)) for rate in 10.0 ** -np.arange(14) for b1 in (0.5, 0.9)])
+SCORES["b1"] = [name[1] for name in SCORES["optimizer"]]
+SCORES |= {"optimizer": ["a name"] * 56, "accuracy": SCORES["final_loss"]}
+ENDS = {"dot": [[0.5, 1.5], [0.2, 0.1], [0.9, 3.0]], "cross": [[0.5, 1.5], [0.2, 0.4], [NAN, 0.0]]}
+PICTURES = EVERY | {
+    "losses that end": lambda ax: plot.losses([*LOSS, *[NAN] * 400], steps_per_epoch=5, decay=0.8, log=False, ax=ax),
+    "losses, none finite": lambda ax: plot.losses([NAN, INF], ax=ax),
+    "compared to the end": lambda ax: plot.compare({"a": LOSS, "b": [3.0, 2.0, INF], "c": LOSS[::-1]}, ax=ax),
+    "scores": lambda ax: plot.heat_map(SCORES, z="accuracy", best="highest", ax=ax),
+    "two optimizers": lambda ax: plot.sensitivity(TABLE, y="accuracy", best="highest", ax=ax),
+    "holes": lambda ax: plot.contour(holed, ENDS, **square(30), ax=ax),
+    "levels": lambda ax: plot.contour(landscape.functions.himmelblau, levels=8, points=50, ax=ax),
+    "beale": lambda ax: plot.contour(landscape.functions.beale, ax=ax),
+    "in decades": lambda ax: plot.surface(landscape.functions.beale, ENDS, ax=ax),
+    "with holes": lambda ax: plot.surface(holed, ENDS, **square(30), elevation=20, azimuth=10, ax=ax),
+    "nothing finite": lambda ax: plot.surface(lambda w: w[0] * NAN, **square(5), ax=ax),
+    "plane in three dimensions": lambda ax: plot.surface(PLANE, {"a": [[0.5, 0.5]]}, ax=ax),
+    "lines": lambda ax: plot.slice(
+        {"one": LINE, "two": LINE._replace(values=np.where(X == 0, INF, 1 / (X + 5)))}, ax=ax
+    ),
+    "line with holes": lambda ax: plot.slice(LINE._replace(values=np.where(X > 0.6, NAN, X**2 + 0.01)), ax=ax),
+    "estimated": lambda ax: plot.spectrum({"a": DENSITY, "b": EIGENVALUES}, points=100, ax=ax),
+    "one density": lambda ax: plot.spectrum(EIGENVALUES, points=100, log=False, ax=ax),
+    "schedule": lambda ax: plot.learning_rate(gradtx.cosine_decay_schedule(0.1, 10), 30, ax=ax),
+    "race": lambda ax: plot.race({"sgd": gradtx.sgd(0.01)}, landscape.functions.beale, steps=4, ax=ax),
+}
+THREE = ("surface", "in decades", "with holes", "nothing finite", "plane in three dimensions")

@@ -2,39 +2,18 @@
 
 import importlib
 import itertools
+import json
 import sys
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from gradtx import landscape, plot
+from gradtx import plot
 from gradtx.plot import axes
-from tests.plot.drawn import EIGENVALUES, GRID, LOSS, TABLE, plain, square, texts
+from tests.plot.described import FILE, described, differences
+from tests.plot.drawn import EVERY, PICTURES, plain, square, texts
 
-WAYS = {f"the optimizer of number {i}": np.array([[1.0, 1.0 + i], [2.0, float(i)]]) for i in range(7)}
-X, Y = np.linspace(-1.0, 1.0, 9), np.linspace(-2.0, 2.0, 8)
-PLANE = landscape.Slice(
-    X[None] ** 2 + 1 + Y[:, None] ** 2,
-    X,
-    Y,
-    landscape.Plane(jnp.zeros(2), (jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])), ("first", "second")),
-)
-LINE = landscape.Slice(X**2, X, None, landscape.Plane(jnp.zeros(2), (jnp.ones(2),), ("x",)))
-EVERY = {
-    "losses": lambda **kwargs: plot.losses(LOSS, steps_per_epoch=10, **kwargs),
-    "compare": lambda **kwargs: plot.compare({"a": LOSS}, **kwargs),
-    "sensitivity": lambda **kwargs: plot.sensitivity(TABLE, **kwargs),
-    "heat_map": lambda **kwargs: plot.heat_map(GRID, **kwargs),
-    "contour": lambda **kwargs: plot.contour(plain, WAYS, **square(20), **kwargs),
-    "plane": lambda **kwargs: plot.slice(PLANE, trajectories=WAYS, **kwargs),
-    "line": lambda **kwargs: plot.slice(LINE, trajectories=WAYS, **kwargs),
-    "spectrum": lambda **kwargs: plot.spectrum({"start": EIGENVALUES, "end": EIGENVALUES / 2}, **kwargs),
-    "learning_rate": lambda **kwargs: plot.learning_rate(0.1, 5, **kwargs),
-    "surface": lambda **kwargs: plot.surface(plain, WAYS, **square(12), **kwargs),
-}
 SIZES = {"losses": (7.5, 4), "compare": (8, 4.4), "sensitivity": (8.5, 5), "heat_map": (7, 4.8), "contour": (7.5, 4.8)}
 SIZES |= {"plane": (7, 5), "line": (7, 4.2), "spectrum": (7.5, 4.2), "learning_rate": (6.5, 3.6), "surface": (7, 6.2)}
 
@@ -65,6 +44,13 @@ def test_a_figure_is_made_only_without_axes_and_no_legend_lies_on_the_data(name)
     if name != "learning_rate":
         assert_legend_beside(ax)
         assert_legend_beside(made)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_look_as_they_are_committed(name):
+    committed = json.loads(FILE.read_text())
+    was = {part.removeprefix(f"{name}: "): value for part, value in committed.items() if part.startswith(f"{name}: ")}
+    assert not differences(was, described(name))
 
 
 @pytest.mark.thorough
