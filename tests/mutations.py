@@ -246,7 +246,7 @@ def first_tests(mutation: Mutation, tests: Path) -> list[list[str]]:
     runs = [
         [f"tests/{chapter}/test_{path.stem}.py"],
         ["tests/test_equations.py", "tests/test_laws.py", "-k", " or ".join(factories)] if factories else [],
-        ["tests/test_refusals.py"],
+        ["tests/test_refusals.py", "tests/test_signatures.py"],
         [f"tests/{chapter}" if (tests / "tests" / chapter).is_dir() else "tests/core"],
         ["tests/test_laws.py"] if chapter == "testing" else [],
         ["tests/test_equations.py"] if chapter == "gradtx" else [],  # what all formulas are made of

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradtx.training.minibatches import check_key
+from gradtx.training import minibatches
 
 Points = np.ndarray[Any, np.dtype[np.float64]]
 Domain = tuple[tuple[float, float], ...]
@@ -373,7 +373,7 @@ class Noisy:
     kinks = property(attrgetter("function.kinks"))
 
     def __call__(self, x: Any, *, key: Array) -> Array:
-        check_key(f"{_WHO}.noisy({self.function!r}, {self.scale})", key)
+        minibatches.check_key(f"{_WHO}.noisy({self.function!r}, {self.scale})", key)
         value, x = self.function(x), jnp.asarray(x)
         return value + self.scale * jnp.sum(jax.random.normal(key, x.shape, x.dtype) * x)
 

@@ -129,7 +129,7 @@ def compiles_once(tx: Transform, params: PyTree, **extra: Any) -> None:
         "jit(tx.update) of a rebuilt transform": lambda: jax.jit(rebuilt.update)(grads[0], state, params, **extra),
     }
     for what, call in calls.items():
-        if (programs := _count_programs(call)) > 0:
+        if programs := _count_programs(call):
             fail("compiles_once", tx, f"{what} was traced again ({programs} new programs); allowed: none.")
 
 

@@ -12,6 +12,7 @@ from gradtx.testing import runs
 
 PARAMS = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)), "b": jnp.float32(0.5)}
 INNER = gradtx.scale_by_momentum(0.9, form="sum")
+MEAN = gradtx.scale_by_momentum(0.9)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -143,6 +144,49 @@ def growing(tx, updates, state, params):
     return result, state | {"more": {"x": jnp.zeros(())}}
 
 
+def growing_beside_none(tx, updates, state, params):
+    return growing(tx, updates, state, params) if "none" in updates else tx.update(updates, state, params)
+
+
+def refusing(words):
+    """An update that refuses leaves of ints in these words."""
+
+    def update(tx, updates, state, params):
+        if any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(updates)):
+            raise TypeError(words)
+        return tx.update(updates, state, params)
+
+    return update
+
+
+def keeping_the_params(tx, updates, state, params):
+    entry = tx.update(updates, state, params)[1]["scale_by_momentum"]
+    return updates, {"scale_by_momentum": entry | {"mu": params}}
+
+
+def root_where(when):
+    """An update with a root added, whose slope at 0 is infinite, in some circumstances."""
+
+    def update(tx, updates, state, params):
+        result, new = tx.update(updates, state, params)
+        at = when(updates, state["scale_by_momentum"])
+        return jax.tree.map(lambda r, u: r + jnp.sqrt(jnp.where(at, jnp.abs(u), 1.0)), result, updates), new
+
+    return update
+
+
+def all_zero(updates, entry):
+    return sum(jnp.sum(jnp.abs(u)) for u in jax.tree.leaves(updates)) == 0
+
+
+def some_zero_later(updates, entry):
+    return jnp.logical_not(all_zero(updates, entry)) & jnp.any(entry["mu"]["w"] != 0)
+
+
+def elsewhere_where_traced(params, mu):
+    return jax.tree.map(lambda m: jnp.zeros(m.shape) if is_traced(m) else m, mu)
+
+
 def taking_integers(tx, updates, state, params):
     return updates, state
 
@@ -180,6 +224,16 @@ BREAKS = {
         "donation_is_safe",
         Broken(init=initial(mu=lambda params, mu: params)),
         ["has the buffer of", "make it a copy"],
+    ),
+    "the state becomes the params": (
+        "donation_is_safe",
+        Broken(update=keeping_the_params),
+        ["after update", "has the buffer of", "make it a copy"],
+    ),
+    "on one device where init is compiled": (
+        "sharded_is_replicated",
+        Broken(init=initial(mu=elsewhere_where_traced)),
+        ["after jit(init)", "lies as"],
     ),
     "on one device": ("sharded_is_replicated", Broken(init=initial(mu=elsewhere)), ["after init", "lies as"]),
     "float32 whatever comes": (
@@ -222,6 +276,14 @@ BREAKS = {
         Broken(init=initial(**COUNT)),
         ["the count is", "allowed: int32 from 0"],
     ),
+    "a count in float32": (
+        "state_is_as_declared",
+        Broken(
+            init=initial(count=lambda params, count: jnp.float32(0)),
+            update=lambda tx, u, s, p: (u, jax.tree.map(lambda x: x + 1 if x.ndim == 0 else x, s)),
+        ),
+        ["the count is", "allowed: int32 from 0"],
+    ),
     "a negative square": (
         "state_is_as_declared",
         Broken(gradtx.scale_by_rms(), update=below_zero),
@@ -232,7 +294,27 @@ BREAKS = {
         Broken(init=lambda tx, params: {"x": jnp.zeros(())}, update=lambda tx, u, s, p: (u, s)),
         ["allowed: a dict of dicts"],
     ),
+    "a tree without leaves filled": (
+        "empty_leaves_pass",
+        Broken(update=lambda tx, u, s, p: tx.update(u, s, p) if jax.tree.leaves(u) else ({"a": jnp.ones(1)}, s)),
+        ["the structure is"],
+    ),
     "empty leaves filled": ("empty_leaves_pass", Broken(update=without_empty), ["size 0"]),
+    "a state that grows beside None": (
+        "empty_leaves_pass",
+        Broken(update=growing_beside_none),
+        ["with None among the params, update changes the structure of the state"],
+    ),
+    "integers refused without their place": (
+        "integers_are_refused",
+        Broken(update=refusing("int32 is not allowed")),
+        ["update does not name the leaf and its dtype: int32 is not allowed"],
+    ),
+    "integers refused without their dtype": (
+        "integers_are_refused",
+        Broken(update=refusing("not allowed at ['wrong']['steps']")),
+        ["update does not name the leaf and its dtype: not allowed at"],
+    ),
     "integers taken by update": (
         "integers_are_refused",
         Broken(update=taking_integers),
@@ -255,10 +337,30 @@ BREAKS = {
         Broken(expand=lambda deep=False: gradtx.scale_by_momentum(0.5 if deep else 0.9, form="sum")),
         ["no difference in any bit"],
     ),
+    "made of something else at once": (
+        "expansion_is_equal",
+        Broken(expand=lambda deep=False: gradtx.scale_by_momentum(0.9 if deep else 0.5, form="sum")),
+        ["no difference in any bit"],
+    ),
+    "a schedule that is only right where it is constant": (
+        "constant_schedule_is_constant",
+        Broken(MEAN, replace=lambda decay: MEAN.replace(decay=0.9 if decay.name == "constant_schedule" else 0.4)),
+        ["allowed: 8 ulps"],
+    ),
     "a schedule twice as high": (
         "constant_schedule_is_constant",
         Broken(replace=lambda decay: gradtx.scale_by_momentum(0.4, form="sum")),
         ["allowed: 8 ulps"],
+    ),
+    "a root where all is zero": (
+        "hypergradients_are_finite",
+        Broken(update=root_where(all_zero)),
+        ["at step 1, where all gradients are 0, the derivative by ['gradients']"],
+    ),
+    "a root at zero from the second step on": (
+        "hypergradients_are_finite",
+        Broken(update=root_where(some_zero_later)),
+        ["at step 2, where some gradients are 0, the derivative by ['gradients']"],
     ),
     "a root at zero": (
         "hypergradients_are_finite",
@@ -280,16 +382,32 @@ def test_a_law_notices(name):
     assert [word for word in [who.get(law, f"{law}: {tx!r}: "), *words] if word not in said] == [], said
 
 
+def test_a_law_passes_on_what_is_not_about_its_subject():
+    def update(tx, updates, state, params):
+        if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(updates)):
+            raise TypeError("something else")
+        return tx.update(updates, state, params)
+
+    with pytest.raises(TypeError, match="something else"):
+        testing.dtypes_stay(Broken(update=update), PARAMS)
+
+
+def test_a_resumed_run_is_cut_in_the_middle():
+    """What is restored may be otherwise in the first two steps of four, which have been made; and not later."""
+
+    def rates(first, then):
+        return gradtx.scale(gradtx.piecewise_constant_schedule(first, {2: then / first}))
+
+    testing.resumed_is_uninterrupted(Broken(rates(1.0, 1.0), copied=rates(2.0, 1.0)), PARAMS)
+    with pytest.raises(AssertionError, match=r"resumed_is_uninterrupted: .*no difference in any bit"):
+        testing.resumed_is_uninterrupted(Broken(rates(1.0, 1.0), copied=rates(1.0, 2.0)), PARAMS)
+
+
 def test_a_law_notices_a_low_state_that_is_not_the_one_meant():
     law, tx, words = BREAKS["a low state"]
     testing.LAWS[law](tx, PARAMS, lower=("mu",))
     with pytest.raises(AssertionError, match=words[0]):
         testing.LAWS[law](tx, PARAMS, lower=("nu", "m"))
-
-
-def test_every_law_is_broken_here():
-    # Resumed runs are runs of one program, and their states are compared by the other laws.
-    assert set(testing.LAWS) - {law for law, _, _ in BREAKS.values()} == {"resumed_is_uninterrupted"}
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
@@ -307,9 +425,14 @@ def test_the_law_of_sharding_splits_what_the_devices_divide():
     assert whole == {"w": False, "b": True, "odd": True}
 
 
+def test_every_law_is_broken_here():
+    assert set(testing.LAWS) - {law for law, _, _ in BREAKS.values()} == {"resumed_is_uninterrupted"}  # just above
+
+
 def test_what_is_whole_obeys():
     for law in testing.LAWS.values():
         law(INNER, PARAMS)
+    testing.repr_is_code(INNER.replace(decay=jnp.float32(0.9)), PARAMS)
 
 
 # Bounds ---------------------------------------------------------------------------------------------------------------
