@@ -138,9 +138,7 @@ def _draw_diverged(ax: Axes, lines: list[_Line]) -> None:
     """One row of crosses per optimizer in a strip above the picture, where they cover nothing."""
     if not any(line.diverged.any() for line in lines):
         return
-    height = 0.02 + min(0.028, 0.35 / len(lines)) * len(lines)
-    axes.leave_room(ax, top=1 - 1 / (1.01 + height))
-    strip = ax.inset_axes((0.0, 1.01, 1.0, height), sharex=ax)
+    strip = axes.strip_above(ax, len(lines), "diverged")
     for index, line in enumerate(lines):
         strip.plot(
             line.x[line.diverged],
@@ -151,10 +149,6 @@ def _draw_diverged(ax: Axes, lines: list[_Line]) -> None:
             markersize=4.5,
             markeredgewidth=1.3,
         )
-    strip.set(ylim=(len(lines) - 0.3, -0.7), yticks=[], facecolor="#f6f6f6")
-    strip.set_ylabel("diverged", rotation=0, ha="right", va="center", size="small")
-    strip.tick_params(which="both", bottom=False, labelbottom=False)
-    strip.spines[:].set_visible(False)
 
 
 # Two hyperparameters --------------------------------------------------------------------------------------------------
