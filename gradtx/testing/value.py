@@ -125,7 +125,7 @@ def empty_leaves_pass(tx: Transform, params: PyTree, **extra: Any) -> None:
     for empty in ({}, (None,), {"none": None, "empty": ()}):
         updates, _ = tx.update(empty, tx.init(empty), empty, **extra)
         assert_same("empty_leaves_pass", tx, updates, empty)
-    filled = {"params": params, "none": None, "empty": {}, "size 0": jnp.zeros((0,), jnp.float32)}
+    filled = {"params": params, "none": None, "empty": {}, "size 0": jnp.zeros(0)}
     (gradient,) = gradients(filled, 1)
     updates, state = take_step(tx, gradient, tx.init(filled), filled, extra)
     expected, _ = take_step(tx, gradient["params"], tx.init(params), params, extra)

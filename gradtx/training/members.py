@@ -194,12 +194,13 @@ class Runs:
         return carry, jax.tree.map(lambda *parts: np.concatenate(parts), *records) if records else records
 
     def _stream(self, txs: Transform, carry: PyTree, step: int, until: int, count: blocks.Count) -> Any:
-        records = []
+        records, shown = [], 0
         for batch in itertools.islice(self.job.source.passes(None), until - step):
             carry, row = blocks.run_batch(self.job.plan, txs, carry, batch)
             records.append(row)
-            if len(records) % 10 == 0:  # the losses are waited for
-                count.add(10 * self.layout.seeds * self.layout.txs, np.asarray(row["loss"]))
+            if (made := len(records) - shown) == 10 or len(records) == until - step:  # the losses are waited for
+                count.add(made * self.layout.seeds * self.layout.txs, np.asarray(row["loss"]))
+                shown += made
             if count.cancelled:
                 return carry, records
         if len(records) < until - step:

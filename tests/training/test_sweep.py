@@ -181,6 +181,17 @@ def test_batches_from_an_iterable(one_device):
 
 
 @pytest.mark.parametrize("streamed", [False, True])
+def test_every_update_of_every_run_is_counted(streamed, one_device, monkeypatch):
+    counted, add = [], blocks.Count.add
+    monkeypatch.setattr(blocks.Count, "add", lambda self, *given: counted.append(given) or add(self, *given))
+    how = {"data": Loader()} if streamed else {"data": DATA, "batch_size": 7}
+    result = sweep(cost, init, sgds(), steps=15, at_once=1, **how)
+    assert sum(steps for steps, _ in counted) == 15 * len(RATES)
+    seen = result.history["loss"][:, [9, 14] if streamed else [14]]
+    assert sorted(float(loss) for _, losses in counted for loss in losses.ravel()) == sorted(seen.ravel().tolist())
+
+
+@pytest.mark.parametrize("streamed", [False, True])
 def test_ctrl_c_ends_it_and_is_raised(streamed, one_device, monkeypatch):
     def pressing():
         yield from itertools.repeat(DATA, 30)
