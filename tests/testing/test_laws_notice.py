@@ -12,6 +12,7 @@ from gradtx.testing import runs
 
 PARAMS = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)), "b": jnp.float32(0.5)}
 INNER = gradtx.scale_by_momentum(0.9, form="sum")
+SGD = gradtx.sgd(0.5, momentum=0.25)
 MEAN = gradtx.scale_by_momentum(0.9)
 
 
@@ -148,13 +149,13 @@ def growing_beside_none(tx, updates, state, params):
     return growing(tx, updates, state, params) if "none" in updates else tx.update(updates, state, params)
 
 
-def refusing(words):
-    """An update that refuses leaves of ints in these words."""
+def refusing(words, otherwise=None):
+    """An update that refuses leaves of ints in these words, and does otherwise with all others."""
 
     def update(tx, updates, state, params):
         if any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(updates)):
             raise TypeError(words)
-        return tx.update(updates, state, params)
+        return otherwise(updates, state) if otherwise else tx.update(updates, state, params)
 
     return update
 
@@ -254,6 +255,14 @@ BREAKS = {
         ),
         ["allowed: 32 bits or more"],
     ),
+    "single where params are double": (
+        "dtypes_stay",
+        Broken(
+            init=initial(mu=lambda params, mu: jax.tree.map(lambda m: jnp.real(m).astype(jnp.float32), mu)),
+            update=lambda tx, u, s, p: (u, s),
+        ),
+        ["allowed: 64 bits or more"],
+    ),
     "a state that changes its dtype": (
         "dtypes_stay",
         Broken(update=changing(state=lambda m: m.astype(jnp.bfloat16))),
@@ -315,6 +324,11 @@ BREAKS = {
         Broken(update=refusing("not allowed at ['wrong']['steps']")),
         ["update does not name the leaf and its dtype: not allowed at"],
     ),
+    "bools taken by update": (
+        "integers_are_refused",
+        Broken(update=refusing("int32 at ['wrong']['steps']", otherwise=lambda u, s: (u, s))),
+        ["update takes a leaf of dtype bool"],
+    ),
     "integers taken by update": (
         "integers_are_refused",
         Broken(update=taking_integers),
@@ -326,6 +340,7 @@ BREAKS = {
         ["init takes a leaf of dtype int32"],
     ),
     "reads its leaf": ("reads_what_it_says", Broken(update=centered), ["'w'"]),
+    "reads more than its leaf": ("reads_what_it_says", Broken(reads="leaf", update=coupled), ["'w'"]),
     "reads the tree": ("reads_what_it_says", Broken(update=coupled), ["'w'"]),
     "knows its place": ("reads_what_it_says", Broken(update=placed), ["'w'", "allowed: 8 ulps"]),
     "another copy": ("pickles_round_trip", Broken(copied=gradtx.scale_by_momentum(0.8, form="sum")), ["becomes"]),
@@ -390,6 +405,59 @@ def test_a_law_passes_on_what_is_not_about_its_subject():
 
     with pytest.raises(TypeError, match="something else"):
         testing.dtypes_stay(Broken(update=update), PARAMS)
+
+
+def test_the_law_of_dtypes_asks_these_of_a_step_and_compiles_none():
+    asked, traced = [], []
+
+    def update(tx, updates, state, params):
+        asked.append(tuple(str(leaf["b"].dtype) for leaf in (params, updates)))
+        traced.append(is_traced(tx.decay))
+        assert is_traced(updates["b"])
+        return tx.update(updates, state, params)
+
+    testing.dtypes_stay(Broken(update=update), PARAMS)
+    half, single, double = "bfloat16", "float32", "float64"
+    pairs = [(half, half), ("float16", single), (single, "float16"), (single, double), (double, half), (double, double)]
+    assert asked == [*pairs, ("complex64", "complex64")]
+    assert traced == [True] + [False] * 6
+
+
+def test_a_leaf_may_read_its_own():
+    testing.reads_what_it_says(Broken(reads="leaf", update=centered), PARAMS)
+    testing.reads_what_it_says(Broken(reads="tree", update=coupled), PARAMS)
+
+
+@pytest.mark.parametrize(("name", "varied"), [("momentum", {"momentum"}), ("weight_decay", set()), (None, set())])
+def test_a_sweep_is_over_the_number_of_that_name_or_over_all(name, varied):
+    replaced, seen = set(), set()
+
+    def replace(**numbers):
+        replaced.update(numbers)
+        return Broken(SGD.replace(**numbers), update=update)
+
+    def update(tx, updates, state, params):
+        if not is_traced(tx.momentum):
+            seen.add((float(tx.learning_rate), float(tx.momentum)))
+        return tx.update(updates, state, params)
+
+    with jax.disable_jit():
+        testing.sweep_is_separate(Broken(SGD, replace=replace, update=update), PARAMS, name=name, size=2)
+    assert replaced == varied
+    expected = {(0.5, 0.025), (0.5, 0.25)} if varied else {(0.05, 0.025), (0.5, 0.25)}
+    np.testing.assert_allclose(sorted(seen), sorted(expected), rtol=1e-6)
+
+
+def test_the_law_of_donation_donates_params_and_state():
+    begun = []
+
+    def init(tx, params):
+        begun.append((params, tx.init(params)))
+        return begun[-1][1]
+
+    testing.donation_is_safe(Broken(init=init), PARAMS)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(begun[1]))  # begun[0] is that of the run to compare with
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(PARAMS))
 
 
 def test_a_resumed_run_is_cut_in_the_middle():
@@ -479,6 +547,27 @@ def test_what_reads_the_params_is_measured_by_them():
     runs.assert_close("law", gradtx.add_decayed_weights(0.1), near, one, large)
     with pytest.raises(AssertionError, match="8 ulps"):
         runs.assert_close("law", gradtx.scale(2.0), near, one, large)
+    small, off = {"x": np.array([1e-3], np.float32)}, {"x": np.array([1e-3 + 2e-9], np.float32)}
+    for tx, params in ((gradtx.scale(2.0), large), (gradtx.add_decayed_weights(0.1), {"x": np.zeros(0)})):
+        with pytest.raises(AssertionError, match="8 ulps"):
+            runs.assert_close("law", tx, off, small, params)
+
+
+def test_what_becomes_a_schedule_is_what_the_repr_shows():
+    def constant(tx):
+        return repr(runs.with_schedules(tx, lambda number: gradtx.constant_schedule(2 * number)))
+
+    numbers = gradtx.adam(gradtx.constant_schedule(0.1), b1=jnp.float32(0.5), nesterov=True)
+    assert runs.numbers_of(numbers) == {"b1": jnp.float32(0.5), "b2": 0.999, "eps": 1e-8}
+    nested = constant(gradtx.clip(1.0) >> gradtx.monitor(gradtx.sgd(0.1, momentum=0.25)))
+    assert nested == (
+        "clip(max_delta=constant_schedule(value=2.0)) >> monitor(inner=sgd(learning_rate=constant_schedule(value=0.2), "
+        "momentum=constant_schedule(value=0.5), nesterov=False), prefix=None)"
+    )
+    decay, eps = "decay=constant_schedule(value=1.5)", "eps=constant_schedule(value=2.0)"
+    assert constant(gradtx.scale_by_rms(0.75, 1.0)) == f"scale_by_rms({decay}, {eps})"
+    scale = "initial_scale=constant_schedule(value=1.0)"
+    assert constant(gradtx.scale_by_rms(0.75, 1.0, initial_scale=0.5)) == f"scale_by_rms({decay}, {eps}, {scale})"
 
 
 def test_gradients_are_the_same_at_every_call_and_some_elements_are_zero():
