@@ -1,6 +1,7 @@
 """Norms and their slopes, where squares are too large or too small for the dtype as well as elsewhere."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,17 @@ def test_norms_and_their_slopes_are_right_wherever_the_numbers_are():
     for i, (norm, slope) in zip(order, rows + mapped, strict=True):
         np.testing.assert_allclose(norm, lengths[i, 0], rtol=1e-6, err_msg=f"1e{EXPONENTS[i]}")
         np.testing.assert_allclose(slope, np.float64(x[i]) / lengths[i], rtol=3e-6, err_msg=f"1e{EXPONENTS[i]}")
+
+
+def test_norms_are_right_on_both_sides_of_where_they_are_measured_again(x64):
+    """Sums of squares around those of which digits may have been lost, and around the largest and the least finite."""
+    compiled = jax.jit(gradtx.global_norm)
+    for limits, size in itertools.product(map(np.finfo, (np.float32, np.float64)), (1, 3, 1000)):
+        lost, least, most = float(size * limits.tiny / limits.eps), float(limits.tiny * size), float(limits.max)
+        for length, share in itertools.product((lost**0.5, 4 * least, most**0.5, most / 4), (0.5, 0.97, 1.03, 2.0)):
+            x = np.full(size, share * length / size**0.5).astype(limits.dtype)
+            found, said = float(compiled(x)), f"{size} times {x[0]} in {limits.dtype}"
+            np.testing.assert_allclose(found, float(x[0]) * size**0.5, rtol=32 * limits.eps, err_msg=said)
 
 
 def test_slopes_at_the_edges():

@@ -213,6 +213,10 @@ def test_what_has_a_name_elsewhere_is_itself():
     for named in (np, np.float32, abs, jnp.sqrt, jax.nn.relu):
         assert numerics._said(named) == ("itself", named)
     assert numerics._said(object()) is None
+    for value in (None, True, 2, 0.5, "mean", np.dtype("int8")):
+        same, again = (numerics._said(lambda x, value=value: (x, value)) for _ in range(2))
+        assert same == again
+        assert same is not None
 
 
 def test_a_second_step_outside_jit_compiles_nothing():
