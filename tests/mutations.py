@@ -90,6 +90,22 @@ EQUIVALENT = {
         "return jnp.where((count) <= (warmup_steps), rising, falling)",
     ): "both pieces are at the peak where they meet",
     (
+        "gradtx/schedules/pieces.py",
+        "result = jnp.where((count) > (begin), line(start, stop, bent), result)",
+    ): "a piece begins where the one before it ends",
+    (
+        "gradtx/core/state.py",
+        "return [(str(name), value) for name, value in zip(names, values, strict=False)]",
+    ): "as many names as values",
+    (
+        "gradtx/effects/clipping.py",
+        "below = jnp.clip(0, jnp.floor(place).astype(jnp.int32), last)",
+    ): "the middle one of three, in whichever order",
+    (
+        "gradtx/landscape/functions.py",
+        "Points = np.ndarray[Any, np.dtype[np.float32]]",
+    ): "a name for the type checker",
+    (
         "gradtx/testing/runs.py",
         "values = generator.normal(size=leaf.shape) * ((generator.uniform(size=leaf.shape)) <= (0.9))",
     ): "a draw that is 0.9 to the bit",
