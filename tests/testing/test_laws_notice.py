@@ -236,6 +236,11 @@ BREAKS = {
         Broken(init=initial(mu=elsewhere_where_traced)),
         ["after jit(init)", "lies as"],
     ),
+    "on one device after an update": (
+        "sharded_is_replicated",
+        Broken(update=changing(state=lambda m: jnp.zeros(m.shape) if is_traced(m) else m)),
+        ["after jit(update)", "lies as"],
+    ),
     "on one device": ("sharded_is_replicated", Broken(init=initial(mu=elsewhere)), ["after init", "lies as"]),
     "float32 whatever comes": (
         "dtypes_stay",
@@ -340,6 +345,11 @@ BREAKS = {
         ["init takes a leaf of dtype int32"],
     ),
     "reads its leaf": ("reads_what_it_says", Broken(update=centered), ["'w'"]),
+    "reads its neighbour": (
+        "reads_what_it_says",
+        Broken(update=changing(lambda u: u + jnp.roll(u, 1))),
+        ["element (3, 0)", "no difference in any bit"],
+    ),
     "reads more than its leaf": ("reads_what_it_says", Broken(reads="leaf", update=coupled), ["'w'"]),
     "reads the tree": ("reads_what_it_says", Broken(update=coupled), ["'w'"]),
     "knows its place": ("reads_what_it_says", Broken(update=placed), ["'w'", "allowed: 8 ulps"]),
@@ -501,6 +511,8 @@ def test_what_is_whole_obeys():
     for law in testing.LAWS.values():
         law(INNER, PARAMS)
     testing.repr_is_code(INNER.replace(decay=jnp.float32(0.9)), PARAMS)
+    testing.constant_schedule_is_constant(MEAN, PARAMS)
+    testing.sweep_is_separate(gradtx.identity(), PARAMS)
 
 
 # Bounds ---------------------------------------------------------------------------------------------------------------
