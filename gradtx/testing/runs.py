@@ -129,7 +129,8 @@ def assert_same(law: str, tx: Any, actual: PyTree, expected: PyTree, ulps: float
         exact = ulps == 0 or not jnp.issubdtype(b.dtype, jnp.inexact)
         off = np.abs(a.astype(np.complex128) - b.astype(np.complex128))
         if not exact:
-            off /= jnp.finfo(b.dtype).eps * max(np.abs(b).max(), jnp.finfo(b.dtype).tiny, least)
+            limits = jnp.finfo(b.dtype)
+            off /= float(limits.eps) * max(float(np.abs(b).max()), float(limits.tiny), least)
         worst = np.unravel_index(np.argmax(np.where(np.isnan(off), np.inf, off)), off.shape)
         if exact or not off[worst] <= ulps:
             allowed = (

@@ -538,6 +538,10 @@ def test_so_many_ulps_of_the_largest_element():
         with pytest.raises(AssertionError, match=rf"at \['x'\], element \(0,\): .*; allowed: {ulps} ulps of the"):
             runs.assert_same("law", INNER, far, expected, ulps)
     runs.assert_same("law", INNER, {"x": np.array([0.25 + 7 * eps, 2.0], np.float32)}, expected, 2, least=8.0)
+    least = {"x": np.array([0.0, 3e-38], np.float32)}  # an ulp of it is below the least number of float32
+    runs.assert_same("law", INNER, {"x": np.array([0.0, 3.000002e-38], np.float32)}, least, 8)
+    with pytest.raises(AssertionError, match=r"8 ulps of .* these are 1"):
+        runs.assert_same("law", INNER, {"x": np.array([0.0, 3.000004e-38], np.float32)}, least, 8)
     for other in ({"x": np.array([np.nan, 2.0], np.float32)}, {"x": np.array([0.25, np.inf], np.float32)}):
         with pytest.raises(AssertionError, match="ulps"):
             runs.assert_same("law", INNER, other, expected, 8)
