@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import gradtx
-from gradtx import Rule, tree
+from gradtx import Rule, averages, tree
 from gradtx.core.schedule import differs
 from gradtx.testing.runs import with_schedules
 from tests.core.samples import PARAMS
@@ -197,3 +197,14 @@ def test_a_constant_and_a_scheduled_optimizer_take_each_others_state():
     scheduled = gradtx.adam(gradtx.linear_schedule(1e-3, 0.0, 10), b1=gradtx.linear_schedule(0.9, 0.5, 10))
     _, state = jax.eval_shape(scheduled.update, PARAMS, jax.eval_shape(constant.init, PARAMS), PARAMS)
     jax.eval_shape(constant.update, PARAMS, state, PARAMS)
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.999, 1 - 1e-6])
+def test_the_sum_of_the_weights_is_right_from_the_first_value_on(decay):
+    """1 - b^t: near 0, as the sum of what was given; near 1, as 1 less what is left."""
+    weights, b = averages.Weights.none(jnp.zeros(3)), np.float32(decay)
+    for t in range(1, 301):
+        weights = weights.after(b)
+        np.testing.assert_allclose(weights.total, -np.expm1(t * np.log(np.float64(b))), rtol=(4 + t / 10) * 2.0**-24)
+    if decay == 0.9:
+        assert weights.total == 1

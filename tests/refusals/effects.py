@@ -53,6 +53,12 @@ REFUSALS = [
         "gradtx.centralize: output_axis is 2; allowed: -2, -1, 0, 1.",
     ),
     Refusal(
+        "an output axis that no matrix has",
+        lambda: gradtx.centralize(output_axis=-3),
+        ValueError,
+        "gradtx.centralize: output_axis is -3; allowed: -2, -1, 0, 1.",
+    ),
+    Refusal(
         "a negative noise",
         lambda: gradtx.add_noise(-1.0, 0.55),
         ValueError,
