@@ -265,7 +265,7 @@ def first_tests(mutation: Mutation, tests: Path) -> list[list[str]]:
         ["tests/test_refusals.py", "tests/test_signatures.py"],
         [f"tests/{chapter}" if (tests / "tests" / chapter).is_dir() else "tests/core"],
         ["tests/test_laws.py"] if chapter == "testing" else [],
-        ["tests/test_equations.py"] if chapter == "gradtx" else [],  # what all formulas are made of
+        ["tests/test_equations.py"] if chapter in ("gradtx", "schedules") else [],  # what all formulas are made of
     ]
     there = [[word for word in run if not word.startswith("tests/") or (tests / word).exists()] for run in runs]
     return [run for run in there if run and run[0] != "-k"]

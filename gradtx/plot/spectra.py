@@ -136,7 +136,7 @@ def _outlying(nodes: Numbers, weights: Numbers, size: int) -> Numbers:
     order = np.argsort(nodes)
     nodes, weights = nodes[order], weights[order]
     until = np.cumsum(weights) / weights.sum()
-    low, high = nodes[np.searchsorted(until, [0.025, 0.975]).clip(max=len(nodes) - 1)]
+    low, high = nodes[np.searchsorted(until, [0.025, 0.975])]
     away = np.maximum(low - nodes, nodes - high) > max((high - low) / 2, 1e-3 * (nodes[-1] - nodes[0]))
     return nodes[away & (weights > 1e-3 / size)]  # with less weight, of no eigenvalue
 

@@ -112,9 +112,9 @@ def test_heat_map_of_one_value_and_of_none():
 
 
 def test_heat_map_with_many_cells_names_some():
-    for count, every in ((12, 1), (13, 2), (30, 3)):
+    for count, every, turned in ((6, 1, 0), (7, 1, 45), (12, 1, 45), (13, 2, 45), (30, 3, 45)):
         rates = np.logspace(-4, 0, count)
         ax = heat_map({"optimizer": ["sgd"] * count, "learning_rate": rates, "b1": [0.9] * count, "final_loss": rates})
         assert ax.get_xticks().tolist() == list(range(0, count, every))
         assert ax.get_xticklabels()[0].get_text() == "0.0001"
-        assert ax.get_xticklabels()[0].get_rotation() == 45
+        assert ax.get_xticklabels()[0].get_rotation() == turned
