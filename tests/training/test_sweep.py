@@ -13,7 +13,7 @@ import pytest
 
 import gradtx
 from gradtx import sgd, sweep
-from gradtx.training import blocks, members
+from gradtx.training import blocks, members, progress
 from tests.training.network import DATA, KEY, RATES, bowl, cost, counting, init, keys_of, noisy, press, sgds
 from tests.training.reference import descent, index_batches, noise, vector
 
@@ -183,10 +183,17 @@ def test_batches_from_an_iterable(one_device):
 @pytest.mark.parametrize("streamed", [False, True])
 def test_every_update_of_every_run_is_counted(streamed, one_device, monkeypatch):
     counted, add = [], blocks.Count.add
+    announced, begin_bar = [], progress.Progress.__init__
     monkeypatch.setattr(blocks.Count, "add", lambda self, *given: counted.append(given) or add(self, *given))
+    monkeypatch.setattr(
+        progress.Progress,
+        "__init__",
+        lambda self, *given, **how: announced.append(given) or begin_bar(self, *given, **how),
+    )
     how = {"data": Loader()} if streamed else {"data": DATA, "batch_size": 7}
-    result = sweep(cost, init, sgds(), steps=15, at_once=1, **how)
-    assert sum(steps for steps, _ in counted) == 15 * len(RATES)
+    result = sweep(cost, init, sgds(), steps=15, seeds=2, at_once=1, **how)
+    assert announced == [("sweep", 15 * 2 * len(RATES))]
+    assert sum(steps for steps, _ in counted) == 15 * 2 * len(RATES)
     seen = result.history["loss"][:, [9, 14] if streamed else [14]]
     assert sorted(float(loss) for _, losses in counted for loss in losses.ravel()) == sorted(seen.ravel().tolist())
 
