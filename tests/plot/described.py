@@ -28,7 +28,7 @@ LOOKS = {
 }
 AXES = "xlabel ylabel xlim ylim xscale yscale facecolor axisbelow"
 AXES_IN_THREE = "zlabel zlim box_aspect computed_zorder elev azim"
-LEGEND = "handlelength columnspacing borderaxespad"
+LEGEND = "handlelength columnspacing borderaxespad frame_on alignment"
 
 
 def simple(value: Any) -> Any:
