@@ -208,6 +208,14 @@ def test_a_function_is_another_where_what_it_names_is_another():
     assert results == [2.0, 5.0, 7.0]
 
 
+def power(x, exponent):
+    return x if exponent == 1 else x * power(x, exponent - 1)
+
+
+def test_a_function_may_name_one_that_names_itself():
+    assert float(tree.map(lambda x: power(x, 3), [np.float32([2.0])])[0][0]) == 8.0
+
+
 def test_what_has_a_name_elsewhere_is_itself():
     """A module, a class or a builtin that a function names: without it the function would be compiled at every step."""
     for named in (np, np.float32, abs, jnp.sqrt, jax.nn.relu):
