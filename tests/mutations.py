@@ -94,6 +94,26 @@ EQUIVALENT = {
         "result = jnp.where((count) > (begin), line(start, stop, bent), result)",
     ): "a piece begins where the one before it ends",
     (
+        "gradtx/landscape/functions.py",
+        "return x[0] ** 2 - x[2] ** 2",
+    ): "JAX takes the last element where an index is too large",
+    (
+        "gradtx/plot/spectra.py",
+        "around = (found.marked[:, None]) - (spread * np.linspace(-4.0, 4.0, 17))",
+    ): "as many on either side, at the same distances",
+    (
+        "gradtx/testing/running.py",
+        "jax.block_until_ready(jax.jit(tx.update)(grads[1], state, params, **extra))",
+    ): "a gradient of the same shapes, which is all that a program is compiled for",
+    (
+        "gradtx/training/tables.py",
+        "table[name] = np.repeat(np.concatenate([h.get(name, m) for h, m in zip(hyper, missing, strict=False)]), seeds)",
+    ): "both of as many runs",
+    (
+        "gradtx/training/tables.py",
+        "for line in zip(*cells, strict=False)",
+    ): "columns of as many rows",
+    (
         "gradtx/core/state.py",
         "return [(str(name), value) for name, value in zip(names, values, strict=False)]",
     ): "as many names as values",

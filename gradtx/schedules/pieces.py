@@ -184,7 +184,7 @@ def join_schedules(schedules: tuple[Schedule, ...], boundaries: tuple[int, ...])
     (Array(0.5, dtype=float32), Array(0.5, dtype=float32))
     """
     refuse(
-        len(schedules) == 0 or len(boundaries) != len(schedules) - 1,
+        len(boundaries) != len(schedules) - 1,
         "join_schedules",
         f"{len(schedules)} schedules need {max(len(schedules) - 1, 0)} boundaries, got {len(boundaries)}",
     )
