@@ -107,7 +107,8 @@ EQUIVALENT = {
     ): "a gradient of the same shapes, which is all that a program is compiled for",
     (
         "gradtx/training/tables.py",
-        "table[name] = np.repeat(np.concatenate([h.get(name, m) for h, m in zip(hyper, missing, strict=False)]), seeds)",
+        "table[name] = np.repeat("
+        "np.concatenate([h.get(name, m) for h, m in zip(hyper, missing, strict=False)]), seeds)",
     ): "both of as many runs",
     (
         "gradtx/training/tables.py",

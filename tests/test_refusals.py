@@ -25,6 +25,6 @@ TABLE = [
 def test_refused_with_these_words(refusal):
     with pytest.raises(refusal.error) as caught:
         refusal.call()
-    said = str(caught.value)
+    said = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     missing = [word for word in refusal.words if word not in said]
     assert not missing, f"it says\n  {said}\nwithout {missing}"

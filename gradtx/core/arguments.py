@@ -49,10 +49,11 @@ def freeze(value: Any) -> Any:
     if isinstance(value, ARRAYS):
         return ("ndarray", value.shape, str(value.dtype), value.tobytes())
     if isinstance(value, Mapping):
-        items = cast(Mapping[Any, Any], value).items()
+        items = list(cast(Mapping[Any, Any], value).items())  # an iterator in FrozenDict
         if any(isinstance(key, str) and set(key) & set("*?[") for key, _ in items):
             return ("patterns", tuple((key, freeze(item)) for key, item in items))  # of which the first match wins
-        return ("mapping", tuple(sorted(((repr(key), freeze(item)) for key, item in items), key=lambda pair: pair[0])))
+        entries = sorted(((repr(key), freeze(item)) for key, item in items), key=lambda pair: pair[0])
+        return (type(cast(Any, value)), tuple(entries))
     if isinstance(value, (tuple, list)):
         return (type(cast(Any, value)), tuple(freeze(item) for item in cast(tuple[Any, ...], value)))
     if is_dtype(value):

@@ -6,23 +6,26 @@ A leaf's path is written `dense/kernel`. Three ways to say the same of `{"dense"
 - a function of the path and the leaf, `lambda path, leaf: leaf.ndim > 1`; or of the whole params, giving such a tree;
 - patterns: `"*/kernel"`, several in a tuple, or `{"*/kernel": True, "*": False}`, where the first that matches wins.
 
-A function is given shapes and dtypes in place of arrays, and is asked once for each kind of params: what is selected
-can depend neither on a value nor on a gradient.
+A function is given arrays without values, which pass for arrays, and is asked once for each kind of params: what is
+selected can depend neither on a value nor on a gradient.
 """
 
 import collections
 import fnmatch
 import functools
 import inspect
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import jax
 import numpy as np
 
 from gradtx import tree
+from gradtx.core.annotations import ARRAYS, is_traced
 from gradtx.core.arguments import freeze
 from gradtx.core.rule import Params
+from gradtx.core.stand_ins import StandIn
 
 PyTree = Any
 Patterns = dict[str, Any]
@@ -70,7 +73,7 @@ def is_function(spec: Any) -> bool:
     if not callable(spec):
         return False
     leaves: list[Any] = jax.tree.leaves(spec)
-    return not leaves or not all(isinstance(leaf, (bool, np.bool_, str)) for leaf in leaves)
+    return not leaves or not all(isinstance(leaf, str) or _is_flag(leaf) for leaf in leaves)
 
 
 def paths(params: PyTree) -> tuple[str, ...]:
@@ -132,16 +135,29 @@ def _asked(question: _Question, function: Callable[..., Any]) -> tuple[Any, ...]
     except ValueError:
         raise TypeError(f"{question.what}: the signature of {function!r} cannot be read; wrap it in a def.") from None
     needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if len(needed) == 1:
-        return _spread(question, function(question.shapes))
-    if len(needed) == 2:
-        leaves: list[Any] = jax.tree.leaves(question.shapes)
-        values = [function(path, leaf) for path, leaf in zip(question.paths, leaves, strict=True)]
-        return _checked(question, values)
-    raise TypeError(
-        f"{question.what} is a function of {len(needed)} arguments; allowed: of the path and the leaf, or of the "
-        "params."
-    )
+    if len(needed) not in (1, 2):
+        raise TypeError(
+            f"{question.what} is a function of {len(needed)} arguments; allowed: of the path and the leaf, or of the "
+            "params."
+        )
+    params: PyTree = jax.tree.map(StandIn, question.shapes)
+    leaves: list[Any] = jax.tree.leaves(params)
+    try:
+        if len(needed) == 1:
+            given = function(params)
+        else:
+            given = [function(path, leaf) for path, leaf in zip(question.paths, leaves, strict=True)]
+    except Exception as error:
+        error.add_note(f"{question.what} is a function of the params, and is given arrays without values.")
+        raise
+    chosen = _spread(question, given) if len(needed) == 1 else _checked(question, given)
+    if question.kind is bool and leaves and not any(chosen):
+        warnings.warn(
+            f"{question.what}, the function {getattr(function, '__name__', function)!s}, selects none of "
+            f"{len(leaves)} leaves, the first of them {question.paths[0]!r}, {leaves[0]!r}.",
+            stacklevel=2,
+        )
+    return chosen
 
 
 def _as_patterns(question: _Question) -> Patterns | None:
@@ -159,7 +175,7 @@ def _as_patterns(question: _Question) -> Patterns | None:
     flat = all(isinstance(key, str) and not isinstance(value, (dict, list, tuple)) for key, value in entries.items())
     if not flat or not any(set(key) & set("*?[/") for key in entries):
         return None
-    return None if _full(entries, question.shapes) is not None else entries  # the keys of a tree may have a slash
+    return None if _by_leaf(question, entries) is not None else entries  # the keys of a tree may have a slash
 
 
 def _matched(question: _Question, patterns: Patterns) -> tuple[Any, ...]:
@@ -198,23 +214,37 @@ def _matches(path: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(f"/{path}", pattern)
 
 
-def _full(values: PyTree, shapes: PyTree) -> PyTree | None:
-    """A tree of values, or of the upper part of the params, with one value for each leaf; None if it is not such."""
+def _by_leaf(question: _Question, values: PyTree) -> list[Any] | None:
+    """The value for each leaf, in a tree of values or of the upper part of the params; None if it is not such.
+
+    In other containers than those of the params it is the value at the leaf's path, or at that of a branch above it.
+    """
     try:
-        return jax.tree.broadcast(values, shapes)
+        return jax.tree.leaves(jax.tree.broadcast(values, question.shapes))
     except ValueError:
-        return None
+        leaves: list[Any] = jax.tree.leaves(values)
+        given = dict(zip(paths(values), leaves, strict=True))
+        found = [next((path for path in _upward(leaf) if path in given), None) for leaf in question.paths]
+        fits = None not in found and len(set(found)) == len(leaves)
+        return [given[cast(str, path)] for path in found] if fits else None
+
+
+def _upward(path: str) -> Iterator[str]:
+    """The path, and those of the branches that it is in."""
+    while path:
+        yield path
+        path = path.rpartition("/")[0]
 
 
 def _spread(question: _Question, values: PyTree) -> tuple[Any, ...]:
-    full = _full(values, question.shapes)
-    if full is None and question.shapes is not None:
+    found = _by_leaf(question, values) if question.shapes is not None else []
+    if found is None:
         raise ValueError(
             f"{question.what} has the structure {jax.tree.structure(values)}, the params have "
             f"{jax.tree.structure(question.shapes)}; give one {question.kind.__name__} for each leaf of the params (or "
             "for each branch of their upper part), a function of (path, leaf), or path patterns."
         )
-    return _checked(question, jax.tree.leaves(full))
+    return _checked(question, found)
 
 
 def _checked(question: _Question, values: list[Any]) -> tuple[Any, ...]:
@@ -224,7 +254,13 @@ def _checked(question: _Question, values: list[Any]) -> tuple[Any, ...]:
 
 
 def _check(question: _Question, place: str, value: Any) -> None:
-    allowed = (bool, np.bool_) if question.kind is bool else (str,)
-    if not isinstance(value, allowed):
+    if not (_is_flag(value) if question.kind is bool else isinstance(value, str)):
         words = "True or False" if question.kind is bool else "a str, the name of a group"
         raise TypeError(f"{question.what}{place} is {value!r}; allowed: {words}.")
+
+
+def _is_flag(value: Any) -> bool:
+    """Whether this is True, False, 1 or 0, as Python, NumPy and JAX write them."""
+    scalar = isinstance(value, (*ARRAYS, np.generic)) and value.ndim == 0 and not is_traced(value)
+    number = value.item() if scalar else value
+    return isinstance(number, (bool, int)) and number in (0, 1)

@@ -60,7 +60,7 @@ def masked(inner: Transform, mask: Any) -> Rule:
       inner: any transform; what it measures (a norm, say) it measures on the selected leaves.
       mask: which leaves, in one of these ways. A tree of bools like the params, or like their upper part:
         `{"dense": True, "out": False}`. A function of the path ("dense/kernel") and the leaf, `lambda path, leaf:
-        leaf.ndim > 1`, or of the whole params; it sees shapes and dtypes, no values, and update needs the params then.
+        leaf.ndim > 1`, or of the whole params; it sees arrays without values, and update needs the params then.
         Patterns: "*/kernel", or several in a tuple, or a dict, `{"*/bias": False, "*": True}`, in which the first that
         matches wins; `*` matches any part of a path.
 
@@ -68,7 +68,8 @@ def masked(inner: Transform, mask: Any) -> Rule:
 
     Errors: TypeError for a mask that is not of bools, ValueError for one of another structure, a pattern that matches
     no leaf, or a leaf that no pattern of a dict matches. TypeError for a selected leaf of integers or bools, and for an
-    inner transform that takes gradients which are scaled: those of the other leaves would stay so.
+    inner transform that takes gradients which are scaled: those of the other leaves would stay so. A warning for a
+    function that selects no leaf.
 
     >>> import gradtx, jax.numpy as jnp
     >>> params = {"kernel": jnp.ones(2), "bias": jnp.ones(2)}

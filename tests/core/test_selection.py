@@ -1,8 +1,11 @@
 """Masks and labels: three ways to say the same, asked once, about shapes."""
 
+import collections
+import dataclasses
 import functools
 import pickle
 
+import flax.core
 import flax.linen as nn
 import flax.struct
 import jax
@@ -13,6 +16,7 @@ from flax import nnx
 
 import gradtx
 from gradtx.core import selection
+from gradtx.core.stand_ins import StandIn
 from tests.core.samples import rebuilt
 
 PARAMS = {
@@ -43,8 +47,8 @@ EVERY_WAY = {
         *(lambda path, leaf: path.startswith("head/"), lambda params: {name: name == "head" for name in params}),
     ],
     (False, False, True, False): [{"*/kernel": False, "head/*": True, "*": False}],
-    (True, True, True, True): ["*", ("*", "head/*"), True],
-    (False, False, False, False): [{"*": False}, False],
+    (True, True, True, True): ["*", ("*", "head/*"), True, 1, np.True_, np.int8(1), np.array(True), jnp.array(True)],
+    (False, False, False, False): [{"*": False}, False, 0, np.bool_(0), jnp.array(False)],
 }
 
 
@@ -151,7 +155,7 @@ def test_a_function_is_asked_once_for_each_kind_of_params_and_never_given_a_valu
     flags(mask, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS))
     flags(mask, {"other": jnp.zeros((1, 1))})
     assert len(asked) == 9
-    assert all(type(leaf) is jax.ShapeDtypeStruct for _, leaf in asked)
+    assert all(type(leaf) is StandIn for _, leaf in asked)
 
 
 def test_any_callable_is_asked_about_the_params_not_the_gradients():
@@ -160,7 +164,7 @@ def test_any_callable_is_asked_about_the_params_not_the_gradients():
             return leaf.ndim >= least
 
     def sizes(params):
-        assert all(type(leaf) is jax.ShapeDtypeStruct for leaf in jax.tree.leaves(params))
+        assert all(type(leaf) is StandIn for leaf in jax.tree.leaves(params))
         return jax.tree.map(lambda leaf: leaf.size > 2, params)
 
     assert flags(sizes) == (False, True, False, False)
@@ -169,6 +173,102 @@ def test_any_callable_is_asked_about_the_params_not_the_gradients():
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
     assert flags(lambda path, leaf: leaf.dtype == jnp.bfloat16, half, PARAMS) == (True,) * 4
     assert flags("*/kernel", None, PARAMS) == (False, True, False, True)  # patterns need no params
+
+
+ASKED_OF_AN_ARRAY = {
+    "is an array": lambda x: isinstance(x, jax.Array) and x.ndim > 1,
+    "is no NumPy array": lambda x: not isinstance(x, np.ndarray) and x.ndim > 1,
+    "as NumPy's": lambda x: np.asarray(x).ndim > 1 and np.asarray(x).dtype == x.dtype,
+    "by jax.numpy": lambda x: jnp.ndim(x) > 1 and jnp.shape(x) == x.shape and jnp.size(x) == x.size,
+    "by NumPy": lambda x: np.ndim(x) > 1 and np.shape(x) == x.shape and np.size(x) == x.size,
+    "its dtype": lambda x: jnp.issubdtype(x.dtype, jnp.floating) and jnp.result_type(x) == x.dtype and x.ndim > 1,
+    "its bytes": lambda x: x.nbytes == x.itemsize * x.size and x.ndim > 1 and not x.weak_type,
+    "what it has": lambda x: hasattr(x, "shape") and not hasattr(x, "names") and x.ndim > 1,
+}
+
+
+@pytest.mark.parametrize("how", ASKED_OF_AN_ARRAY)
+def test_what_is_asked_of_an_array_is_answered_as_by_the_array(how):
+    ask = ASKED_OF_AN_ARRAY[how]
+    assert [ask(leaf) for leaf in jax.tree.leaves(PARAMS)] == [False, True, False, True]
+    assert flags(lambda params: jax.tree.map(ask, params)) == flags(lambda path, leaf: ask(leaf))
+    assert flags(lambda path, leaf: ask(leaf)) == (False, True, False, True)
+
+
+def test_what_stands_for_an_array_takes_no_memory():
+    huge = StandIn(jax.ShapeDtypeStruct((10**6, 10**6), jnp.bfloat16))
+    assert (huge.size, huge.nbytes, np.asarray(huge).strides) == (10**12, 2 * 10**12, (0, 0))
+
+
+def test_a_function_that_selects_nothing_is_named():
+    def wide(path, leaf):
+        return leaf.ndim > 2
+
+    with pytest.warns(
+        UserWarning, match=r"^gradtx.someone: mask, the function wide, selects none of 4 leaves, the fir"
+    ):
+        assert flags(wide) == (False,) * 4
+    assert flags(wide, {}) == ()
+
+
+# Other containers -----------------------------------------------------------------------------------------------------
+
+LEAVES = {"a": {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}, "c": jnp.ones(1)}
+
+
+@dataclasses.dataclass
+class Both:
+    a: object
+    c: object
+
+
+jax.tree_util.register_dataclass(Both, ["a", "c"], [])
+CONTAINERS = {
+    "dict": lambda tree: tree,
+    "FrozenDict": flax.core.FrozenDict,
+    "OrderedDict": lambda tree: collections.OrderedDict(a=collections.OrderedDict(tree["a"]), c=tree["c"]),
+    "a dataclass": lambda tree: Both(**tree),
+    "a state": lambda tree: nnx.State(jax.tree.map(nnx.Param, tree)),
+    "a state of others": lambda tree: nnx.State(jax.tree.map(nnx.BatchStat, tree)),
+}
+
+
+@pytest.mark.parametrize("of_params", CONTAINERS)
+def test_a_mask_in_other_containers_is_read_by_its_paths(of_params):
+    params = CONTAINERS[of_params](LEAVES)
+    masks = ({"a": {"w": True, "b": False}, "c": False}, {"a": {"w": False, "b": True}, "c": True})
+    for mask in (*masks, {"a": False, "c": True}):
+        expected = {
+            path: mask["c"] if path == "c" else mask["a"] and mask["a"][path[-1]] for path in ("a/w", "a/b", "c")
+        }
+        for container in CONTAINERS.values():
+            tx = gradtx.train_only(gradtx.sgd(1.0), container(mask) if mask["a"] else mask)
+            moved = jax.tree.leaves(tx.update(params, tx.init(params), params)[0])
+            trained = dict(zip(selection.paths(params), (bool(leaf.any()) for leaf in moved), strict=True))
+            assert trained == expected
+
+
+def test_a_mask_with_slashes_in_its_keys_and_one_that_does_not_fit():
+    params = flax.core.FrozenDict({"mlp/~/linear_0": {"w": jnp.zeros(1)}, "mlp/~/linear_1": {"w": jnp.zeros(1)}})
+    for mask in (
+        {"mlp/~/linear_0": True, "mlp/~/linear_1": False},
+        {"mlp": {"~": {"linear_0": True, "linear_1": False}}},
+    ):
+        assert flags(mask, params) == (True, False)
+    for mask in ({"mlp": {"~": {"linear_0": True}}}, {"mlp": True, "other": False}, {"mlp": {"~": {"linear": True}}}):
+        with pytest.raises(ValueError, match=r"gradtx\.someone: mask has the structure"):
+            flags(mask, params)
+
+
+def test_a_mask_made_of_a_model_works_in_its_optimizer():
+    model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    for state in (nnx.state(model), nnx.state(model, nnx.Param), nnx.as_pure(nnx.state(model))):
+        mask = jax.tree.map(lambda leaf: leaf.ndim > 1, state)
+        optimizer = nnx.Optimizer(model, gradtx.train_only(gradtx.sgd(1.0), mask), wrt=nnx.Param)
+        bias, kernel = model.bias[...], model.kernel[...]
+        optimizer.update(model, nnx.grad(lambda model: jnp.sum(model(jnp.ones((4, 2)))))(model))
+        assert (model.bias[...] == bias).all()
+        assert (model.kernel[...] != kernel).all()
 
 
 # Taking out and putting back ------------------------------------------------------------------------------------------

@@ -242,7 +242,7 @@ BIAS, BOOLS, A_NAME = (
 MASKS = [
     Refusal(name, functools.partial(flags, spec), error, *words)
     for name, spec, error, *words in [
-        ("an int in a mask", {"body": 1, "head": True}, TypeError, f"{BIAS}1; {BOOLS}"),
+        ("an int in a mask", {"body": 2, "head": True}, TypeError, f"{BIAS}2; {BOOLS}"),
         ("a number in a pattern", {"*": 0.5}, TypeError, f"gradtx.someone: mask['*'] is 0.5; {BOOLS}"),
         ("an array", jax.tree.map(lambda leaf: leaf > 0, NET), TypeError, f"{BIAS}array([False, False]); {BOOLS}"),
         ("what a function returns", lambda path, leaf: path, TypeError, f"{BIAS}'body/bias'; {BOOLS}"),
@@ -290,8 +290,30 @@ MASKS = [
         ),
     ]
 ]
-DECAY = [gradtx.add_decayed_weights(0.1, mask=mask) for mask in ({"w": True}, {"w": 1, "b": True})]
+DECAY = [gradtx.add_decayed_weights(0.1, mask=mask) for mask in ({"w": True}, {"w": 2, "b": True})]
 MASKS += [
+    Refusal(
+        "a mask that reads a value",
+        lambda: flags(lambda path, leaf: leaf.sum() > 0),
+        TypeError,
+        "a function of the params reads the values of StandIn(float32[2]) (sum); allowed: shape, ndim, size, dtype",
+        "gradtx.someone: mask is a function of the params, and is given arrays without values.",
+    ),
+    Refusal(
+        "a mask that compares a value",
+        lambda: flags(lambda path, leaf: leaf > 0),
+        TypeError,
+        "(__gt__); allowed: shape",
+    ),
+    Refusal(
+        "a mask that computes", lambda: flags(lambda path, leaf: np.float32(1) + leaf), TypeError, "(__radd__); allowed"
+    ),
+    Refusal(
+        "a mask that asks jax.numpy",
+        lambda: flags(lambda params: jax.tree.map(lambda leaf: jnp.any(leaf), params)),
+        Exception,
+        "gradtx.someone: mask is a function of the params, and is given arrays without values.",
+    ),
     Refusal("without params", lambda: flags(lambda path, leaf: True, NET, None), ValueError, "the params are missing"),
     Refusal(
         "an int label", lambda: labels({"body": 0, "head": 1}), TypeError, f"param_labels at 'body/bias' is 0; {A_NAME}"
@@ -310,7 +332,7 @@ MASKS += [
         "decay's int",
         lambda: jax.eval_shape(update, DECAY[1]),
         TypeError,
-        "gradtx.add_decayed_weights: mask at 'w' is 1; allowed:",
+        "gradtx.add_decayed_weights: mask at 'w' is 2; allowed:",
     ),
 ]
 

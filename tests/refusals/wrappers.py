@@ -133,7 +133,7 @@ def masks_and_labels():
     for name in ("masked", "train_only", "freeze"):
         leaves = "dense/bias, dense/kernel, "
         for mask, error, words in (
-            ({"dense": 1, "norm": 0, "out": 0}, TypeError, "mask at 'dense/bias' is 1; allowed: True or False"),
+            ({"dense": 2, "norm": 0, "out": 0}, TypeError, "mask at 'dense/bias' is 2; allowed: True or False"),
             ("*/shift", ValueError, f"mask: the pattern '*/shift' matches no leaf; the leaves: {leaves}"),
             ({"dense": True}, ValueError, "mask has the structure"),
         ):
