@@ -153,8 +153,8 @@ def _asked(question: _Question, function: Callable[..., Any]) -> tuple[Any, ...]
     chosen = _spread(question, given) if len(needed) == 1 else _checked(question, given)
     if question.kind is bool and leaves and not any(chosen):
         warnings.warn(
-            f"{question.what}, the function {getattr(function, '__name__', function)!s}, selects none of "
-            f"{len(leaves)} leaves, the first of them {question.paths[0]!r}, {leaves[0]!r}.",
+            f"{question.what}, the function {getattr(function, '__name__', function)}, selects none of {len(leaves)} "
+            f"leaves, of which the first is {question.paths[0]!r}: {leaves[0].dtype}{list(leaves[0].shape)}.",
             stacklevel=2,
         )
     return chosen
