@@ -64,9 +64,9 @@ NonNegative = Annotated[Any, Interval(0)]
 Positive = Annotated[Any, Interval(0, closed_low=False)]
 """A hyperparameter greater than 0."""
 PositiveInt = Annotated[int, Interval(1)]
-"""A static count of at least 1."""
+"""A static count of at least 1; a whole float is taken for the int."""
 NonNegativeInt = Annotated[int, Interval(0)]
-"""A static count of at least 0."""
+"""A static count of at least 0; a whole float is taken for the int."""
 Dtype = Annotated[str, "a dtype"]
 """A static dtype, recorded by its name: give `jnp.bfloat16`, a NumPy dtype, or "bfloat16"."""
 
@@ -216,6 +216,8 @@ def as_static(value: Any, parameter: Parameter, who: str) -> Any:
         return _as_dtype(value, f"{who}: {parameter.name}")
     if isinstance(value, (np.bool_, *NUMPY_NUMBERS)):
         value = typing.cast(Any, value).item()
+    if isinstance(value, float) and value.is_integer() and _asks_for_int(parameter):
+        value = int(value)
     problems = [_static_problem(value, option) for option in parameter.types]
     if problems and all(problems):
         raise (ValueError if "Literal" in str(parameter.types[0]) or "got a value" in problems[0] else TypeError)(
@@ -226,6 +228,14 @@ def as_static(value: Any, parameter: Parameter, who: str) -> Any:
     if isinstance(value, (dict, list)):  # a copy: a later change of the caller's does not reach into the recorded value
         return copy.deepcopy(typing.cast(Any, value))
     return typing.cast(Any, value)
+
+
+def _asks_for_int(parameter: Parameter) -> bool:
+    """Whether it is a count: a whole float is one too, as programs compute them (`steps_per_epoch * 2.0`)."""
+    bases = [
+        typing.get_args(option)[0] if typing.get_origin(option) is Annotated else option for option in parameter.types
+    ]
+    return int in bases and float not in bases
 
 
 def _as_dtype(value: Any, where: str) -> str:

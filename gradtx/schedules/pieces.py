@@ -17,14 +17,23 @@ Share = Annotated[float, Interval(0, 1, closed_low=False)]
 """A static share of the steps, in (0, 1)."""
 
 
-def _check_boundaries(who: str, boundaries: Sequence[Any]) -> None:
-    whole = all(isinstance(b, (int, np.integer)) and not isinstance(b, bool) and b > 0 for b in boundaries)
-    rising = whole and all(a < b for a, b in itertools.pairwise(boundaries))
+def _as_counts(who: str, boundaries: Sequence[Any]) -> list[int]:
+    """The boundaries as ints, refused where they are none or fall."""
+    whole = all(isinstance(b, (int, float, np.number)) and float(b).is_integer() for b in boundaries)
+    rising = whole and all(a <= b for a, b in itertools.pairwise([0, *boundaries]))
+    bools = any(isinstance(b, bool) for b in boundaries)
     refuse(
-        not rising,
+        bools or not rising,
         who,
-        f"boundaries {list(boundaries)!r} must be whole numbers of updates > 0, each larger than the one before",
+        f"boundaries {list(boundaries)!r} must be whole numbers of updates, 0 or more, none smaller than the one "
+        "before",
     )
+    return [int(boundary) for boundary in boundaries]
+
+
+def _refuse_empty(who: str, boundaries: Sequence[int]) -> None:
+    empty = any(a >= b for a, b in itertools.pairwise([0, *boundaries]))
+    refuse(empty, who, f"the parts, which end at {list(boundaries)!r}, must have at least one update each")
 
 
 @schedule
@@ -35,21 +44,22 @@ def piecewise_constant_schedule(
 
     Args:
       init_value: a finite number.
-      boundaries_and_scales: {count: scale}, in rising order. A scale holds from its boundary on.
+      boundaries_and_scales: {count: scale}. A scale holds from its boundary on, one of 0 from the beginning.
 
-    Errors: ValueError for boundaries that are not rising whole numbers above 0.
+    Errors: ValueError for boundaries that are not whole numbers, 0 or more.
 
     >>> import gradtx
     >>> steps = gradtx.piecewise_constant_schedule(1.0, {10: 0.5, 20: 0.5})
     >>> steps(9), steps(10), steps(20)
     (Array(1., dtype=float32), Array(0.5, dtype=float32), Array(0.25, dtype=float32))
     """
-    _check_boundaries("piecewise_constant_schedule", list(boundaries_and_scales or {}))
+    scales = boundaries_and_scales or {}
+    boundaries = _as_counts("piecewise_constant_schedule", sorted(scales))
 
     def rate(count: Array) -> Any:
         value = init_value
-        for boundary, scale in (boundaries_and_scales or {}).items():
-            value = jnp.where(count >= boundary, value * scale, value)
+        for boundary in boundaries:
+            value = jnp.where(count >= boundary, value * scales[boundary], value)
         return value
 
     return rate
@@ -76,22 +86,22 @@ def piecewise_interpolate_schedule(
     Args:
       interpolate_type: "linear" or "cosine".
       init_value: a finite number, the value at 0.
-      boundaries_and_scales: {count: scale}, in rising order.
+      boundaries_and_scales: {count: scale}. One of 0 is a jump at the beginning.
 
-    Errors: ValueError for boundaries that are not rising whole numbers above 0, or another type.
+    Errors: ValueError for boundaries that are not whole numbers, 0 or more, or another type.
 
     >>> import gradtx
     >>> gradtx.piecewise_interpolate_schedule("linear", 1.0, {10: 3.0})(5)
     Array(2., dtype=float32)
     """
     scales = boundaries_and_scales or {}
-    _check_boundaries("piecewise_interpolate_schedule", list(scales))
+    boundaries = _as_counts("piecewise_interpolate_schedule", sorted(scales))
 
     def rate(count: Array) -> Any:
         values = [init_value]
-        for scale in scales.values():
-            values.append(values[-1] * scale)
-        return _interpolate(count, interpolate_type, list(scales), values)
+        for boundary in boundaries:
+            values.append(values[-1] * scales[boundary])
+        return _interpolate(count, interpolate_type, boundaries, values)
 
     return rate
 
@@ -123,7 +133,7 @@ def linear_onecycle_schedule(
     Array(1., dtype=float32)
     """
     boundaries = [int(pct_start * transition_steps), int(pct_final * transition_steps), transition_steps]
-    _check_boundaries("linear_onecycle_schedule", boundaries)
+    _refuse_empty("linear_onecycle_schedule", boundaries)
 
     def rate(count: Array) -> Any:
         low = peak_value / div_factor
@@ -158,7 +168,7 @@ def cosine_onecycle_schedule(
     Array(1., dtype=float32)
     """
     boundaries = [int(pct_start * transition_steps), transition_steps]
-    _check_boundaries("cosine_onecycle_schedule", boundaries)
+    _refuse_empty("cosine_onecycle_schedule", boundaries)
 
     def rate(count: Array) -> Any:
         low = peak_value / div_factor
@@ -173,7 +183,8 @@ def join_schedules(schedules: tuple[Schedule, ...], boundaries: tuple[int, ...])
 
     Args:
       schedules: at least one.
-      boundaries: the counts at which the second, third ... begin: one fewer than schedules, rising. [updates]
+      boundaries: the counts at which the second, third ... begin, none smaller than the one before; a schedule between
+        two equal ones is left out. One fewer than schedules, or as many: nothing begins at the last one. [updates]
 
     Errors: ValueError for boundaries that don't match the pieces.
 
@@ -183,17 +194,18 @@ def join_schedules(schedules: tuple[Schedule, ...], boundaries: tuple[int, ...])
     >>> triangle(5), triangle(15)
     (Array(0.5, dtype=float32), Array(0.5, dtype=float32))
     """
+    refuse(not schedules, "join_schedules", "got no schedules; pass at least one")
     refuse(
-        len(boundaries) != len(schedules) - 1,
+        len(boundaries) not in (len(schedules) - 1, len(schedules)),
         "join_schedules",
-        f"{len(schedules)} schedules need {max(len(schedules) - 1, 0)} boundaries, got {len(boundaries)}",
+        f"{len(schedules)} schedules need {len(schedules) - 1} boundaries, got {len(boundaries)}",
     )
-    _check_boundaries("join_schedules", boundaries)
+    counts = _as_counts("join_schedules", boundaries)
 
     def rate(count: Array) -> Any:
         pieces = list(schedules)
         value: Any = pieces[0](count)
-        for later, boundary in zip(pieces[1:], boundaries, strict=True):
+        for later, boundary in zip(pieces[1:], counts, strict=False):
             value = jnp.where(count < boundary, value, later(jnp.maximum(count - boundary, 0)))
         return value
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import optax
 import pytest
 
 import gradtx
@@ -208,3 +209,48 @@ def test_the_sum_of_the_weights_is_right_from_the_first_value_on(decay):
         np.testing.assert_allclose(weights.total, -np.expm1(t * np.log(np.float64(b))), rtol=(4 + t / 10) * 2.0**-24)
     if decay == 0.9:
         assert weights.total == 1
+
+
+def test_whole_floats_are_counts():
+    """As programs compute them: `steps_per_epoch * 2.0`."""
+    for count in (6.0, np.float64(6.0), np.float32(6.0)):
+        assert gradtx.linear_schedule(1.0, 0.0, count) == gradtx.linear_schedule(1.0, 0.0, 6)
+        assert gradtx.warmup_cosine_decay_schedule(0.0, 1.0, count, 2 * count).warmup_steps == 6
+        assert type(gradtx.lookahead(gradtx.sgd(0.1), count).sync_period) is int
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("piecewise_constant_schedule", (1.0, {20.0: 0.5, 4: 0.25})),
+        ("piecewise_constant_schedule", (1.0, {0: 0.5, 3: 0.5})),
+        ("piecewise_interpolate_schedule", ("linear", 1.0, {20.0: 0.5, 4: 3.0})),
+        ("piecewise_interpolate_schedule", ("cosine", 1.0, {6: 0.5, 2: 3.0})),
+        ("warmup_cosine_decay_schedule", (0.0, 1.0, 3, 15, -0.1, 2.0)),
+        ("warmup_cosine_decay_schedule", (0.5, 1.0, 4.0, 20.0, 0.2, 0.5)),
+        ("exponential_decay", (1.0, 2.0 * 3, 0.5)),
+    ],
+)
+def test_schedules_take_what_those_of_optax_take(name, arguments):
+    counts = np.arange(25)
+    with jax.numpy_dtype_promotion("standard"):
+        expected = [float(getattr(optax, name)(*arguments)(count)) for count in counts]
+    np.testing.assert_allclose(jax.vmap(getattr(gradtx, name)(*arguments))(counts), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("boundaries", [(5, 9), (5, 9, 15), (0, 9), (5, 5), (0, 0, 3), (5.0, 9.0), (0.0, 0.0)])
+def test_pieces_may_be_empty_and_a_last_boundary_ends_nothing(boundaries):
+    def joined(module):
+        ends = ((1.0, 0.5), (0.25, 0.0), (0.7, 0.1))
+        return module.join_schedules([module.linear_schedule(*pair, 6) for pair in ends], boundaries)
+
+    counts = np.arange(25)
+    with jax.numpy_dtype_promotion("standard"):
+        expected = [float(joined(optax)(count)) for count in counts]
+    np.testing.assert_allclose(jax.vmap(joined(gradtx))(counts), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_scale_at_0_holds_from_the_beginning():
+    """optax's interpolation gives NaN there."""
+    rate = gradtx.piecewise_interpolate_schedule("linear", 1.0, {0: 0.5, 2: 2.0})
+    np.testing.assert_allclose(jax.vmap(rate)(np.arange(4)), [0.5, 0.75, 1.0, 1.0])
