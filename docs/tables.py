@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 
 import gradtx
+from gradtx.core import elsewhere
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -313,3 +315,17 @@ def decisions() -> str:
     paths = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
     titles = [path.read_text().lstrip().splitlines()[0].lstrip("# ") for path in paths]
     return "\n".join(f"- [{title}]({path.name})" for title, path in zip(titles, paths, strict=True)) or "None yet."
+
+
+# The names of optax ---------------------------------------------------------------------------------------------------
+
+
+def optax_names() -> str:
+    """Every public name of optax: the same here, or what to write instead."""
+    same = [name for name in dir(optax) if not name.startswith("_") and callable(getattr(gradtx, name, None))]
+    alike: dict[str, list[str]] = {}
+    for name in sorted(elsewhere.HINTS, key=str.lower):
+        made, hint = elsewhere.MADE.get(name), elsewhere.HINTS[name].replace(f"optax.{name}(", "optax.it(")
+        alike.setdefault(hint if made is None else hint.replace(made, _code(made)), []).append(_code(name))
+    rows = [(", ".join(names), hint) for hint, names in alike.items()]
+    return f"The same here: {', '.join(map(_code, same))}.\n\n" + _table(("optax", "gradtx"), rows)

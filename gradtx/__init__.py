@@ -1,5 +1,7 @@
 """gradtx: an optimizer is a value."""
 
+import typing as _typing
+
 # The language
 from gradtx.core.annotations import Dtype as Dtype
 from gradtx.core.annotations import Finite as Finite
@@ -20,6 +22,9 @@ from gradtx.core.compose import stateless as stateless
 from gradtx.core.config import from_config as from_config
 from gradtx.core.foreign import foreign as foreign
 from gradtx.core.foreign import to_optax as to_optax
+from gradtx.core.protocol import GradientTransformation as GradientTransformation
+from gradtx.core.protocol import GradientTransformationExtraArgs as GradientTransformationExtraArgs
+from gradtx.core.protocol import OptState as OptState
 from gradtx.core.record import registry as registry
 from gradtx.core.schedule import Rate as Rate
 from gradtx.core.schedule import Schedule as Schedule
@@ -27,7 +32,9 @@ from gradtx.core.schedule import custom_schedule as custom_schedule
 from gradtx.core.schedule import schedule as schedule
 from gradtx.core.state import find as find
 from gradtx.core.state import step_count as step_count
+from gradtx.core.rule import Params as Params
 from gradtx.core.rule import Rule as Rule
+from gradtx.core.rule import Updates as Updates
 from gradtx.core.transform import Transform as Transform
 from gradtx.core.transform import transform as transform
 from gradtx.core.tunable import tunable as tunable
@@ -147,3 +154,11 @@ from gradtx.training.sweeps import SweepResult as SweepResult
 from gradtx.training.sweeps import sweep as sweep
 
 __version__ = "0.1.0"
+
+if not _typing.TYPE_CHECKING:  # a type checker knows the names by itself
+
+    def __getattr__(name: str) -> _typing.NoReturn:
+        """Say what a name of optax is called here, or that a chapter is to be imported."""
+        from gradtx.core.elsewhere import missing
+
+        raise missing(name)

@@ -1,0 +1,113 @@
+"""What optax's names are called here: `gradtx.trace` says `scale_by_momentum(decay, form="sum")`.
+
+Each of optax's public names is one of gradtx, or stands here: with the expression that does the same, or with where it
+is. The page for those who come from optax lists them all.
+"""
+
+from typing import Final
+
+MADE: Final = {
+    "MultiSteps": "accumulate(inner, every)",
+    "adamaxw": "scale_by_momentum(b1) + scale_by_infinity_norm(b2, eps) >> add_decayed_weights(weight_decay) "
+    ">> scale_by_learning_rate(learning_rate)",
+    "apply_every": "accumulate(identity(), every, use_grad_mean=False)",
+    "apply_if_finite": "skip_nonfinite(inner, max_consecutive)",
+    "conditionally_transform": "conditionally(inner, predicate)",
+    "flatten": "pack(inner)",
+    "inject_hyperparams": "adam(learning_rate)",
+    "inject_stateful_hyperparams": "tunable(inner)",
+    "multi_transform": "partition(transforms, param_labels)",
+    "named_chain": "chain(*stages)",
+    "scale_by_adamax": "scale_by_momentum(b1) + scale_by_infinity_norm(b2, eps)",
+    "scale_by_amsgrad": 'scale_by_momentum(b1) + scale_by_rms(b2, eps, maximum="corrected")',
+    "scale_by_rss": "scale_by_adagrad(initial_accumulator_value, eps)",
+    "scale_by_stddev": "scale_by_rms(decay, eps, centered=True, debias=False, eps_in_sqrt=True)",
+    "selective_transform": "masked(inner, mask)",
+    "set_to_zero": 'freeze("*")',
+    "sign_sgd": "scale_by_sign() >> scale_by_learning_rate(learning_rate)",
+    "stateless_with_tree_map": "stateless(f)",
+    "trace": 'scale_by_momentum(decay, form="sum")',
+    "zero_nans": "zero_nonfinite()",
+}
+"""The expression that does the same, in the argument names of gradtx."""
+
+_NOTES: Final = {
+    "inject_hyperparams": "numbers are leaves of every optimizer: tx.replace(learning_rate=...)",
+    "inject_stateful_hyperparams": "with any hyperparameter a schedule",
+    "named_chain": "stages have names already: gradtx.find(state, name)",
+    "selective_transform": "or train_only(inner, mask), which holds the others still",
+    "stateless_with_tree_map": "f gets the trees: stateless(lambda updates, params: jax.tree.map(f, updates, params))",
+}
+
+_LOSSES: Final = """convex_kl_divergence cosine_distance cosine_similarity ctc_loss ctc_loss_with_forward_probs
+generalized_kl_divergence hinge_loss huber_loss kl_divergence l2_loss log_cosh losses ntxent safe_softmax_cross_entropy
+sigmoid_binary_cross_entropy sigmoid_focal_loss smooth_labels softmax_cross_entropy
+softmax_cross_entropy_with_integer_labels squared_error"""
+
+_METHODS: Final = """adabelief adafactor adan fromage keep_params_nonnegative lbfgs noisy_sgd normalize_by_update_norm
+novograd optimistic_adam optimistic_adam_v2 optimistic_gradient_descent polyak_sgd radam rprop scale_by_adan
+scale_by_backtracking_linesearch scale_by_belief scale_by_distance_over_gradients scale_by_factored_rms scale_by_lbfgs
+scale_by_novograd scale_by_optimistic_gradient scale_by_param_block_norm scale_by_param_block_rms scale_by_polyak
+scale_by_radam scale_by_rprop scale_by_sm3 scale_by_yogi scale_by_zoom_linesearch sm3 yogi"""
+
+_STATES: Final = """AdaptiveGradClipState AddDecayedWeightsState AddNoiseState ApplyEvery ApplyIfFiniteState
+ClipByGlobalNormState ClipState ConditionallyMaskState ConditionallyTransformState EmaState EmptyState FactoredState
+InjectHyperparamsState InjectStatefulHyperparamsState LookaheadState MaskedNode MaskedState MonitorState MultiStepsState
+MultiTransformState NonNegativeParamsState PartitionState ScaleByAdaDeltaState ScaleByAdamState ScaleByAdanState
+ScaleByAmsgradState ScaleByBacktrackingLinesearchState ScaleByBeliefState ScaleByLBFGSState ScaleByLionState
+ScaleByNovogradState ScaleByRStdDevState ScaleByRmsState ScaleByRpropState ScaleByRssState ScaleBySM3State
+ScaleByScheduleState ScaleByTrustRatioState ScaleByZoomLinesearchState ScaleState SnapshotState TraceState ZeroNansState
+ZoomLinesearchInfo init_empty_state"""
+
+_WORDS: Final = {
+    "LookaheadParams": "the params are the fast ones, the slow ones are gradtx.find(state, 'slow')",
+    "ShouldSkipUpdateFunction": "accumulate(inner, every, skip_nonfinite=True)",
+    "WrappedSchedule": "a gradtx schedule is a value already",
+    "conditionally_mask": "conditionally(inner, predicate) passes gradients on while it is off; for updates of zero "
+    "stay with optax",
+    "contrib": "what it has in common with gradtx is at the top: gradtx.schedule_free, gradtx.sam, "
+    "gradtx.reduce_on_plateau",
+    "incremental_update": "averages of the params are wrappers: gradtx.exponential_averaging(inner, decay), with decay "
+    "= 1 - step_size; for a target network stay with optax",
+    "measure_with_ema": "gradtx.monitor(inner), read by gradtx.metrics(state)",
+    "microbatch": "gradtx.accumulate(inner, every), or gradtx.minimize with a batch_size",
+    "microbatching": "gradtx.accumulate(inner, every), or gradtx.minimize with a batch_size",
+    "periodic_update": "gradtx.lookahead, gradtx.stochastic_weight_averaging, or jnp.where of the count",
+    "power_iteration": "gradtx.landscape.lanczos(operator)",
+    "second_order": "gradtx.landscape: hessian, fisher, diagonal",
+    "skip_large_updates": "gradtx.conditionally, or a clip",
+    "skip_not_finite": "accumulate(inner, every, skip_nonfinite=True)",
+    "snapshot": "gradtx.monitor(inner), read by gradtx.metrics(state)",
+    "transforms": "all of it is at the top: gradtx.masked, gradtx.accumulate, gradtx.partition",
+    "tree_map_params": "the state is plain dicts: jax.tree.map over gradtx.find(state, name)",
+    "tree_utils": "jax.tree and gradtx.global_norm; gradtx.find(state, name) for tree_get",
+    "with_extra_args_support": "every gradtx transform takes the extra arguments that it names",
+}
+
+_STAY: Final = """assignment bias_correction experimental matrix_inverse_pth_root multi_normal nnls
+per_example_global_norm_clip per_example_layer_norm_clip perturbations projections safe_increment safe_int32_increment
+safe_norm safe_root_mean_squares scale_gradient update_infinity_moment update_moment update_moment_per_elem_norm
+value_and_grad_from_state"""
+
+
+_TYPES: Final = "MaskOrFn ScalarOrSchedule TransformInitFn TransformUpdateExtraArgsFn TransformUpdateFn"
+
+HINTS: Final[dict[str, str]] = {
+    **dict.fromkeys(_LOSSES.split(), "a loss is any function of the params; optax.losses has this one"),
+    **{name: f"stay with optax for it, and chain it: gradtx.chain(optax.{name}(...))" for name in _METHODS.split()},
+    **dict.fromkeys(_STATES.split(), "a state is plain dicts by name: gradtx.find(state, name)"),
+    **dict.fromkeys(_TYPES.split(), "for annotations there are GradientTransformation, OptState, Params and Updates"),
+    **dict.fromkeys(_STAY.split(), "stay with optax for it"),
+    **_WORDS,
+    **{name: "; ".join([made, *([_NOTES[name]] if name in _NOTES else [])]) for name, made in MADE.items()},
+}
+"""By optax's name, what to write instead."""
+
+
+def missing(name: str) -> AttributeError:
+    """The error for a name that gradtx does not have."""
+    if name in ("landscape", "plot", "testing"):
+        hint = f" before it is imported: import gradtx.{name}."
+    else:
+        hint = f", which optax has. Instead: {HINTS[name]}." if name in HINTS else "."
+    return AttributeError(f"gradtx has no {name!r}{hint}", name=name)

@@ -1,0 +1,99 @@
+"""Every public name of optax is one of gradtx, or says what to write instead; and that can be written."""
+
+import re
+import subprocess
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import gradtx
+from gradtx.core import elsewhere
+
+NAMES = [name for name in dir(optax) if not name.startswith("_")]
+ARGUMENTS = {
+    "b1": 0.9,
+    "b2": 0.999,
+    "decay": 0.9,
+    "eps": 1e-8,
+    "every": 2,
+    "initial_accumulator_value": 0.1,
+    "inner": gradtx.sgd(0.1),
+    "learning_rate": 0.1,
+    "mask": "*",
+    "max_consecutive": 3,
+    "param_labels": "a",
+    "stages": (gradtx.sgd(0.1),),
+    "transforms": {"a": gradtx.sgd(0.1)},
+    "weight_decay": 0.1,
+    "predicate": lambda count: count < 3,
+    "f": lambda updates, params: updates,
+}
+
+
+def test_every_name_of_optax_is_here_or_said():
+    modules = {name for name in NAMES if isinstance(getattr(optax, name), types.ModuleType)}
+    same = {name for name in NAMES if hasattr(gradtx, name)}
+    assert {name for name in set(NAMES) - same if name not in elsewhere.HINTS} <= modules
+    assert not same & set(elsewhere.HINTS)
+    for name in set(NAMES) - same - modules:
+        with pytest.raises(AttributeError, match=rf"^gradtx has no '{name}', which optax has. Instead: .+\.$"):
+            getattr(gradtx, name)
+
+
+@pytest.mark.parametrize("name", elsewhere.MADE)
+def test_what_is_made_otherwise_can_be_made_so(name):
+    tx = eval(elsewhere.MADE[name], vars(gradtx) | ARGUMENTS)
+    params = {"w": jnp.ones(3)}
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+
+
+SAME = {
+    "adamaxw": lambda: optax.adamaxw(0.1, weight_decay=0.1),
+    "apply_every": lambda: optax.apply_every(2),
+    "scale_by_adamax": lambda: optax.scale_by_adamax(eps=1e-8),
+    "scale_by_amsgrad": optax.scale_by_amsgrad,
+    "scale_by_rss": lambda: optax.scale_by_rss(0.1, 1e-8),
+    "scale_by_stddev": lambda: optax.scale_by_stddev(0.9),
+    "set_to_zero": optax.set_to_zero,
+    "sign_sgd": lambda: optax.sign_sgd(0.1),
+    "trace": lambda: optax.trace(0.9),
+    "zero_nans": optax.zero_nans,
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_and_is_the_same(name):
+    theirs, ours = SAME[name](), eval(elsewhere.MADE[name], vars(gradtx) | ARGUMENTS)
+    params = {"w": jnp.array([0.5, -2.0, 3.0])}
+    a, b = theirs.init(params), ours.init(params)
+    for step in range(1, 5):
+        grads = jax.tree.map(lambda w, step=step: w * (-1.0) ** step + 0.1 * step, params)
+        with jax.numpy_dtype_promotion("standard"):
+            expected, a = theirs.update(grads, a, params)
+        found, b = ours.update(grads, b, params)
+        assert jnp.allclose(found["w"], expected["w"], rtol=1e-5, atol=1e-7), (step, found, expected)
+
+
+def test_names_that_nobody_has_and_chapters_that_are_not_imported():
+    with pytest.raises(AttributeError, match=r"^gradtx has no 'adamm'\.$"):
+        gradtx.adamm
+    code = "import gradtx; gradtx.landscape"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
+    assert re.search(r"gradtx has no 'landscape' before it is imported: import gradtx.landscape\.", said)
+
+
+def test_names_for_annotations():
+    for tx in (
+        gradtx.adam(0.1),
+        gradtx.clip(1.0) >> gradtx.sgd(0.1),
+        optax.adam(0.1),
+        gradtx.to_optax(gradtx.adam(0.1)),
+    ):
+        assert isinstance(tx, gradtx.GradientTransformation)
+    assert not isinstance(jnp.ones(3), gradtx.GradientTransformation)
+    assert isinstance(gradtx.to_optax(gradtx.adam(0.1)), optax.GradientTransformation)
