@@ -66,7 +66,12 @@ def _averaging(
 
 @transform
 def exponential_averaging(
-    inner: Transform, decay: Unit = 0.999, *, debias: bool = True, state_dtype: Dtype | None = None
+    inner: Transform,
+    decay: Unit = 0.999,
+    *,
+    debias: bool = True,
+    from_first: bool = False,
+    state_dtype: Dtype | None = None,
 ) -> Rule:
     """Keeps an exponentially weighted average of the params that `inner` makes.
 
@@ -74,18 +79,21 @@ def exponential_averaging(
 
     Source: the average is that of Kingma and Ba 2014 (arXiv 1412.6980), section 7.2, who correct its bias; with a decay
     that varies, b^t is the product of the decays so far. debias=False starts from the initial params instead, which
-    keep the weight b^t: so most libraries (PyTorch's `get_ema_multi_avg_fn`, Keras's `use_ema`).
+    keep the weight b^t. With from_first=True it starts from the params after the first update (c = 1 there), which keep
+    b^(t-1): so PyTorch's `AveragedModel` with `get_ema_multi_avg_fn` and Keras's `use_ema`.
 
     Args:
       inner: a whole optimizer; what acts on the updates behind it is not averaged.
       decay: b in [0, 1), a number or a schedule. About 1 / (1 - b) iterates are remembered.
       debias: the initial params have no weight.
+      from_first: for debias=False, start from the params after the first update.
       state_dtype: None for at least float32; jnp.bfloat16 stores the average in half the bytes, rounded stochastically.
 
     State: `inner`, its state; `average`, like the params in at least float32: 4 bytes per parameter; `weights` (with
     debias) and `count`, scalars. It needs the params. `averaged_params(state)` reads the average.
 
-    Errors: ValueError for a decay outside [0, 1), or from update without params; those of `inner`.
+    Errors: ValueError for a decay outside [0, 1), from_first with debias, or from update without params; those of
+    `inner`.
 
     >>> import gradtx
     >>> tx, w = gradtx.exponential_averaging(gradtx.sgd(1.0), 0.5), 4.0
@@ -96,13 +104,18 @@ def exponential_averaging(
     >>> print(f"{w:.1f} {gradtx.averaged_params(state):.3f}")
     2.0 2.333
     """
+    if from_first and debias:
+        raise ValueError(
+            "gradtx.exponential_averaging: from_first is True, and so is debias, with which the initial params have no "
+            "weight either; allowed: from_first=True with debias=False."
+        )
 
     def start(params: PyTree) -> State:
         return {"weights": Weights.none(params) if debias else None}
 
     def share(state: State, count: Array) -> tuple[Array, State]:
         if not debias:
-            return 1 - decay, {"weights": None}
+            return jnp.where(count == 1, 1.0, 1 - decay) if from_first else 1 - decay, {"weights": None}
         weights = state["weights"].after(decay)
         return (1 - decay) / weights.total, {"weights": weights}
 

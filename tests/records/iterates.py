@@ -31,15 +31,15 @@ def iterates(params: Array, updates: Sequence[Array]) -> list[Array]:
 
 
 def exponential_averaging(
-    params: Array, updates: Sequence[Array], *, decay: Number = 0.999, debias: bool = True
+    params: Array, updates: Sequence[Array], *, decay: Number = 0.999, debias: bool = True, from_first: bool = False
 ) -> list[Array]:
-    """The mean of w_1 ... w_t with weights (1 - b_i) b_{i+1} ... b_t; else w_0 has what those leave of 1."""
+    """The mean of w_1 ... w_t with weights (1 - b_i) b_{i+1} ... b_t; else w_0, or w_1, has what those leave of 1."""
     w = iterates(params, updates)
     averages = []
     for t in range(1, len(w)):
         weights = [(1 - at(decay, i)) * power(decay, t) / power(decay, i) for i in range(1, t + 1)]
         total = sum(weight * w[i] for i, weight in enumerate(weights, start=1))
-        averages.append(total / sum(weights) if debias else total + power(decay, t) * params)
+        averages.append(total / sum(weights) if debias else total + power(decay, t) * (w[1] if from_first else params))
     return averages
 
 

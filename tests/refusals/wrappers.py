@@ -65,6 +65,9 @@ def orders():
 
 NUMBERS = {
     "exponential_averaging: decay is 1.0": lambda: gradtx.exponential_averaging(SGD, 1.0),
+    "exponential_averaging: from_first is True, and so is debias": lambda: gradtx.exponential_averaging(
+        SGD, from_first=True
+    ),
     "stochastic_weight_averaging: every is 0": lambda: gradtx.stochastic_weight_averaging(SGD, 10, 0),
     "stochastic_weight_averaging: start is -1": lambda: gradtx.stochastic_weight_averaging(SGD, -1, 1),
     "lookahead: sync_period is 0": lambda: gradtx.lookahead(SGD, 0),

@@ -40,6 +40,8 @@ RISING = ("linear_schedule", (0.5, 0.95, 20))
     [
         ("exponential_averaging", {"decay": RISING}),
         ("exponential_averaging", {"decay": 0.9, "debias": False}),
+        ("exponential_averaging", {"decay": 0.9, "debias": False, "from_first": True}),
+        ("exponential_averaging", {"decay": RISING, "debias": False, "from_first": True}),
         ("exponential_averaging", {}),
         ("polyak_averaging", {}),
         ("stochastic_weight_averaging", {"start": 0, "every": 7}),
@@ -57,6 +59,17 @@ def test_average_is_its_sum(x64, name, arguments):
     path, states = run_rows(getattr(gradtx, name)(gradtx.sgd(0.1), **made(gradtx)), params, gradients)
     assert_rows(path, reference.iterates(params, -0.1 * gradients)[1:])  # the updates are those of the inner
     assert_rows(rows(gradtx.averaged_params(states)), expected)
+
+
+def test_an_average_that_starts_as_that_of_pytorch_and_keras():
+    """torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn(0.9), and keras's use_ema: 2, 1.9, 1.71."""
+    tx, params = gradtx.exponential_averaging(gradtx.sgd(1.0), 0.9, debias=False, from_first=True), jnp.float32(3.0)
+    state, seen = tx.init(params), []
+    for _ in range(3):
+        updates, state = tx.update(jnp.float32(1.0), state, params)
+        params = gradtx.apply_updates(params, updates)
+        seen.append(float(gradtx.averaged_params(state)))
+    np.testing.assert_allclose(seen, [2.0, 1.9, 1.71], rtol=1e-6)
 
 
 def test_an_iterate_that_does_not_count_may_be_nan_and_before_the_start_the_average_is_where_it_began():
