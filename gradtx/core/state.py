@@ -8,11 +8,16 @@ import jax.numpy as jnp
 from jax import Array
 
 
+def held(state: Any) -> Any:
+    """The state, or that which a `TrainState` or an `nnx.Optimizer` holds."""
+    return getattr(state, "opt_state", state)
+
+
 def find(state: Any, name: str) -> Any:
     """The one entry of a state that is called `name`, however deep.
 
     Args:
-      state: a transform's state.
+      state: a transform's state, or what holds one as `opt_state`: a TrainState, an nnx.Optimizer.
       name: a transform's name ("scale_by_rms"), a field's ("nu"), or a path's end ("scale_by_rms/nu") where a name is
         not unique; in a partition with the group's name in front ("matrices/scale_by_rms/nu"). Wrappers in between
         may be left out.
@@ -24,7 +29,7 @@ def find(state: Any, name: str) -> Any:
     >>> gradtx.find(state, "nu")
     {'w': Array([0., 0.], dtype=float32)}
     """
-    wanted = name.split("/")
+    wanted, state = name.split("/"), held(state)
     entries = list(_entries(state, ()))
     found = _called(wanted, entries) or _called(wanted, list(_all(state, ()))) or _called_between(wanted, entries)
     if len(found) == 1:
@@ -51,13 +56,16 @@ def _called_between(wanted: list[str], entries: list[tuple[tuple[str, ...], Any]
 def step_count(state: Any) -> Array:
     """The number of updates that a state has seen: the largest of its counters, an int32 scalar.
 
+    Args:
+      state: a transform's state, or what holds one as `opt_state`: a TrainState, an nnx.Optimizer.
+
     Errors: KeyError for a state without a counter.
 
     >>> import gradtx, jax.numpy as jnp
     >>> gradtx.step_count(gradtx.adam(1e-3).init({"w": jnp.zeros(2)}))
     Array(0, dtype=int32)
     """
-    counts = [jnp.asarray(value) for path, value in _all(state, ()) if path[-1] == "count" and _is_integer(value)]
+    counts = [jnp.asarray(value) for path, value in _all(held(state), ()) if path[-1] == "count" and _is_integer(value)]
     if not counts:
         raise KeyError("gradtx.step_count: the state has no counter.")
     return functools.reduce(jnp.maximum, counts)

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -19,6 +20,7 @@ from gradtx.core import record
 from gradtx.core.compose import Chain, Composition
 from gradtx.core.rule import Rule
 from gradtx.core.schedule import concrete_numbers
+from gradtx.core.state import held
 from gradtx.core.transform import Elementary, Named, Transform, transform
 from gradtx.core.tunable import with_hyperparameters
 from gradtx.wrappers.placing import refuse_first
@@ -154,7 +156,8 @@ def metrics(state: Any) -> dict[str, Any]:
     "accumulated_micro_steps", "skipped_micro_steps", "loss_scale", "plateau_scale". From any nesting, under jit too.
 
     Args:
-      state: of any transform. A name that occurs twice gets its path in front: "partition/heads/monitor/update_norm".
+      state: of any transform, or what holds one as `opt_state`: a TrainState, an nnx.Optimizer. A name that occurs
+        twice gets its path in front: "partition/heads/monitor/update_norm".
 
     Errors: none; a state without such numbers gives an empty dict.
 
@@ -164,10 +167,15 @@ def metrics(state: Any) -> dict[str, Any]:
     >>> gradtx.metrics(state)
     {'accumulated_micro_steps': Array(1, dtype=int32)}
     """
-    found = list(_recorded(state, ()))
+    found = [(path, name, _array(value)) for path, name, value in _recorded(held(state), ())]
     names = [name for _, name, _ in found]
     numbers = {name if names.count(name) == 1 else "/".join((*path, name)): value for path, name, value in found}
     return dict(sorted(numbers.items()))
+
+
+def _array(value: Any) -> Any:
+    """The number in the variable that an nnx.Optimizer keeps it in."""
+    return jax.tree.leaves(value)[0]
 
 
 def _recorded(state: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str, Any]]:

@@ -229,3 +229,19 @@ def test_tunable_in_float64(x64):
     state = tx.init(params)
     assert state["tunable"]["hyperparameters"]["learning_rate"] == 0.1
     np.testing.assert_allclose(tx.update(params, state, params)[0]["w"], -0.1 * params["w"], rtol=1e-15)
+
+
+def test_a_train_state_and_an_nnx_optimizer_are_read_as_the_state_they_hold():
+    tx = gradtx.monitor(gradtx.adam(0.1))
+    held = train_state.TrainState.create(apply_fn=None, params=PARAMS, tx=tx).apply_gradients(grads=PARAMS)
+    model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    optimizer.update(model, nnx.grad(lambda model: jnp.sum(model(jnp.ones((4, 2)))))(model))
+    for holder in (held, optimizer):
+        assert gradtx.step_count(holder) == 1
+        assert jax.tree.structure(gradtx.find(holder, "nu")) == jax.tree.structure(gradtx.find(holder.opt_state, "nu"))
+        found, expected = gradtx.metrics(holder), gradtx.metrics(holder.opt_state)
+        assert found == expected
+        assert set(found) == {"gradient_norm", "learning_rate", "update_norm"}
+        assert all(isinstance(number, jax.Array) for number in found.values())
+        assert found["learning_rate"] == np.float32(0.1)
