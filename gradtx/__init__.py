@@ -113,6 +113,7 @@ from gradtx.wrappers.averaging import exponential_averaging as exponential_avera
 from gradtx.wrappers.averaging import polyak_averaging as polyak_averaging
 from gradtx.wrappers.averaging import stochastic_weight_averaging as stochastic_weight_averaging
 from gradtx.wrappers.guards import conditionally as conditionally
+from gradtx.wrappers.guards import conditionally_mask as conditionally_mask
 from gradtx.wrappers.guards import skip_nonfinite as skip_nonfinite
 from gradtx.wrappers.guards import zero_nonfinite as zero_nonfinite
 from gradtx.wrappers.monitoring import metrics as metrics

@@ -63,8 +63,6 @@ _WORDS: Final = {
     "LookaheadParams": "the params are the fast ones, the slow ones are gradtx.find(state, 'slow')",
     "ShouldSkipUpdateFunction": "accumulate(inner, every, skip_nonfinite=True)",
     "WrappedSchedule": "a gradtx schedule is a value already",
-    "conditionally_mask": "conditionally(inner, predicate) passes gradients on while it is off; for updates of zero "
-    "stay with optax",
     "contrib": "what it has in common with gradtx is at the top: gradtx.schedule_free, gradtx.sam, "
     "gradtx.reduce_on_plateau",
     "incremental_update": "averages of the params are wrappers: gradtx.exponential_averaging(inner, decay), with decay "

@@ -176,7 +176,8 @@ def zero_nonfinite() -> Rule:
 def conditionally(inner: Transform, predicate: Callable[..., Any]) -> Rule:
     """Applies `inner` at the steps that a predicate selects; at the others the updates pass through.
 
-    Source: as optax.conditionally_transform.
+    Source: as optax.conditionally_transform. What passes through are gradients: around a whole optimizer they would be
+    added to the params, uphill. There use `conditionally_mask`.
 
     Args:
       inner: any transform; its state stays as it is at the other steps. Under vmap it runs at all, its result not
@@ -194,8 +195,40 @@ def conditionally(inner: Transform, predicate: Callable[..., Any]) -> Rule:
     >>> float(u), float(tx.update(4.0, state)[0])
     (2.0, 4.0)
     """
-    refuse_final("conditionally", inner)
-    refuse_first("conditionally", inner)
+    return _conditional("conditionally", inner, predicate, lambda updates: updates)
+
+
+@transform
+def conditionally_mask(inner: Transform, predicate: Callable[..., Any]) -> Rule:
+    """Applies `inner` at the steps that a predicate selects; at the others the updates are zero.
+
+    Source: as optax.conditionally_mask. For a whole optimizer: at the other steps the params stay where they are.
+
+    Args:
+      inner: any transform; its state stays as it is at the other steps. Under vmap it runs at all, its result not
+        taken.
+      predicate: `predicate(count) -> bool`, count being the number of updates already made (0 at first, int32).
+
+    State: `{"conditionally_mask": {"count", "inner": inner's state}}`.
+
+    Errors: TypeError if the predicate returns anything but one bool, or for an inner transform whose updates are to be
+    applied as they are.
+
+    >>> import gradtx
+    >>> tx = gradtx.conditionally_mask(gradtx.sgd(0.5), lambda count: count < 1)
+    >>> u, state = tx.update(4.0, tx.init(0.0))
+    >>> float(u), float(tx.update(4.0, state)[0])
+    (-2.0, 0.0)
+    """
+    return _conditional("conditionally_mask", inner, predicate, tree.zeros_like)
+
+
+def _conditional(
+    who: str, inner: Transform, predicate: Callable[..., Any], otherwise: Callable[[PyTree], PyTree]
+) -> Rule:
+    """`inner` where the predicate holds, and `otherwise` elsewhere, where the state of `inner` stays."""
+    refuse_final(who, inner)
+    refuse_first(who, inner)
 
     def init(params: PyTree) -> State:
         return {"inner": inner.init(params)}
@@ -207,13 +240,13 @@ def conditionally(inner: Transform, predicate: Callable[..., Any]) -> Rule:
             chosen = jnp.asarray(predicate(count - 1))
         if chosen.shape != () or chosen.dtype != bool:
             raise TypeError(
-                f"gradtx.conditionally: the predicate returned an array of shape {chosen.shape} and dtype "
+                f"gradtx.{who}: the predicate returned an array of shape {chosen.shape} and dtype "
                 f"{chosen.dtype}; allowed: one bool."
             )
         result, inner_state = numerics.branch(
             chosen,
             lambda: inner.update(updates, state["inner"], params, **extra),
-            lambda: (updates, state["inner"]),
+            lambda: (otherwise(updates), state["inner"]),
         )
         return result, {"inner": inner_state}
 

@@ -58,6 +58,7 @@ WRAPPERS = [
     around("tunable", {"inner": gradtx.clip(0.5) >> gradtx.sgd(RATE)}),
     around("accumulate", {"every": 2}, {"every": one_then_two, "use_grad_mean": False, "skip_nonfinite": True}),
     around("conditionally", {"predicate": even}),
+    around("conditionally_mask", {"predicate": even}),
     around("skip_nonfinite", {"max_consecutive": 3}),
     Record("zero_nonfinite", None),
     around("monitor", {"inner": NORMED, "prefix": "all"}),

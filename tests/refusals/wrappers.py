@@ -26,6 +26,7 @@ def orders():
         "schedule_free": lambda tx: gradtx.schedule_free(tx, 0.1),
         "sam": gradtx.sam,
         "conditionally": lambda tx: gradtx.conditionally(tx, bool),
+        "conditionally_mask": lambda tx: gradtx.conditionally_mask(tx, bool),
         "accumulate": lambda tx: gradtx.accumulate(tx, 2),
         "skip_nonfinite": lambda tx: gradtx.skip_nonfinite(tx, 2),
         "stochastic_rounding": gradtx.stochastic_rounding,

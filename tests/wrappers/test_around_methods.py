@@ -39,6 +39,7 @@ def odd(count):
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "accumulate": {"every": 2},
     "conditionally": {"predicate": odd},
+    "conditionally_mask": {"predicate": odd},
     "loss_scaling": {"scale": 8.0},
     "lookahead": {"sync_period": 2},
     "pack": {"fewest": 2},
@@ -167,6 +168,7 @@ REFUSED = {
     "monitor": FIRST,
     "accumulate": FIRST,
     "conditionally": FIRST | FINAL,
+    "conditionally_mask": FIRST | FINAL,
     "in_buckets": WHOLE | {"in_buckets", "pack"},  # and no buckets of buckets
     "kahan_summation": FINAL,
     "lookahead": FINAL | WAITING,

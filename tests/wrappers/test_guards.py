@@ -185,6 +185,17 @@ def test_a_failed_run_of_a_sweep_stays_where_it_was_and_the_others_go_on():
 # zero_nonfinite and conditionally -------------------------------------------------------------------------------------
 
 
+def test_an_optimizer_at_some_steps_moves_nothing_at_the_others():
+    tx, params = gradtx.conditionally_mask(gradtx.adam(0.5), lambda count: count % 2 == 1), jnp.ones(2, jnp.bfloat16)
+    state, moved = tx.init(params), []
+    for _ in range(4):
+        before = gradtx.find(state, "mu")
+        updates, state = tx.update(params, state, params)
+        assert updates.dtype == jnp.bfloat16
+        moved.append((bool(updates.any()), bool((gradtx.find(state, "mu") != before).any())))
+    assert moved == [(False, False), (True, True)] * 2
+
+
 def test_zero_nonfinite_replaces_just_what_is_not_finite():
     gradient = {"w": jnp.array([1.0, NAN, INF, -INF, -2.0]), "h": jnp.array([jnp.inf, 1.0], jnp.float16)}
     updates, state = gradtx.zero_nonfinite().update(gradient, {})

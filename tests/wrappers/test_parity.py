@@ -36,6 +36,7 @@ CASES = {
     "skip_nonfinite": (gradtx.skip_nonfinite(OURS, 9), optax.apply_if_finite(THEIRS, 9)),
     "zero_nonfinite": (gradtx.zero_nonfinite() >> OURS, optax.chain(optax.zero_nans(), THEIRS)),
     "conditionally": (gradtx.conditionally(OURS, every_third), optax.conditionally_transform(THEIRS, every_third)),
+    "conditionally_mask": (gradtx.conditionally_mask(OURS, every_third), optax.conditionally_mask(THEIRS, every_third)),
 }
 
 
