@@ -34,7 +34,8 @@ def orders():
         "master_weights": gradtx.master_weights,
         "polyak_averaging": gradtx.polyak_averaging,
     }
-    low, scales, last = list(around)[6:9], takes_scaled() >> SGD, gradtx.clip(1.0) >> has_the_last_word()
+    low = ("stochastic_rounding", "kahan_summation", "master_weights")
+    scales, last = takes_scaled() >> SGD, gradtx.clip(1.0) >> has_the_last_word()
     for name in ("lookahead", "stochastic_rounding"):
         words = f"gradtx.{name}: the updates of {last!r} decide the bits of the params and are to be"
         yield Refusal(f"{name} around last words", lambda n=name: around[n](last), TypeError, words)
@@ -49,7 +50,7 @@ def orders():
         call = lambda tx=tx, extra=extra: tx.update(ONES, tx.init(ONES), **extra)  # noqa: E731
         yield Refusal(f"{name} without params", call, ValueError, f"gradtx.{name}.update: params are missing")
     trace = gradtx.foreign(optax.trace(0.9))
-    beside = [around[name](gradtx.scale_by_rms()) for name in list(around)[:6]]
+    beside = [make(gradtx.scale_by_rms()) for name, make in around.items() if name not in (*low, "polyak_averaging")]
     beside += [gradtx.masked(trace, "*"), gradtx.train_only(trace, "*"), gradtx.partition({"a": trace}, {"*": "a"})]
     for tx in beside:
         words = "gradtx.join", f"{tx.name}(", "cannot stand right of +"
