@@ -260,7 +260,8 @@ def test_a_mask_with_slashes_in_its_keys_and_one_that_does_not_fit():
 
 def test_a_mask_made_of_a_model_works_in_its_optimizer():
     model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
-    for state in (nnx.state(model), nnx.state(model, nnx.Param), nnx.as_pure(nnx.state(model))):
+    as_dict = {"bias": model.bias[...], "kernel": model.kernel[...]}
+    for state in (nnx.state(model), nnx.state(model, nnx.Param), as_dict):
         mask = jax.tree.map(lambda leaf: leaf.ndim > 1, state)
         optimizer = nnx.Optimizer(model, gradtx.train_only(gradtx.sgd(1.0), mask), wrt=nnx.Param)
         bias, kernel = model.bias[...], model.kernel[...]
