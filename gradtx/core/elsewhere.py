@@ -1,7 +1,7 @@
 """What optax's names are called here: `gradtx.trace` says `scale_by_momentum(decay, form="sum")`.
 
 Each of optax's public names is one of gradtx, or stands here: with the expression that does the same, or with where it
-is. The page for those who come from optax lists them all.
+is. The page "Coming from optax" lists them all.
 """
 
 from typing import Final
@@ -15,14 +15,13 @@ MADE: Final = {
     "conditionally_transform": "conditionally(inner, predicate)",
     "flatten": "pack(inner)",
     "inject_hyperparams": "adam(learning_rate)",
-    "inject_stateful_hyperparams": "tunable(inner)",
     "multi_transform": "partition(transforms, param_labels)",
     "named_chain": "chain(*stages)",
     "scale_by_adamax": "scale_by_momentum(b1) + scale_by_infinity_norm(b2, eps)",
     "scale_by_amsgrad": 'scale_by_momentum(b1) + scale_by_rms(b2, eps, maximum="corrected")',
     "scale_by_rss": "scale_by_adagrad(initial_accumulator_value, eps)",
     "scale_by_stddev": "scale_by_rms(decay, eps, centered=True, debias=False, eps_in_sqrt=True)",
-    "selective_transform": "masked(inner, mask)",
+    "selective_transform": "train_only(inner, mask)",
     "set_to_zero": 'freeze("*")',
     "sign_sgd": "scale_by_sign() >> scale_by_learning_rate(learning_rate)",
     "stateless_with_tree_map": "stateless(f)",
@@ -33,9 +32,8 @@ MADE: Final = {
 
 _NOTES: Final = {
     "inject_hyperparams": "numbers are leaves of every optimizer: tx.replace(learning_rate=...)",
-    "inject_stateful_hyperparams": "with any hyperparameter a schedule",
     "named_chain": "stages have names already: gradtx.find(state, name)",
-    "selective_transform": "or train_only(inner, mask), which holds the others still",
+    "selective_transform": "the mask says what is trained, freeze_mask what is not",
     "stateless_with_tree_map": "f gets the trees: stateless(lambda updates, params: jax.tree.map(f, updates, params))",
 }
 
@@ -65,18 +63,20 @@ _WORDS: Final = {
     "WrappedSchedule": "a gradtx schedule is a value already",
     "contrib": "what it has in common with gradtx is at the top: gradtx.schedule_free, gradtx.sam, "
     "gradtx.reduce_on_plateau",
+    "inject_stateful_hyperparams": "any hyperparameter may be a schedule; for one with a state of its own stay with "
+    "optax",
     "incremental_update": "averages of the params are wrappers: gradtx.exponential_averaging(inner, decay), with decay "
     "= 1 - step_size; for a target network stay with optax",
-    "measure_with_ema": "gradtx.monitor(inner), read by gradtx.metrics(state)",
+    "measure_with_ema": "gradtx.monitor(inner) keeps norms and rates; for other measures stay with optax",
     "microbatch": "gradtx.accumulate(inner, every), or gradtx.minimize with a batch_size",
     "microbatching": "gradtx.accumulate(inner, every), or gradtx.minimize with a batch_size",
-    "periodic_update": "gradtx.lookahead, gradtx.stochastic_weight_averaging, or jnp.where of the count",
+    "periodic_update": "jnp.where of the count; for a target network stay with optax",
     "power_iteration": "gradtx.landscape.lanczos(operator)",
     "second_order": "gradtx.landscape: hessian, fisher, diagonal",
-    "skip_large_updates": "gradtx.conditionally, or a clip",
+    "skip_large_updates": "a clip, such as gradtx.clip_by_global_norm; to skip the whole step stay with optax",
     "skip_not_finite": "accumulate(inner, every, skip_nonfinite=True)",
-    "snapshot": "gradtx.monitor(inner), read by gradtx.metrics(state)",
-    "transforms": "all of it is at the top: gradtx.masked, gradtx.accumulate, gradtx.partition",
+    "snapshot": "gradtx.monitor(inner) keeps norms and rates; for other measures stay with optax",
+    "transforms": "what it has in common with gradtx is at the top: gradtx.masked, gradtx.accumulate, gradtx.partition",
     "tree_map_params": "the state is plain dicts: jax.tree.map over gradtx.find(state, name)",
     "tree_utils": "jax.tree and gradtx.global_norm; gradtx.find(state, name) for tree_get",
     "with_extra_args_support": "every gradtx transform takes the extra arguments that it names",
@@ -86,7 +86,6 @@ _STAY: Final = """assignment bias_correction experimental matrix_inverse_pth_roo
 per_example_global_norm_clip per_example_layer_norm_clip perturbations projections safe_increment safe_int32_increment
 safe_norm safe_root_mean_squares scale_gradient update_infinity_moment update_moment update_moment_per_elem_norm
 value_and_grad_from_state"""
-
 
 _TYPES: Final = "MaskOrFn ScalarOrSchedule TransformInitFn TransformUpdateExtraArgsFn TransformUpdateFn"
 

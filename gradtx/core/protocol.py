@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from gradtx.core.rule import Params, Updates
 
 OptState = Any
+"""A state of any transform."""
 
 
 @runtime_checkable

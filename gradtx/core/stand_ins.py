@@ -74,8 +74,8 @@ class StandIn:
 def _refuse(name: str) -> Any:
     def refuse(leaf: StandIn, *_: Any, **__: Any) -> NoReturn:
         raise TypeError(
-            f"a function of the params reads the values of {leaf!r} ({name}); allowed: shape, ndim, size, dtype. Which "
-            "leaves are meant is asked before there are values."
+            f"a function of the params reads the values of {leaf!r} ({name}); allowed: shape, ndim, size, dtype. "
+            "Leaves are selected before there are values."
         )
 
     return refuse

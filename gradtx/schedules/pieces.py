@@ -19,11 +19,10 @@ Share = Annotated[float, Interval(0, 1, closed_low=False)]
 
 def _as_counts(who: str, boundaries: Sequence[Any]) -> list[int]:
     """The boundaries as ints, refused where they are none or fall."""
-    whole = all(isinstance(b, (int, float, np.number)) and float(b).is_integer() for b in boundaries)
-    rising = whole and all(a <= b for a, b in itertools.pairwise([0, *boundaries]))
-    bools = any(isinstance(b, bool) for b in boundaries)
+    numbers = all(isinstance(b, (int, float, np.number)) and not isinstance(b, bool) for b in boundaries)
+    whole = numbers and all(float(b).is_integer() for b in boundaries)
     refuse(
-        bools or not rising,
+        not whole or any(a > b for a, b in itertools.pairwise([0, *boundaries])),
         who,
         f"boundaries {list(boundaries)!r} must be whole numbers of updates, 0 or more, none smaller than the one "
         "before",
@@ -32,6 +31,7 @@ def _as_counts(who: str, boundaries: Sequence[Any]) -> list[int]:
 
 
 def _refuse_empty(who: str, boundaries: Sequence[int]) -> None:
+    """Refuse parts, of which these are the ends, that have no update."""
     empty = any(a >= b for a, b in itertools.pairwise([0, *boundaries]))
     refuse(empty, who, f"the parts, which end at {list(boundaries)!r}, must have at least one update each")
 
