@@ -22,8 +22,17 @@ class Attributes(Recorded):
 
     @property
     def extra_args(self) -> frozenset[str]:
-        """The extra keyword arguments that update accepts."""
+        """The extra keyword arguments that update names."""
         return self._expanded.extra_args
+
+    @property
+    def takes_any(self) -> bool:
+        """Whether update accepts every extra argument: something from elsewhere in it takes `**extra_args`."""
+        return self._expanded.takes_any
+
+    def takes(self, name: str) -> bool:
+        """Whether update accepts this extra argument."""
+        return name in self.extra_args or (self.takes_any and name != "observed")
 
     @property
     def _required_extra(self) -> frozenset[str]:

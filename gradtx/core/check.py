@@ -194,6 +194,24 @@ def state_in_question() -> Any:
     return _in_question.get()
 
 
+_foreign: contextvars.ContextVar[bool] = contextvars.ContextVar("foreign", default=False)
+
+
+@contextlib.contextmanager
+def foreign_call() -> Generator[None]:
+    """While this is open, code from elsewhere runs, which may pass extra arguments on to a transform of ours."""
+    token = _foreign.set(True)
+    try:
+        yield
+    finally:
+        _foreign.reset(token)
+
+
+def in_foreign_call() -> bool:
+    """Whether code from elsewhere called."""
+    return _foreign.get()
+
+
 _MANY_LEAVES, _MANY_ELEMENTS = 100, 10_000_000
 _hints: set[str] = set()
 

@@ -57,6 +57,10 @@ class Composition(Transform):
         return frozenset[str]().union(*(stage.extra_args for stage in self.stages))
 
     @property
+    def takes_any(self) -> bool:
+        return any(stage.takes_any for stage in self.stages)
+
+    @property
     def _required_extra(self) -> frozenset[str]:
         return frozenset[str]().union(*(stage._required_extra for stage in self.stages))
 

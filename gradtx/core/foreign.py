@@ -21,9 +21,6 @@ class Foreign(Transform):
 
     def _probe(self) -> None:
         _check_pair(self._arguments["object"], self._who())
-        accepts = self._arguments["accepts"]
-        if not isinstance(accepts, tuple) or not all(isinstance(name, str) for name in cast(Any, accepts)):
-            raise TypeError(f"{self._who()}: accepts is {accepts!r}; allowed: a tuple of names.")
 
     def expand(self, *, deep: bool = False) -> Transform:
         return self
@@ -43,10 +40,16 @@ class Foreign(Transform):
         return (self._title,)
 
     @property
+    def _update_parameters(self) -> list[inspect.Parameter]:
+        return list(inspect.signature(self._arguments["object"].update).parameters.values())
+
+    @property
     def extra_args(self) -> frozenset[str]:
-        parameters = inspect.signature(self._arguments["object"].update).parameters.values()
-        named = (p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
-        return frozenset(named).union(self._arguments["accepts"])
+        return frozenset(p.name for p in self._update_parameters if p.kind is p.KEYWORD_ONLY)
+
+    @property
+    def takes_any(self) -> bool:
+        return any(p.kind is p.VAR_KEYWORD for p in self._update_parameters)
 
     @property
     def _required_extra(self) -> frozenset[str]:
@@ -100,8 +103,8 @@ class Foreign(Transform):
         return {self._title: self._arguments["object"].init(params)}
 
     def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
-        known = {name: value for name, value in extra.items() if name in self.extra_args}
-        with jax.named_scope(self._title), blame(f"foreign.update ({self._title})"):
+        known = {name: value for name, value in extra.items() if self.takes(name)}
+        with jax.named_scope(self._title), blame(f"foreign.update ({self._title})"), check.foreign_call():
             old = state[self._title]
             result, new = self._arguments["object"].update(updates, old, params, **known)
             result, new = tree.cast_like(result, updates), tree.cast_like(new, old)
@@ -111,18 +114,19 @@ class Foreign(Transform):
 
 
 @record.recorded(Foreign)
-def foreign(object: Any, *, accepts: tuple[str, ...] = ()) -> Transform:  # noqa: A002 - any object at all
+def foreign(object: Any) -> Transform:  # noqa: A002 - any object at all
     """Any object with `init` and `update` as a transform; compositions and wrappers apply it by themselves.
 
     Args:
-      object: has `init(params)` and `update(updates, state, params)`. Compared by its own equality.
-      accepts: extra arguments to pass on that its signature does not name (optax.chain takes any).
+      object: has `init(params)` and `update(updates, state, params)`. Compared by its own equality. It is given the
+        extra arguments that its update names; all of them where that takes `**extra_args`. Those that it passes on to
+        a gradtx transform inside it are left out there if that does not accept them.
 
     State: its own, as it is, under the name of the function that made it. It cannot be told which gradient to
     measure, so in `a + b` it may only stand first. Called here, not translated: it computes in the precision it is
     given.
 
-    Errors: TypeError for an object without init and update, or accepts that is not a tuple of names.
+    Errors: TypeError for an object without init and update.
 
     >>> import gradtx, optax, jax.numpy as jnp
     >>> tx = gradtx.foreign(optax.clip(1.0)) >> gradtx.scale_by_learning_rate(0.5)
@@ -173,6 +177,6 @@ def to_optax(tx: Transform) -> Any:
         raise ImportError("gradtx.to_optax needs optax: pip install optax.") from error
 
     def update(updates: Updates, state: State, params: Params = None, **extra: Any) -> tuple[Updates, State]:
-        return tx.update(updates, state, params, **{name: v for name, v in extra.items() if name in tx.extra_args})
+        return tx.update(updates, state, params, **{name: v for name, v in extra.items() if tx.takes(name)})
 
     return optax.GradientTransformationExtraArgs(tx.init, update)

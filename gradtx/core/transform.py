@@ -72,6 +72,8 @@ class Transform(Attributes):
     ) -> tuple[Updates, State]:
         who = f"{self._who()}.update"
         self._refuse_sweep("update")
+        if check.in_foreign_call():  # they pass on whatever they are given
+            extra = {name: value for name, value in extra.items() if self.takes(name)}
         self._check_extra(who, extra)
         if params is None and self.needs_params:
             raise ValueError(f"{who}: params are missing; this optimizer needs them: tx.update(grads, state, params).")
@@ -93,11 +95,11 @@ class Transform(Attributes):
             )
 
     def _check_extra(self, who: str, extra: dict[str, Any]) -> None:
-        accepted = self.extra_args.union(["observed"] if self.observable else [])
         for name in extra:
-            if name not in accepted:
+            if not (self.takes(name) or (name == "observed" and self.observable)):
+                hint = record.suggestion(name, self.extra_args)
                 known = f"It accepts: {', '.join(sorted(self.extra_args)) or 'none'}."
-                raise TypeError(f"{who}: unknown extra argument {name!r}.{record.suggestion(name, accepted)} {known}")
+                raise TypeError(f"{who}: unknown extra argument {name!r}.{hint} {known}")
         for name in sorted(self._required_extra - set(extra)):
             raise TypeError(f"{who}: the extra argument {name!r} is missing; pass {name}=... to update.")
 
@@ -210,6 +212,10 @@ class Elementary(Transform):
         return wanted.extra.union(*passed_on)
 
     @property
+    def takes_any(self) -> bool:
+        return wants(self.rule).passes_on and any(inner.takes_any for inner in self._inner)
+
+    @property
     def _required_extra(self) -> frozenset[str]:
         wanted = wants(self.rule)
         passed_on = [inner._required_extra for inner in self._inner] if wanted.passes_on else []
@@ -310,8 +316,8 @@ class Elementary(Transform):
     ) -> dict[str, Any]:
         """The keyword arguments that the author's update names."""
         wanted = wants(rule)
-        accepted = self.extra_args if wanted.passes_on else wanted.extra
-        named = {name: value for name, value in extra.items() if name in accepted}
+        passed_on = [name for name in extra if wanted.passes_on and self.takes(name)]
+        named = {name: value for name, value in extra.items() if name in wanted.extra.union(passed_on)}
         if wanted.observed or (wanted.passes_on and self.observable and "observed" in extra):
             named["observed"] = extra.get("observed", updates)
         if wanted.count:

@@ -131,7 +131,8 @@ def one_step(plan: Plan, tx: Transform, carry: Carry, batch: PyTree) -> tuple[Ca
         "value_fn": lambda params: value_at(params)[0],
         "grad_fn": lambda params: _ascent(jax.grad(scaled_at, has_aux=True)(params)[0]),
     }
-    extra = {name: offered[name] for name in offered if name in tx.extra_args}
+    # What takes any is optax's, whose line searches refuse names that they do not know.
+    extra = {name: offered[name] for name in offered if name in tx.extra_args or (tx.takes_any and name != "grad_fn")}
 
     if tx.guards:  # a step that is skipped leaves no trace
         state = jax.tree.map(functools.partial(jnp.where, _is_sound(state)), state, carry["model_state"])

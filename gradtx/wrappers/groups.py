@@ -199,7 +199,7 @@ def partition(transforms: dict[str, Transform], param_labels: Any) -> Rule:
         labels, result, states = _labels(transforms, param_labels, updates, params), updates, {}
         for name, tx in transforms.items():
             chosen = tuple(label == name for label in labels)
-            known = {key: value for key, value in extra.items() if key in tx.extra_args or key == "observed"}
+            known = {key: value for key, value in extra.items() if tx.takes(key) or key == "observed"}
             new, states[name] = _inside(tx, chosen, updates, state["groups"][name], params, known)
             result = selection.put(new, result, chosen)
         return result, {"groups": states}

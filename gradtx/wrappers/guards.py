@@ -53,7 +53,7 @@ def _all_fine(updates: PyTree, result: PyTree, old: tuple[State, PyTree], new: t
 
 def _is_light(tx: Transform) -> bool:
     """Whether running it twice costs little: arithmetic on elements, or a clip; no draws, no calls of the loss."""
-    if tx.random or not tx.extra_args.isdisjoint(("value_fn", "grad_fn")):
+    if tx.random or tx.takes("value_fn") or tx.takes("grad_fn"):
         return False
     tx = tx.expand(deep=True)
     own = [tx.rule.reads == "element" or tx.clips] if isinstance(tx, Elementary) else []
@@ -129,7 +129,7 @@ def skip_nonfinite(inner: Transform, max_consecutive: PositiveInt) -> Rule:
     def update(
         updates: PyTree, state: State, params: PyTree = None, *, value: Any = None, **extra: Any
     ) -> tuple[PyTree, State]:
-        if "value" in inner.extra_args:
+        if inner.takes("value"):
             extra["value"] = value
         allowed = ~state["failed"] if value is None else ~state["failed"] & jnp.isfinite(value)
         result, inner_state, fine = update_if_finite(inner, updates, state["inner"], params, extra, allowed)

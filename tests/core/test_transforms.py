@@ -60,7 +60,7 @@ def test_expand_one_level_and_deep():
 def test_the_state_and_the_answers_are_those_of_the_expansion(tx):
     deep, state = tx.expand(deep=True), shapes(tx)
     assert jax.tree.structure(shapes(deep)) == jax.tree.structure(state)
-    for asked in ("slots", "extra_args", "needs_params", "observable", "reads", "random", "whole_leaves"):
+    for asked in ("slots", "extra_args", "takes_any", "needs_params", "observable", "reads", "random", "whole_leaves"):
         assert getattr(deep, asked) == getattr(tx, asked), asked
     assert sorted(tx.rules) == sorted(numbered(tx.slots)) == list(state)
     queue, timed = [deep], []

@@ -167,7 +167,6 @@ for f, args, kwargs, error, *words in [
     *((w, [TX.factory], {}, TypeError, "inner is the factory gradtx.adam") for w in (gradtx.checked, gradtx.tunable)),
     (gradtx.checked, [0.1], {}, TypeError, "gradtx.checked: inner is 0.1; allowed: a transform, or any object with in"),
     (gradtx.to_optax, ["adam"], {}, TypeError, "gradtx.to_optax: got 'adam'; allowed: a gradtx transform."),
-    *((gradtx.foreign, [FOREIGN], {"accepts": a}, TypeError, "gradtx.foreign: accepts is") for a in ("value", 3, (3,))),
     (gradtx.adam, [1e-3], {"state_dtype": "float16"}, ValueError, "gradtx.scale_by_momentum: state_dtype", "65504"),
     (gradtx.lion, [1e-3], {"state_dtype": "float8_e4m3fn"}, ValueError, "'float8_e4m3fn'; allowed: 'bfloat16'", "few"),
     (gradtx.sgd, [1, 0.9], {"state_dtype": "int8"}, TypeError, "state_dtype is 'int8'; allowed: a floating-point dt"),
