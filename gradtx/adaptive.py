@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx import averages, numerics, tree
+from gradtx.core import storage
 from gradtx.core.annotations import Dtype, NonNegative, Unit
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform, transform
@@ -286,6 +287,7 @@ def scale_by_adam(
     eps_root: NonNegative | None = None,
     nesterov: bool = False,
     eps_hat: bool = False,
+    mu_dtype: Dtype | None = None,
     state_dtype: Dtype | None = None,
 ) -> Transform:
     """Adam's direction and scaling: `scale_by_momentum(b1) + scale_by_rms(b2, eps)`.
@@ -300,7 +302,8 @@ def scale_by_adam(
       eps_root: >= 0, added inside the root besides. [gradient²]
       nesterov: Nadam's direction.
       eps_hat: Kingma's eps-hat in place of eps (Keras).
-      state_dtype: of both averages; to store only one in bfloat16, give it to that part.
+      mu_dtype: of the first average, `mu`, alone; None for state_dtype.
+      state_dtype: of both averages; to store only `nu` in bfloat16, give it to that part.
 
     State: that of the two: 8 bytes per parameter.
 
@@ -310,12 +313,14 @@ def scale_by_adam(
     >>> gradtx.scale_by_adam().expand()
     scale_by_momentum(decay=0.9) + scale_by_rms(decay=0.999, eps=1e-08)
     """
-    direction = scale_by_momentum(b1, nesterov=nesterov, state_dtype=state_dtype)
+    direction = scale_by_momentum(b1, nesterov=nesterov, state_dtype=mu_dtype or state_dtype)
     return direction + scale_by_rms(b2, eps, eps_root=eps_root, eps_hat=eps_hat, state_dtype=state_dtype)
 
 
 @transform
-def scale_by_lion(b1: Unit = 0.9, b2: Unit = 0.99, *, state_dtype: Dtype | None = None) -> Rule:
+def scale_by_lion(
+    b1: Unit = 0.9, b2: Unit = 0.99, *, mu_dtype: Dtype | None = None, state_dtype: Dtype | None = None
+) -> Rule:
     """The sign of one average of gradients, while another is kept.
 
         u = sign(b1 m + (1 - b1) g);   m <- b2 m + (1 - b2) g
@@ -327,16 +332,18 @@ def scale_by_lion(b1: Unit = 0.9, b2: Unit = 0.99, *, state_dtype: Dtype | None 
       b2: in [0, 1), the decay of what is remembered.
       state_dtype: None for at least float32; jnp.bfloat16 stores the statistics in half the bytes, rounded
         stochastically (see the page on low precision).
+      mu_dtype: another name for it, optax's: `mu` is its only statistic.
 
     State: `mu`, like the params in at least float32: 4 bytes per parameter; `count`, a scalar.
 
-    Errors: ValueError for a decay outside [0, 1); TypeError for complex leaves.
+    Errors: ValueError for a decay outside [0, 1), or both dtypes; TypeError for complex leaves.
 
     >>> import gradtx
     >>> tx = gradtx.scale_by_lion()
     >>> tx.update(-3.0, tx.init(0.0))[0]
     Array(-1., dtype=float32)
     """
+    stored = storage.one_of("scale_by_lion", mu_dtype=mu_dtype, state_dtype=state_dtype)
 
     def init(params: PyTree) -> State:
         return {"mu": tree.zeros_like(params)}
@@ -345,4 +352,4 @@ def scale_by_lion(b1: Unit = 0.9, b2: Unit = 0.99, *, state_dtype: Dtype | None 
         direction = tree.map(jnp.sign, averages.average(state["mu"], updates, b1))
         return direction, {"mu": averages.average(state["mu"], updates, b2)}
 
-    return Rule(init=init, update=update, complex=False, statistics=("mu",), state_dtype=state_dtype)
+    return Rule(init=init, update=update, complex=False, statistics=("mu",), state_dtype=stored)

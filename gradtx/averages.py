@@ -21,6 +21,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gradtx import numerics, tree
+from gradtx.core import storage
 from gradtx.core.annotations import Dtype, Unit
 from gradtx.core.rule import Rule
 from gradtx.core.transform import transform
@@ -109,7 +110,9 @@ def correct_bias(biased: PyTree, weights: Weights | None) -> PyTree:
 
 
 @transform
-def ema(decay: Unit, *, debias: bool = True, state_dtype: Dtype | None = None) -> Rule:
+def ema(
+    decay: Unit, *, debias: bool = True, accumulator_dtype: Dtype | None = None, state_dtype: Dtype | None = None
+) -> Rule:
     """Replaces the updates by their exponentially weighted average.
 
         v <- b v + (1 - b) g;   u = v / (1 - b^t), or v with debias=False                           (b = decay)
@@ -122,11 +125,12 @@ def ema(decay: Unit, *, debias: bool = True, state_dtype: Dtype | None = None) -
       debias: divide by the sum of the weights.
       state_dtype: None for at least float32; jnp.bfloat16 stores the statistics in half the bytes, rounded
         stochastically (see the page on low precision).
+      accumulator_dtype: another name for it, optax's.
 
     State: `mean`, the biased average, like the params in at least float32: 4 bytes per parameter; `weights` (with
     debias) and `count`, scalars.
 
-    Errors: ValueError for a decay outside [0, 1).
+    Errors: ValueError for a decay outside [0, 1), or both dtypes.
 
     >>> import gradtx
     >>> tx = gradtx.ema(0.9, debias=False)
@@ -136,6 +140,7 @@ def ema(decay: Unit, *, debias: bool = True, state_dtype: Dtype | None = None) -
     >>> print(f"{v:.5f}")
     2.21075
     """
+    stored = storage.one_of("ema", accumulator_dtype=accumulator_dtype, state_dtype=state_dtype)
 
     def init(params: PyTree) -> dict[str, Any]:
         return {"mean": tree.zeros_like(params), "weights": Weights.none(params) if debias else None}
@@ -145,4 +150,4 @@ def ema(decay: Unit, *, debias: bool = True, state_dtype: Dtype | None = None) -
         weights = state["weights"].after(decay) if debias else None
         return correct_bias(biased, weights), {"mean": biased, "weights": weights}
 
-    return Rule(init=init, update=update, statistics=("mean",), state_dtype=state_dtype)
+    return Rule(init=init, update=update, statistics=("mean",), state_dtype=stored)

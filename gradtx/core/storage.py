@@ -20,6 +20,14 @@ KEY = "rounding_key"
 _ALLOWED = ("bfloat16", "float32", "float64")
 
 
+def one_of(who: str, **dtypes: str | None) -> str | None:
+    """The one that is given of two names for the dtype of the only statistic."""
+    given = {name: dtype for name, dtype in dtypes.items() if dtype is not None}
+    if len(given) > 1:
+        raise ValueError(f"gradtx.{who}: {' and '.join(given)} say the same here; pass one of them.")
+    return next(iter(given.values()), None)
+
+
 def check(who: str, rule: Rule) -> None:
     """Refuse a dtype that statistics cannot live in."""
     if rule.state_dtype is None:

@@ -28,6 +28,7 @@ def adam(
     eps_root: NonNegative | None = None,
     nesterov: bool = False,
     eps_hat: bool = False,
+    mu_dtype: Dtype | None = None,
     state_dtype: Dtype | None = None,
 ) -> Transform:
     """Adam: momentum and RMSProp side by side, both with their bias corrected.
@@ -45,6 +46,7 @@ def adam(
       eps_root: >= 0, added inside the root besides. [gradient²]
       nesterov: Nadam's direction.
       eps_hat: Kingma's eps-hat in place of eps.
+      mu_dtype: of `mu` alone; None for state_dtype.
       state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
 
     State: `mu` and `nu`, 8 bytes per parameter.
@@ -56,7 +58,7 @@ def adam(
     >>> gradtx.adam(1e-3).expand()
     scale_by_momentum(decay=0.9) + scale_by_rms(decay=0.999, eps=1e-08) >> scale_by_learning_rate(learning_rate=0.001)
     """
-    direction = scale_by_momentum(b1, nesterov=nesterov, state_dtype=state_dtype)
+    direction = scale_by_momentum(b1, nesterov=nesterov, state_dtype=mu_dtype or state_dtype)
     scaling = scale_by_rms(b2, eps, eps_root=eps_root, eps_hat=eps_hat, state_dtype=state_dtype)
     return direction + scaling >> scale_by_learning_rate(learning_rate)
 
@@ -73,6 +75,7 @@ def adamw(
     eps_root: NonNegative | None = None,
     nesterov: bool = False,
     eps_hat: bool = False,
+    mu_dtype: Dtype | None = None,
     state_dtype: Dtype | None = None,
 ) -> Transform:
     """Adam with decoupled weight decay.
@@ -86,6 +89,7 @@ def adamw(
       learning_rate, b1, b2, eps, eps_root, nesterov, eps_hat: as `adam`.
       weight_decay: >= 0, a number or a schedule; lr · weight_decay of each weight goes at each step.
       mask: which leaves decay; see `add_decayed_weights`.
+      mu_dtype: of `mu` alone; None for state_dtype.
       state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
 
     State: that of `adam`, 8 bytes per parameter. It needs the params.
@@ -97,7 +101,7 @@ def adamw(
     (add_decayed_weights(weight_decay=0.0001, mask=None), scale_by_learning_rate(learning_rate=0.001))
     """
     adam_direction = scale_by_adam(
-        b1, b2, eps, eps_root=eps_root, nesterov=nesterov, eps_hat=eps_hat, state_dtype=state_dtype
+        b1, b2, eps, eps_root=eps_root, nesterov=nesterov, eps_hat=eps_hat, mu_dtype=mu_dtype, state_dtype=state_dtype
     )
     return adam_direction >> add_decayed_weights(weight_decay, mask) >> scale_by_learning_rate(learning_rate)
 
@@ -112,6 +116,7 @@ def amsgrad(
     maximum: Literal["raw", "corrected"] = "corrected",
     eps_root: NonNegative | None = None,
     eps_hat: bool = False,
+    mu_dtype: Dtype | None = None,
     state_dtype: Dtype | None = None,
 ) -> Transform:
     """Adam that divides by the largest second moment so far, so that no step size grows again.
@@ -125,6 +130,7 @@ def amsgrad(
     Args:
       learning_rate, b1, b2, eps, eps_root, eps_hat: as `adam`.
       maximum: of the "corrected" or the "raw" average.
+      mu_dtype: of `mu` alone; None for state_dtype.
       state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
 
     State: `mu`, `nu`, `nu_max`, 12 bytes per parameter.
@@ -136,7 +142,7 @@ def amsgrad(
     scale_by_momentum(decay=0.9) + scale_by_rms(decay=0.999, eps=1e-08, maximum='corrected')
     """
     scaling = scale_by_rms(b2, eps, eps_root=eps_root, eps_hat=eps_hat, maximum=maximum, state_dtype=state_dtype)
-    return scale_by_momentum(b1, state_dtype=state_dtype) + scaling >> scale_by_learning_rate(learning_rate)
+    return scale_by_momentum(b1, state_dtype=mu_dtype or state_dtype) + scaling >> scale_by_learning_rate(learning_rate)
 
 
 @transform
@@ -190,6 +196,7 @@ def nadam(
     momentum_decay: NonNegative | None = None,
     eps_root: NonNegative | None = None,
     eps_hat: bool = False,
+    mu_dtype: Dtype | None = None,
     state_dtype: Dtype | None = None,
 ) -> Transform:
     """Adam with Nesterov's look-ahead in its direction.
@@ -202,6 +209,7 @@ def nadam(
     Args:
       learning_rate (lr), b1, b2, eps, eps_root, eps_hat: as `adam`.
       momentum_decay: None for constant b1, or ψ >= 0 of Dozat's μ_t = b1 (1 - 0.96^(t ψ) / 2).
+      mu_dtype: of `mu` alone; None for state_dtype.
       state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
 
     State: `mu` and `nu`, 8 bytes per parameter.
@@ -213,7 +221,9 @@ def nadam(
     scale_by_momentum(decay=0.9, nesterov=True) + scale_by_rms(decay=0.999, eps=1e-08)
     """
     scaling = scale_by_rms(b2, eps, eps_root=eps_root, eps_hat=eps_hat, state_dtype=state_dtype)
-    return _nadam_direction(b1, momentum_decay, state_dtype) + scaling >> scale_by_learning_rate(learning_rate)
+    return _nadam_direction(b1, momentum_decay, mu_dtype or state_dtype) + scaling >> scale_by_learning_rate(
+        learning_rate
+    )
 
 
 @transform
@@ -228,6 +238,7 @@ def nadamw(
     momentum_decay: NonNegative | None = None,
     eps_root: NonNegative | None = None,
     eps_hat: bool = False,
+    mu_dtype: Dtype | None = None,
     state_dtype: Dtype | None = None,
 ) -> Transform:
     """Nadam with decoupled weight decay: w <- w - lr (u + weight_decay w), u being Nadam's direction.
@@ -237,6 +248,7 @@ def nadamw(
     Args:
       learning_rate, b1, b2, eps, momentum_decay, eps_root, eps_hat: as `nadam`.
       weight_decay, mask: as `adamw`.
+      mu_dtype: of `mu` alone; None for state_dtype.
       state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
 
     State: that of `nadam`, 8 bytes per parameter. It needs the params.
@@ -248,5 +260,5 @@ def nadamw(
     add_decayed_weights(weight_decay=0.01, mask=None)
     """
     scaling = scale_by_rms(b2, eps, eps_root=eps_root, eps_hat=eps_hat, state_dtype=state_dtype)
-    direction = _nadam_direction(b1, momentum_decay, state_dtype) + scaling
+    direction = _nadam_direction(b1, momentum_decay, mu_dtype or state_dtype) + scaling
     return direction >> add_decayed_weights(weight_decay, mask) >> scale_by_learning_rate(learning_rate)

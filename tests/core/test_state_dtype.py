@@ -6,6 +6,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gradtx
@@ -131,6 +132,60 @@ def test_the_dtype_of_each_part_is_its_own():
     tx = gradtx.scale_by_momentum(state_dtype=LOW) + gradtx.scale_by_rms() >> gradtx.scale(-1e-3)
     kinds = statistics(jax.eval_shape(tx.init, {"w": np.zeros(2)}))
     assert kinds == {("scale_by_momentum", "mu"): LOW, ("scale_by_rms", "nu"): "float32"}
+
+
+NAMES_OF_OPTAX = [
+    (name, argument)
+    for name in sorted(set(dir(optax)) & set(gradtx.registry))
+    for argument in inspect.signature(getattr(optax, name)).parameters
+    if argument in ("mu_dtype", "accumulator_dtype")
+]
+FIRST_MOMENTS = ("mu", "mean")
+
+
+def test_the_names_of_optax_are_found():
+    assert len(NAMES_OF_OPTAX) == 11
+    assert {argument for _, argument in NAMES_OF_OPTAX} == {"mu_dtype", "accumulator_dtype"}
+
+
+@pytest.mark.parametrize(("name", "argument"), NAMES_OF_OPTAX)
+def test_mu_dtype_stores_the_first_moment_alone_as_in_optax(name, argument):
+    params, gradient = {"w": np.ones(4, np.float32)}, {"w": np.full(4, 0.3, np.float32)}
+    tx = built(name, **{argument: jnp.bfloat16})
+    kinds = statistics(jax.eval_shape(tx.init, params))
+    assert kinds
+    for (_, field), kind in kinds.items():
+        assert kind == (LOW if field in FIRST_MOMENTS else "float32")
+    assert tx == built(name, **{argument: "bfloat16"}) != built(name)
+
+    arguments = {"learning_rate": 0.1, "decay": 0.9, "momentum": 0.9, argument: jnp.bfloat16}
+    made = getattr(optax, name)
+    theirs = made(**{k: v for k, v in arguments.items() if k in inspect.signature(made).parameters})
+    with jax.numpy_dtype_promotion("standard"):
+        expected = theirs.update(gradient, theirs.init(params), params)[0]["w"]
+    updates = tx.update(gradient, tx.init(params), params)[0]["w"]
+    assert np.allclose(updates, expected, rtol=0.02)  # of bfloat16's 8 binary digits
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in NAMES_OF_OPTAX}))
+def test_mu_dtype_goes_before_state_dtype_and_two_names_for_one_are_refused(name):
+    argument = dict(NAMES_OF_OPTAX)[name]
+    if set(statistics(jax.eval_shape(built(name).init, {"w": np.zeros(2)}))) > {("scale_by_momentum", "mu")}:
+        tx = built(name, mu_dtype="float32", state_dtype="float32" if name == "amsgrad" else LOW)
+        kinds = statistics(jax.eval_shape(tx.init, {"w": np.zeros(2)}))
+        assert kinds["scale_by_momentum", "mu"] == "float32"
+        assert kinds["scale_by_rms", "nu"] == ("float32" if name == "amsgrad" else LOW)
+    else:
+        with pytest.raises(ValueError, match=f"{name}: {argument} and state_dtype say the same here"):
+            built(name, **{argument: LOW, "state_dtype": LOW})
+
+
+def test_a_first_moment_in_bfloat16_is_right_in_the_mean():
+    gradient, n = jnp.full(10_000, 0.3), 200
+    wanted = 0.3 * (1 - 0.99**n)
+    tx = gradtx.scale_by_adam(0.99, mu_dtype=LOW)
+    mu = field(run(tx, gradient, n), "mu")
+    assert abs(np.asarray(mu, np.float64).mean() / wanted - 1) < 2e-3
 
 
 def test_statistics_and_leaves_and_steps_are_rounded_by_different_draws():

@@ -115,7 +115,10 @@ ARGUMENTS += [
 ]
 UNIT = "allowed: a number or a schedule, in [0, 1)"
 TWICE = gradtx.clip(1.0) >> gradtx.sgd(gradtx.linear_schedule(1.0, 0.0, 10)) >> gradtx.clip(2.0)
-TWICE_KNOWN = "stages, max_delta, learning_rate, momentum, nesterov, dampening, lr_inside_momentum, state_dtype."
+TWICE_KNOWN = (
+    "stages, max_delta, learning_rate, momentum, nesterov, dampening, lr_inside_momentum, accumulator_dtype, "
+    "state_dtype."
+)
 ARGUMENTS.append(
     Refusal(
         "an argument of no part",
@@ -124,7 +127,7 @@ ARGUMENTS.append(
         f"gradtx.chain has no argument 'rate'. Its arguments: {TWICE_KNOWN}",
     )
 )
-KNOWN = "Its arguments: learning_rate, b1, b2, eps, eps_root, nesterov, eps_hat, state_dtype."
+KNOWN = "Its arguments: learning_rate, b1, b2, eps, eps_root, nesterov, eps_hat, mu_dtype, state_dtype."
 for f, args, kwargs, error, *words in [
     *((gradtx.adam, [1], {"b1": b}, ValueError, f"gradtx.adam: b1 is {b!r}; {UNIT}.") for b in (1.0, 1.5, -0.1)),
     (gradtx.scale_by_lion, [], {"b2": 1}, ValueError, f"gradtx.scale_by_lion: b2 is 1.0; {UNIT}."),
