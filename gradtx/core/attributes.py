@@ -79,6 +79,16 @@ class Attributes(Recorded):
         return self._expanded.waits
 
     @property
+    def idle(self) -> bool:
+        """Whether updates of zero pass through it as zero and change nothing in the state (see `Rule`)."""
+        return self._expanded.idle
+
+    @property
+    def descends(self) -> bool:
+        """Whether there is a learning rate in it, so that its updates are steps to be applied."""
+        return self._expanded.descends
+
+    @property
     def clips(self) -> bool:
         """Whether it limits the size of what flows through."""
         return self._expanded.clips

@@ -40,4 +40,4 @@ def checked(inner: Transform) -> Rule:
             updates, inner_state = inner.update(updates, state["inner"], params, **extra)
         return updates, {"inner": inner_state}
 
-    return Rule(init=init, update=update)
+    return Rule(init=init, update=update, idle=True)

@@ -97,6 +97,14 @@ class Composition(Transform):
         return any(stage.waits for stage in self.stages)
 
     @property
+    def idle(self) -> bool:
+        return all(stage.idle for stage in self.stages)
+
+    @property
+    def descends(self) -> bool:
+        return any(stage.descends for stage in self.stages)
+
+    @property
     def clips(self) -> bool:
         return any(stage.clips for stage in self.stages)
 
@@ -241,6 +249,14 @@ def _refuse_misplaced(who: str, stages: list[Transform]) -> None:
                 f"{who}: {stage!r} cannot stand behind {stages[0]!r}, which would see gradients that are still scaled. "
                 "Put it first, or the others inside it."
             )
+    for place, stage in enumerate(stages):
+        for behind in stages[place + 1 :] if stage.waits else []:
+            if not behind.idle:
+                raise TypeError(
+                    f"{who}: {behind!r} cannot stand behind {stage!r}, which makes its step at some updates only: at "
+                    "the others it would get zeros, and decay, count or remember all the same. Put it inside: "
+                    f"{stage.name}(... >> {behind.name}(...), ...)."
+                )
     for stage in stages[:-1]:
         if stage.final:
             raise TypeError(
@@ -260,7 +276,9 @@ def chain(*stages: Transform) -> Transform:
     State: one flat dict, an entry for each elementary transform that has a state, in order; a repeated name gets `_2`,
     so that a second transform of a name put in front renames the first.
 
-    Errors: TypeError for no stages, a list, or a factory that was not called.
+    Errors: TypeError for no stages, a list, a factory that was not called, or a stage behind one that makes its step at
+    some updates only (`accumulate`, `conditionally_mask`), if it does something at the others too: a decay, a
+    schedule, a state.
 
     >>> import gradtx
     >>> gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.adam(1e-3))

@@ -88,6 +88,14 @@ class Foreign(Transform):
         return False
 
     @property
+    def idle(self) -> bool:
+        return False  # it cannot be asked
+
+    @property
+    def descends(self) -> bool:
+        return False
+
+    @property
     def clips(self) -> bool:
         return False
 

@@ -39,7 +39,11 @@ class Rule:
       first: the gradients it is given are not to be touched before (they come scaled): it may only stand first.
       final: what it returns is to be applied as it is, in float32 whatever the gradients are: it may only stand last.
       guards: whether it deals with gradients that are not finite by itself.
-      waits: whether it makes its step at some updates only (`accumulate`).
+      waits: whether it makes its step at some updates only (`accumulate`); at the others its updates are zero.
+      idle: whether updates of zero pass through as zero and change nothing in the state, so that it may stand behind a
+        transform that waits. None: what has no state of its own and names neither the params nor the count. A schedule
+        among the arguments is never idle.
+      descends: whether it makes a step of a direction, by a learning rate and the sign of a descent.
       clips: whether it limits the size of what flows through, which `monitor` then reports.
       whole_leaves: whether it needs the leaves one by one: their shapes, number or paths (a mask). What does not may be
         run on leaves joined end to end (`pack`). None: only what reads single elements does not.
@@ -59,6 +63,8 @@ class Rule:
     final: bool = False
     guards: bool = False
     waits: bool = False
+    idle: bool | None = None
+    descends: bool = False
     clips: bool = False
     whole_leaves: bool | None = None
 

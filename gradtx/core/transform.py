@@ -258,6 +258,17 @@ class Elementary(Transform):
         return self.rule.waits or any(inner.waits for inner in self._inner)
 
     @property
+    def idle(self) -> bool:
+        wanted, inside = wants(self.rule), [child for _, child in record.children(self._arguments)]
+        own = self.rule.init is None and not wanted.count and not wanted.params
+        own = own if self.rule.idle is None else self.rule.idle
+        return own and all(isinstance(child, Transform) and child.idle for child in inside)
+
+    @property
+    def descends(self) -> bool:
+        return self.rule.descends or any(inner.descends for inner in self._inner)
+
+    @property
     def clips(self) -> bool:
         return self.rule.clips
 

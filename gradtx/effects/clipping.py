@@ -169,7 +169,7 @@ def adaptive_grad_clip(
 
         return jax.tree.map(at_leaf, updates, params), state
 
-    return Rule(update=update, reads="leaf", clips=True)
+    return Rule(update=update, reads="leaf", idle=True, clips=True)
 
 
 def _unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -66,7 +66,7 @@ def scale_by_trust_ratio(
         chosen = selection.flags("gradtx.scale_by_trust_ratio", mask, params, params)
         return selection.put(selection.keep(scaled, chosen), updates, chosen), state
 
-    return Rule(update=update, reads="leaf")
+    return Rule(update=update, reads="leaf", idle=True)
 
 
 @transform

@@ -59,7 +59,7 @@ def scale_by_learning_rate(learning_rate: NonNegative, *, flip_sign: bool = True
     def update(updates: PyTree, state: dict[str, Any]) -> tuple[PyTree, dict[str, Any]]:
         return tree.map(lambda u, rate: rate * u, updates, rate=sign * learning_rate), state
 
-    return Rule(update=update)
+    return Rule(update=update, descends=flip_sign)
 
 
 @transform

@@ -91,7 +91,7 @@ def masked(inner: Transform, mask: Any) -> Rule:
         new, inner_state = _inside(inner, chosen, updates, state["inner"], params, extra)
         return selection.put(new, updates, chosen), {"inner": inner_state}
 
-    return Rule(init=init, update=_asking(mask, update), whole_leaves=True, discrete=True)
+    return Rule(init=init, update=_asking(mask, update), idle=True, whole_leaves=True, discrete=True)
 
 
 @transform
@@ -117,7 +117,7 @@ def freeze(mask: Any) -> Rule:
         chosen = selection.flags("gradtx.freeze", mask, updates, params)
         return selection.put(tree.zeros_like(selection.keep(updates, chosen)), updates, chosen), state
 
-    return Rule(update=_asking(mask, update), whole_leaves=True, discrete=True)
+    return Rule(update=_asking(mask, update), idle=True, whole_leaves=True, discrete=True)
 
 
 @transform
@@ -150,7 +150,7 @@ def train_only(inner: Transform, mask: Any) -> Rule:
         still = selection.put(tree.zeros_like(selection.keep(updates, frozen)), updates, frozen)
         return selection.put(new, still, chosen), {"inner": inner_state}
 
-    return Rule(init=init, update=_asking(mask, update), whole_leaves=True, discrete=True)
+    return Rule(init=init, update=_asking(mask, update), idle=True, whole_leaves=True, discrete=True)
 
 
 @transform
@@ -204,7 +204,7 @@ def partition(transforms: dict[str, Transform], param_labels: Any) -> Rule:
             result = selection.put(new, result, chosen)
         return result, {"groups": states}
 
-    return Rule(init=init, update=_asking(param_labels, update), whole_leaves=True, discrete=True)
+    return Rule(init=init, update=_asking(param_labels, update), idle=True, whole_leaves=True, discrete=True)
 
 
 def _refuse_wrong_groups(transforms: dict[str, Transform]) -> None:

@@ -177,7 +177,7 @@ def conditionally(inner: Transform, predicate: Callable[..., Any]) -> Rule:
     """Applies `inner` at the steps that a predicate selects; at the others the updates pass through.
 
     Source: as optax.conditionally_transform. What passes through are gradients: around a whole optimizer they would be
-    added to the params, uphill. There use `conditionally_mask`.
+    added to the params, uphill, so that is refused. There use `conditionally_mask`.
 
     Args:
       inner: any transform; its state stays as it is at the other steps. Under vmap it runs at all, its result not
@@ -186,8 +186,7 @@ def conditionally(inner: Transform, predicate: Callable[..., Any]) -> Rule:
 
     State: `{"conditionally": {"count", "inner": inner's state}}`.
 
-    Errors: TypeError if the predicate returns anything but one bool, or for an inner transform whose updates are to be
-    applied as they are.
+    Errors: TypeError if the predicate returns anything but one bool, or for an inner transform with a learning rate.
 
     >>> import gradtx
     >>> tx = gradtx.conditionally(gradtx.scale(0.5), lambda count: count < 1)
@@ -195,6 +194,12 @@ def conditionally(inner: Transform, predicate: Callable[..., Any]) -> Rule:
     >>> float(u), float(tx.update(4.0, state)[0])
     (2.0, 4.0)
     """
+    if inner.descends:
+        raise TypeError(
+            f"gradtx.conditionally: {inner!r} has a learning rate. At the other steps the gradients would pass through "
+            "as they are, and apply_updates would add them to the params, uphill. Use conditionally_mask, whose "
+            "updates are zero at those steps."
+        )
     return _conditional("conditionally", inner, predicate, lambda updates: updates)
 
 
@@ -220,11 +225,16 @@ def conditionally_mask(inner: Transform, predicate: Callable[..., Any]) -> Rule:
     >>> float(u), float(tx.update(4.0, state)[0])
     (-2.0, 0.0)
     """
-    return _conditional("conditionally_mask", inner, predicate, tree.zeros_like)
+    return _conditional("conditionally_mask", inner, predicate, tree.zeros_like, waits=True)
 
 
 def _conditional(
-    who: str, inner: Transform, predicate: Callable[..., Any], otherwise: Callable[[PyTree], PyTree]
+    who: str,
+    inner: Transform,
+    predicate: Callable[..., Any],
+    otherwise: Callable[[PyTree], PyTree],
+    *,
+    waits: bool = False,
 ) -> Rule:
     """`inner` where the predicate holds, and `otherwise` elsewhere, where the state of `inner` stays."""
     refuse_final(who, inner)
@@ -250,4 +260,4 @@ def _conditional(
         )
         return result, {"inner": inner_state}
 
-    return Rule(init=init, update=update, observable=False)
+    return Rule(init=init, update=update, observable=False, waits=waits)

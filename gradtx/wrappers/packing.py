@@ -100,7 +100,7 @@ def in_buckets(inner: Transform, *, fewest: PositiveInt = 2) -> Rule:
         result, inner_state = inner.update(layout.join(updates), state["inner"], joined, **known)
         return layout.split(result, updates), {"layout": state["layout"], "inner": inner_state}
 
-    return Rule(init=init, update=update, whole_leaves=True)
+    return Rule(init=init, update=update, idle=True, whole_leaves=True)
 
 
 @transform

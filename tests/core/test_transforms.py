@@ -100,7 +100,7 @@ def test_a_name_that_looks_numbered_does_not_collide():
 
 # What can be asked ----------------------------------------------------------------------------------------------------
 
-OWN = ["random", "final", "first", "guards", "waits", "clips", "whole_leaves"]
+OWN = ["random", "final", "first", "guards", "waits", "descends", "clips", "whole_leaves"]
 
 
 @pytest.mark.parametrize("asked", OWN)

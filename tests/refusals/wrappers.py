@@ -25,7 +25,6 @@ def orders():
         "lookahead": lambda tx: gradtx.lookahead(tx),
         "schedule_free": lambda tx: gradtx.schedule_free(tx, 0.1),
         "sam": gradtx.sam,
-        "conditionally": lambda tx: gradtx.conditionally(tx, bool),
         "conditionally_mask": lambda tx: gradtx.conditionally_mask(tx, bool),
         "accumulate": lambda tx: gradtx.accumulate(tx, 2),
         "skip_nonfinite": lambda tx: gradtx.skip_nonfinite(tx, 2),
@@ -101,10 +100,10 @@ def calls():
         call = lambda every=every: first_update(gradtx.accumulate(SGD, every))  # noqa: E731
         yield Refusal(f"every gives {words}", call, TypeError, "gradtx.accumulate: the func", words, "one integer")
     for predicate, words in ((lambda n: n, "shape () and dtype int32"), (lambda n: jnp.ones(2, bool), "shape (2,)")):
-        call = lambda given=predicate: first_update(gradtx.conditionally(SGD, given))  # noqa: E731
+        call = lambda given=predicate: first_update(gradtx.conditionally(gradtx.clip(1.0), given))  # noqa: E731
         yield Refusal(f"a predicate gives {words}", call, TypeError, "gradtx.conditionally: the pr", words, "one bool")
     yield Refusal(
-        "a predicate of 3", lambda: gradtx.conditionally(SGD, 3), TypeError, "gradtx.conditionally: predicate"
+        "a predicate of 3", lambda: gradtx.conditionally_mask(SGD, 3), TypeError, "gradtx.conditionally_mask: predicate"
     )
     words = "gradtx.sam.update: the extra argument 'grad_fn' is missing"
     yield Refusal("sam without grad_fn", lambda: first_update(gradtx.sam(SGD)), TypeError, words)

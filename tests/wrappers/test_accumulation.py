@@ -39,6 +39,65 @@ def test_every_may_be_a_function_of_the_updates_made():
     assert int(gradtx.find(state, "update_count")) == int(gradtx.step_count(state)) == 4
 
 
+STEPS = gradtx.linear_schedule(1.0, 0.0, 10)
+BEHIND = {
+    "decays": gradtx.add_decayed_weights(0.1),
+    "is scheduled": gradtx.scale_by_learning_rate(STEPS),
+    "is scheduled inside a mask": gradtx.masked(gradtx.scale(STEPS), "*"),
+    "remembers": gradtx.scale_by_adam(),
+    "averages": gradtx.ema(0.9),
+    "draws": gradtx.add_noise(0.1, 0.5),
+    "counts": gradtx.accumulate(gradtx.identity(), 2),
+    "measures": gradtx.monitor(gradtx.scale(0.5)),
+    "is a method": gradtx.adamw(0.1),
+    "asks for the params": gradtx.stateless(lambda updates, params: updates),
+    "comes from elsewhere": gradtx.foreign(gradtx.to_optax(gradtx.scale(0.5))),
+}
+HARMLESS = [
+    gradtx.scale(0.5),
+    gradtx.scale_by_learning_rate(0.1),
+    gradtx.sgd(0.1),
+    gradtx.clip_by_global_norm(0.1),
+    gradtx.adaptive_grad_clip(0.1),
+    gradtx.scale_by_trust_ratio(),
+    gradtx.scale_by_sign(),
+    gradtx.masked(gradtx.scale(0.5), "*"),
+    gradtx.partition({"all": gradtx.scale(0.5)}, "all"),
+    gradtx.tunable(gradtx.scale(0.5)),
+    gradtx.freeze("*"),
+]
+
+
+@pytest.mark.parametrize("what", BEHIND)
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        gradtx.accumulate(gradtx.scale_by_rms(), 2),
+        gradtx.conditionally_mask(gradtx.sgd(0.1), lambda count: count % 2 == 0),
+        gradtx.partition({"all": gradtx.skip_nonfinite(gradtx.accumulate(gradtx.sgd(0.1), 2), 3)}, "all"),
+    ],
+    ids=lambda tx: tx.name,
+)
+def test_what_acts_at_idle_steps_too_may_not_stand_behind(waiting, what):
+    behind = BEHIND[what]
+    for compose in (gradtx.chain, gradtx.join):
+        with pytest.raises(TypeError, match=f"{behind.name}.* cannot stand"):
+            compose(waiting, gradtx.scale(2.0), behind)
+    with pytest.raises(TypeError, match=r"which makes its step at some updates only.* Put it inside: "):
+        waiting >> behind
+
+
+@pytest.mark.parametrize("behind", HARMLESS, ids=repr)
+def test_what_leaves_zeros_and_itself_as_they_are_may_stand_behind(behind):
+    tx = gradtx.accumulate(gradtx.identity(), 2) >> behind
+    state = tx.init(PARAMS)
+    zeros, after = tx.update(jax.tree.map(lambda g: g[0], GRADS), state, PARAMS)
+    assert not np.asarray(zeros["w"]).any()
+    own = [{name: entry for name, entry in each.items() if name != "accumulate"} for each in (state, after)]
+    fields = [{path: leaf for path, leaf in tree.named_leaves(each) if "count" not in path} for each in own]
+    assert gradtx.tree_equal(*fields)
+
+
 def test_a_micro_step_with_nan_is_left_out_and_counted():
     tx = gradtx.accumulate(gradtx.sgd(1.0), 3, skip_nonfinite=True)
     state, moved = tx.init(jnp.zeros(2)), []

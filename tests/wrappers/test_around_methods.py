@@ -38,7 +38,6 @@ def odd(count):
 # Of the wrappers, all but what annotations and defaults say; each runs what is inside it at the last of four steps.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "accumulate": {"every": 2},
-    "conditionally": {"predicate": odd},
     "conditionally_mask": {"predicate": odd},
     "loss_scaling": {"scale": 8.0},
     "lookahead": {"sync_period": 2},
@@ -57,6 +56,7 @@ def is_wrapper(name, factory) -> bool:
 
 
 WRAPPERS = sorted(name for name, factory in gradtx.registry.items() if is_wrapper(name, factory))
+WRAPPERS.remove("conditionally")  # goes around directions and effects, and refuses methods
 METHODS = sorted(
     name
     for name, factory in gradtx.registry.items()
@@ -152,6 +152,13 @@ def is_refused(wrapper, inner) -> bool:
     return True
 
 
+@pytest.mark.parametrize("name", [*METHODS, *WRAPPERS])
+def test_no_method_may_run_at_some_steps_while_gradients_pass_at_the_others(name):
+    tx = method(name) if name in METHODS else around(name, gradtx.clip(1.0) >> gradtx.adam(0.1))
+    with pytest.raises(TypeError, match=r"has a learning rate.* uphill. Use conditionally_mask"):
+        gradtx.conditionally(tx, odd)
+
+
 # Around each other ----------------------------------------------------------------------------------------------------
 
 # What is to see the gradients as they come, since they are scaled: nothing that measures or changes them goes around.
@@ -159,7 +166,7 @@ FIRST = {"loss_scaling"}
 # What decides the bits of the params: nothing that changes the updates goes around.
 FINAL = {"kahan_summation", "master_weights", "stochastic_rounding"}
 # What makes its steps at some updates only: nothing that counts steps goes around.
-WAITING = {"accumulate"}
+WAITING = {"accumulate", "conditionally_mask"}
 AVERAGING = ("exponential_averaging", "polyak_averaging", "stochastic_weight_averaging")
 # What needs the leaves one by one, for their paths, or since params are to be read from its state: no buckets around.
 WHOLE = {*AVERAGING, "masked", "partition", "sam", "schedule_free", "train_only"}
@@ -167,7 +174,6 @@ REFUSED = {
     **dict.fromkeys(AVERAGING, WAITING),
     "monitor": FIRST,
     "accumulate": FIRST,
-    "conditionally": FIRST | FINAL,
     "conditionally_mask": FIRST | FINAL,
     "in_buckets": WHOLE | {"in_buckets", "pack"},  # and no buckets of buckets
     "kahan_summation": FINAL,
@@ -279,6 +285,7 @@ FRONT = [
     gradtx.centralize(),
     gradtx.add_noise(0.01, 0.5),
     gradtx.add_decayed_weights(0.1),
+    gradtx.conditionally(gradtx.clip(0.1), odd),
 ]
 FAULTS = [np.nan, np.inf, -np.inf, 0.0]
 

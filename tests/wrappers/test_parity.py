@@ -35,7 +35,10 @@ CASES = {
     ),
     "skip_nonfinite": (gradtx.skip_nonfinite(OURS, 9), optax.apply_if_finite(THEIRS, 9)),
     "zero_nonfinite": (gradtx.zero_nonfinite() >> OURS, optax.chain(optax.zero_nans(), THEIRS)),
-    "conditionally": (gradtx.conditionally(OURS, every_third), optax.conditionally_transform(THEIRS, every_third)),
+    "conditionally": (
+        gradtx.conditionally(gradtx.clip_by_global_norm(0.5), every_third) >> OURS,
+        optax.chain(optax.conditionally_transform(optax.clip_by_global_norm(0.5), every_third), THEIRS),
+    ),
     "conditionally_mask": (gradtx.conditionally_mask(OURS, every_third), optax.conditionally_mask(THEIRS, every_third)),
 }
 
