@@ -4,7 +4,8 @@
 - `schedule_free`: gradients are taken between the point that the optimizer moves and the average of its path, which
   takes the place of a falling learning rate.
 
-The update they return leads to a point of their own choice, so nothing may act on it afterwards.
+The update they return leads to a point of their own choice, so nothing may act on it afterwards. Params that were moved
+from outside since (loaded, projected) count: what these wrappers keep moves along.
 """
 
 from typing import Any
@@ -30,6 +31,16 @@ PyTree = Any
 State = dict[str, Any]
 
 
+def moved_from_outside(params: PyTree, expected: PyTree) -> PyTree:
+    """How far the params are from where the last update led; 0 where they differ by their own rounding alone."""
+
+    def at_leaf(w: Array, e: Array, eps: float) -> Array:
+        return jnp.where(abs(w - e) <= eps * jnp.maximum(abs(w), abs(e)), jnp.zeros_like(e), w - e)
+
+    digits = jax.tree.map(lambda leaf: float(jnp.finfo(tree.dtype_of(leaf)).eps), params)
+    return jax.tree.map(at_leaf, tree.cast_like(params, expected), expected, digits)
+
+
 @transform
 def lookahead(
     inner: Transform,
@@ -46,7 +57,8 @@ def lookahead(
 
     Source: Zhang, Lucas, Hinton, Ba 2019 (arXiv 1907.08610), algorithm 1; k and α are those of their experiments on
     CIFAR. optax.lookahead takes and returns pairs of fast and slow params; here the params are the fast ones, and the
-    slow ones are in the state. After a synchronization they are equal.
+    slow ones are in the state. After a synchronization they are equal; where params were then moved from outside, the
+    slow ones start from there too. Moved at another step, they are the fast ones, of which the slow take the share α.
 
     Args:
       inner: any optimizer.
@@ -81,9 +93,11 @@ def lookahead(
 
     def update(updates: PyTree, state: State, params: PyTree, *, count: Array, **extra: Any) -> tuple[PyTree, State]:
         updates, inner_state = inner.update(updates, state["inner"], params, **extra)
-        due = count % sync_period == 0
+        begins, due = (count - 1) % sync_period == 0, count % sync_period == 0
+        outside = moved_from_outside(params, state["slow"])
+        slow = tree.map(lambda s, d: jnp.where(begins, s + d, s), state["slow"], outside)
         fast = tree.map(lambda w, u: w + u, params, updates)
-        slow = towards(state["slow"], fast, jnp.where(due, slow_step_size, jnp.zeros_like(slow_step_size)))
+        slow = towards(slow, fast, jnp.where(due, slow_step_size, jnp.zeros_like(slow_step_size)))
         updates = tree.map(lambda u, s, w: jnp.where(due, s - w, u), updates, slow, params)
         if reset_state:
             with check.questioned(state["inner"]):  # a new state laid out as the old one
@@ -114,7 +128,8 @@ def schedule_free(
         z <- z + u(g at y, params y);   m <- max(m, lr);   c = m^p / sum of m^p so far
         x <- x + c (z - x);   y <- x + (1 - b1) (z - x)             (lr = learning_rate, p = weight_lr_power)
 
-    The params are y, where gradients are taken; x is the average, the point to evaluate.
+    The params are y, where gradients are taken; x is the average, the point to evaluate. Where the params were moved
+    from outside by more than their rounding, z and x move along.
 
     Source: Defazio et al. 2024 (arXiv 2405.15682), algorithm 1. Departure: its weights are lr²; with a learning rate
     that only rises, those are these. The running maximum m is the authors' code's, and optax's. optax asks the schedule
@@ -129,7 +144,8 @@ def schedule_free(
       state_dtype: None for at least float32; jnp.bfloat16 stores z and x in half the bytes, rounded stochastically.
 
     State: `inner`, its state; `z` and `average`, which is x, like the params in at least float32: 8 bytes per
-    parameter; `weight_sum`, `largest` and `count`, scalars. It needs the params. `averaged_params(state)` reads x.
+    parameter; `b1`, `weight_sum`, `largest` and `count`, scalars. It needs the params. `averaged_params(state)` reads
+    x.
 
     Errors: TypeError for an inner whose updates are to be applied as they are, or that makes its steps at some updates
     only; ValueError for a number out of range, or
@@ -149,20 +165,22 @@ def schedule_free(
 
     def init(params: PyTree) -> State:
         zero = jnp.zeros((), tree.precision(params))
-        scalars = {"weight_sum": zero, "largest": jnp.copy(zero)}
+        scalars = {"weight_sum": zero, "largest": jnp.copy(zero), "b1": jnp.asarray(b1, zero.dtype)}
         return {"inner": inner.init(params), "z": copies(params), "average": copies(params)} | scalars
 
     def update(updates: PyTree, state: State, params: PyTree, **extra: Any) -> tuple[PyTree, State]:
         updates, inner_state = inner.update(updates, state["inner"], params, **extra)
-        z = tree.map(lambda z, u: z + u, state["z"], updates)
+        outside = moved_from_outside(params, _between(state["average"], state["z"], state["b1"]))
+        average, z = (tree.map(lambda x, d: x + d, state[name], outside) for name in ("average", "z"))
+        z = tree.map(lambda z, u: z + u, z, updates)
         largest = jnp.maximum(state["largest"].astype(learning_rate.dtype), learning_rate)
         weight = _power(largest, weight_lr_power)
         weight_sum = state["weight_sum"].astype(weight.dtype) + weight
         # While the learning rate is 0 there is no weight, and nothing has moved: c is 0.
-        x = towards(state["average"], z, numerics.divide(weight, weight_sum))
-        y = tree.map(lambda x, z, share: x + share * (z - x), x, z, share=1 - b1)
-        fields = {"inner": inner_state, "z": z, "average": x, "weight_sum": weight_sum, "largest": largest}
-        return tree.map(lambda y, w: y - w, y, params), fields
+        x = towards(average, z, numerics.divide(weight, weight_sum))
+        y = _between(x, z, b1)
+        scalars = {"weight_sum": weight_sum, "largest": largest, "b1": b1}
+        return tree.map(lambda y, w: y - w, y, params), {"inner": inner_state, "z": z, "average": x} | scalars
 
     return Rule(
         init=init,
@@ -173,6 +191,11 @@ def schedule_free(
         state_dtype=state_dtype,
         whole_leaves=True,
     )
+
+
+def _between(x: PyTree, z: PyTree, b1: Array) -> PyTree:
+    """y, where gradients are taken."""
+    return tree.map(lambda x, z, share: x + share * (z - x), x, z, share=1 - b1)
 
 
 def _power(x: Array, power: Array) -> Array:

@@ -21,7 +21,7 @@ ARGUMENTS = {
     "eps": 1e-8,
     "every": 2,
     "initial_accumulator_value": 0.1,
-    "inner": gradtx.sgd(0.1),
+    "inner": gradtx.scale(0.1),
     "learning_rate": 0.1,
     "mask": "*",
     "max_consecutive": 3,
@@ -55,7 +55,7 @@ def test_what_is_made_otherwise_can_be_made_so(name):
 
 def test_what_is_frozen_there_is_not_trained_here():
     params = {"a": jnp.ones(2), "b": jnp.ones(2)}
-    theirs = optax.selective_transform(optax.sgd(0.1), freeze_mask={"a": True, "b": False})
+    theirs = optax.selective_transform(optax.scale(0.1), freeze_mask={"a": True, "b": False})
     ours = eval(elsewhere.MADE["selective_transform"], vars(gradtx) | ARGUMENTS | {"mask": {"a": False, "b": True}})
     expected, found = (tx.update(params, tx.init(params), params)[0] for tx in (theirs, ours))
     assert gradtx.tree_equal(jax.tree.map(jnp.asarray, found), expected)

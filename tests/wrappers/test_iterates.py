@@ -65,6 +65,41 @@ def test_at_a_synchronization_low_precision_params_are_the_slow_ones():
     assert gradtx.find(low, "slow").dtype == jnp.bfloat16
 
 
+def test_params_that_were_loaded_count():
+    """From 100 on all goes as if it had begun there."""
+    grads = [jnp.full(2, 0.5)] * 7
+    for tx, name in [
+        (gradtx.schedule_free_sgd(0.1, 0.9), "z"),
+        (gradtx.schedule_free_adamw(0.1, gradtx.linear_schedule(0.5, 0.95, 3)), "z"),
+        (gradtx.lookahead(gradtx.sgd(0.1), 6), "slow"),
+        (gradtx.lookahead(gradtx.sgd(0.1), 1), "slow"),
+    ]:
+        for dtype, rtol in ((jnp.float32, 1e-6), (jnp.bfloat16, 2**-8)):
+            from_1, state = train(tx, jnp.ones(2, dtype), grads[:6])
+            loaded = from_1 + jnp.asarray(99, dtype)
+            updates, after = tx.update(grads[6], state, loaded)
+            np.testing.assert_allclose(updates, tx.update(grads[6], state, from_1)[0], atol=100 * rtol)
+            shift = gradtx.find(after, name) - gradtx.find(tx.update(grads[6], state, from_1)[1], name)
+            np.testing.assert_allclose(shift.astype(jnp.float32), 99, rtol=2 * rtol)
+
+
+def test_params_that_are_projected_count():
+    """Of elements that were held at 0 from outside, nothing of the way below is remembered; the others go on."""
+
+    def run_projected(tx, project):
+        params, state = jnp.array([1.0, -1.0]), tx.init(jnp.array([1.0, -1.0]))
+        for sign in [1.0] * 6 + [-1.0] * 3:
+            updates, state = tx.update(jnp.array([sign, 1.0]), state, params)
+            params = gradtx.apply_updates(params, updates)
+            params = jnp.array([jnp.maximum(params[0], 0.0), params[1]]) if project else params
+        return params
+
+    for tx in (gradtx.schedule_free_sgd(0.5, 0.0), gradtx.lookahead(gradtx.sgd(0.5), 3)):
+        held, free = run_projected(tx, True), run_projected(tx, False)
+        assert held[0] > free[0] + 0.2
+        assert held[1] == free[1]
+
+
 # Schedule-Free --------------------------------------------------------------------------------------------------------
 
 WARMUP = ("warmup_constant_schedule", (0.0, 0.1, 12))
