@@ -116,6 +116,7 @@ from gradtx.wrappers.guards import conditionally as conditionally
 from gradtx.wrappers.guards import conditionally_mask as conditionally_mask
 from gradtx.wrappers.guards import skip_nonfinite as skip_nonfinite
 from gradtx.wrappers.guards import zero_nonfinite as zero_nonfinite
+from gradtx.wrappers.hyperparameters import hyperparameters as hyperparameters
 from gradtx.wrappers.monitoring import metrics as metrics
 from gradtx.wrappers.monitoring import monitor as monitor
 from gradtx.wrappers.precision import kahan_summation as kahan_summation

@@ -7,6 +7,9 @@ from typing import Any, cast
 import jax.numpy as jnp
 from jax import Array
 
+from gradtx.core import record
+from gradtx.core.annotations import Kind
+
 
 def held(state: Any) -> Any:
     """The state, or that which a `TrainState` or an `nnx.Optimizer` holds."""
@@ -36,7 +39,13 @@ def find(state: Any, name: str) -> Any:
         return found[0][1]
     paths = ["/".join(path) for path, _ in (found or entries)]
     problem = f"several entries are called {name!r}" if found else f"no entry is called {name!r}"
-    raise KeyError(f"gradtx.find: {problem}. {'Name one of' if found else 'There are'}: {', '.join(paths)}.")
+    hint = f" {name} is a hyperparameter: gradtx.hyperparameters(tx, state)." if _is_hyperparameter(name) else ""
+    raise KeyError(f"gradtx.find: {problem}.{hint} {'Name one of' if found else 'There are'}: {', '.join(paths)}.")
+
+
+def _is_hyperparameter(name: str) -> bool:
+    parameters = (p for factory in record.registry.values() for p in cast(Any, factory).node._parameters)
+    return any(p.name == name and p.kind is Kind.HYPER for p in parameters)
 
 
 def _called(wanted: list[str], entries: list[tuple[tuple[str, ...], Any]]) -> list[tuple[tuple[str, ...], Any]]:

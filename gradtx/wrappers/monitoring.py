@@ -16,13 +16,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradtx import tree
-from gradtx.core import record
-from gradtx.core.compose import Chain, Composition
+from gradtx.core.compose import Chain
 from gradtx.core.rule import Rule
-from gradtx.core.schedule import concrete_numbers
 from gradtx.core.state import held
-from gradtx.core.transform import Elementary, Named, Transform, transform
-from gradtx.core.tunable import with_hyperparameters
+from gradtx.core.transform import Transform, transform
+from gradtx.wrappers.hyperparameters import numbers_of
 from gradtx.wrappers.placing import refuse_first
 
 PyTree = Any
@@ -115,38 +113,15 @@ def monitor(inner: Transform, prefix: str | None = None) -> Rule:
 def _rates(tx: Transform, state: State) -> dict[str, Any]:
     """The learning rates of the last update, by name."""
     rates: dict[str, Any] = {}
-    for groups, rate in _all_rates(tx, state, ()):
-        name = full = "/".join((*groups, "learning_rate"))
-        number = 1
-        while name in rates:
-            number += 1
-            name = f"{full}_{number}"
-        rates[name] = rate
+    for groups, path, rate in numbers_of(tx, state, (tx.name,)):
+        if path[-1] == "learning_rate":
+            name = full = "/".join((*groups, "learning_rate"))
+            number = 1
+            while name in rates:
+                number += 1
+                name = f"{full}_{number}"
+            rates[name] = rate
     return rates
-
-
-def _all_rates(tx: Transform, state: State, groups: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(tx, Named):
-        yield from _all_rates(tx.expand(), state, groups)
-    elif isinstance(tx, Composition):
-        for stage, keys in tx._layout():
-            yield from _all_rates(stage, {own: state[key] for own, key in keys}, groups)
-    elif isinstance(tx, Elementary) and tx.slots:
-        entry = state[tx.name]
-        if "learning_rate" in tx.arguments:
-            last = jnp.maximum(entry["count"] - 1, 0)
-            yield groups, concrete_numbers(tx, last, jnp.float32)["learning_rate"]
-        for place, inner in record.children(tx.arguments):
-            if isinstance(inner, Transform):
-                yield from _inside(inner, entry, place[1:], groups)
-
-
-def _inside(inner: Transform, entry: State, group: tuple[Any, ...], groups: tuple[str, ...]) -> Any:
-    """The rates of a transform within a wrapper, whose state is under "inner", or by group under "groups"."""
-    state = entry["groups"][group[0]] if group else entry["inner"]
-    if "hyperparameters" in entry:  # tunable: those in the state count
-        inner = with_hyperparameters(inner, entry["hyperparameters"])
-    return _all_rates(inner, state, (*groups, *map(str, group)))
 
 
 def metrics(state: Any) -> dict[str, Any]:

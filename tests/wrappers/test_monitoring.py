@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import gradtx
 from tests.wrappers.runs import train
@@ -125,3 +126,81 @@ def test_every_learning_rate_has_a_name():
     assert_numbers(numbers(tunable.update(GRADS, state, PARAMS)[1]), learning_rate=0.025)
     assert_numbers(after(gradtx.monitor(gradtx.schedule_free_sgd(0.3))), learning_rate=0.3)
     assert_numbers(numbers(gradtx.monitor(gradtx.sgd(FALLING)).init(PARAMS)), learning_rate=0.1)
+
+
+# hyperparameters ------------------------------------------------------------------------------------------------------
+
+LABELS = {"*kernel": "matrices", "*": "vectors"}
+
+
+@pytest.mark.parametrize(
+    ("tx", "expected"),
+    [
+        (gradtx.adam(FALLING, 0.5), {"learning_rate": 0.08, "b1": 0.5, "b2": 0.999, "eps": 1e-8}),
+        (gradtx.adamw(0.1, FALLING), {"learning_rate": 0.1, "b1": 0.08, "weight_decay": 1e-4}),
+        (gradtx.clip(2.0) >> gradtx.scale_by_schedule(FALLING), {"max_delta": 2.0, "step_size_fn": 0.08}),
+        (gradtx.scale(2.0) >> gradtx.scale(FALLING), {"scale/step_size": 2.0, "scale_2/step_size": 0.08}),
+        (
+            gradtx.partition({"matrices": gradtx.sgd(FALLING), "vectors": gradtx.lion(0.5)}, LABELS),
+            {"matrices/learning_rate": 0.08, "vectors/learning_rate": 0.5, "vectors/b2": 0.99},
+        ),
+        (
+            gradtx.schedule_free(gradtx.sgd(0.1), FALLING),
+            {"schedule_free/learning_rate": 0.08, "schedule_free/sgd/learning_rate": 0.1, "weight_lr_power": 2.0},
+        ),
+        (gradtx.accumulate(gradtx.sgd(FALLING), 2), {"learning_rate": 0.1}),
+        (gradtx.lookahead(gradtx.monitor(gradtx.sgd(FALLING))), {"learning_rate": 0.08, "slow_step_size": 0.5}),
+        (gradtx.chain(optax.trace(0.9), gradtx.sgd(FALLING)), {"learning_rate": 0.08}),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_every_hyperparameter_has_its_value_of_the_last_update(tx, expected):
+    state, names = tx.init(PARAMS), set()
+    for step in range(3):
+        _, state = tx.update(GRADS, state, PARAMS)
+        found = gradtx.hyperparameters(tx, state)
+        names.add(tuple(found))
+        assert step or all(name in found for name in expected)
+    assert_numbers(
+        {name: float(value) for name, value in jax.jit(gradtx.hyperparameters)(tx, state).items()}, **expected
+    )
+    assert len(names) == 1
+
+
+def test_hyperparameters_before_the_first_update_under_tunable_and_of_what_holds_a_state():
+    tx = gradtx.tunable(gradtx.sgd(FALLING))
+    state = tx.init(PARAMS)
+    assert_numbers(gradtx.hyperparameters(tx, state), learning_rate=0.1)
+    tx = gradtx.tunable(gradtx.sgd(0.1))
+    state = gradtx.tune(tx.init(PARAMS), learning_rate=0.025)
+    assert_numbers(gradtx.hyperparameters(tx, state), learning_rate=0.025)
+
+    class Holder:
+        opt_state = state
+
+    assert_numbers(gradtx.hyperparameters(tx, Holder()), learning_rate=0.025)
+
+
+def test_hyperparameters_of_an_nnx_optimizer():
+    class Model(nnx.Module):
+        def __init__(self):
+            self.w = nnx.Param(jnp.ones(2))
+
+    tx = gradtx.adam(FALLING)
+    optimizer = nnx.Optimizer(Model(), tx, wrt=nnx.Param)
+    assert_numbers(gradtx.hyperparameters(tx, optimizer), learning_rate=0.1, b1=0.9)
+
+
+def test_a_state_of_another_optimizer_and_a_name_that_is_not_in_the_state():
+    state = gradtx.sgd(0.1).init(PARAMS)
+    for wrong in (state, (), optax.adam(0.1).init(PARAMS)):
+        with pytest.raises(
+            ValueError, match=r"gradtx.hyperparameters: the state is not one of adam\(.*pass the state ret"
+        ):
+            gradtx.hyperparameters(gradtx.adam(0.1), wrong)
+    with pytest.raises(TypeError, match=r"gradtx.hyperparameters: tx is 3; allowed: a transform"):
+        gradtx.hyperparameters(3, state)
+    with pytest.raises(KeyError, match=r"learning_rate is a hyperparameter: gradtx.hyperparameters\(tx, state\)"):
+        gradtx.find(state, "learning_rate")
+    with pytest.raises(KeyError, match=r"no entry is called 'nope'\. There are"):
+        gradtx.find(state, "nope")
