@@ -316,7 +316,7 @@ def in_units(leaf: Array, unit: Array) -> Array:
     """`unit x`; with unit 0, which stands for 1 / infinity, the infinite elements are 1 or -1 and the others 0."""
     if is_complex(leaf):
         return jax.lax.complex(in_units(leaf.real, unit), in_units(leaf.imag, unit))
-    return jax.lax.select(jax.lax.is_finite(leaf), unit * leaf, jax.lax.sign(leaf))
+    return jax.lax.select(jax.lax.is_finite(leaf) | (unit != 0), unit * leaf, jax.lax.sign(leaf))
 
 
 def times(tree: PyTree, factor: Array, unit: Array) -> PyTree:
@@ -334,7 +334,8 @@ def _times(leaf: Array, factor: Array, unit: Array) -> Array:
 def shorten(tree: PyTree, norm: Norm, limit: Any) -> PyTree:
     """`x min(1, limit / |x|)`: the tree with this norm, or each unit of it, no longer than the limit.
 
-    Where elements are infinite, they share the limit and the others become 0; NaN anywhere makes all of it NaN.
+    Where elements are infinite, they share the limit and the others become 0; NaN anywhere makes all of it NaN. An
+    infinite limit leaves all as it is.
     """
     return times(tree, *_shortening(norm, _as_scalar(limit, norm.relative.dtype)))
 
@@ -342,7 +343,7 @@ def shorten(tree: PyTree, norm: Norm, limit: Any) -> PyTree:
 @numerics.one_program
 def _shortening(norm: Norm, limit: Array) -> tuple[Array, Array]:
     """The factor and the unit."""
-    short = norm.relative <= limit * norm.unit
+    short = (norm.relative <= limit * norm.unit) | jnp.isposinf(limit)
     factor = jnp.where(short, 1, limit / jnp.where(short, 1, norm.relative))
     return factor, jnp.where(short, 1, norm.unit)
 

@@ -32,7 +32,7 @@ def is_traced(value: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A range of finite numbers; `closed_low` says whether the lower end belongs to it, `closed_high` the upper."""
+    """A range of numbers; `closed_low` says whether a finite lower end belongs to it, `closed_high` the upper."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -42,13 +42,13 @@ class Interval:
     def __contains__(self, value: float) -> bool:
         above = value >= self.low if self.closed_low else value > self.low
         below = value <= self.high if self.closed_high else value < self.high
-        return above and below and math.isfinite(value)
+        return above and below and value > -math.inf
 
     def __str__(self) -> str:
         if self == Interval():
             return "any finite number"
         left = "[" if self.closed_low and math.isfinite(self.low) else "("
-        right = "]" if self.closed_high and math.isfinite(self.high) else ")"
+        right = "]" if self.closed_high else ")"
         return f"in {left}{self.low:g}, {self.high:g}{right}"
 
 

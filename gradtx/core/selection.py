@@ -237,7 +237,8 @@ def _upward(path: str) -> Iterator[str]:
 
 
 def _spread(question: _Question, values: PyTree) -> tuple[Any, ...]:
-    found = _by_leaf(question, values) if question.shapes is not None else []
+    # Params without leaves take any mask: optax's tree_map_params asks with such.
+    found = _by_leaf(question, values) if question.paths else []
     if found is None:
         raise ValueError(
             f"{question.what} has the structure {jax.tree.structure(values)}, the params have "

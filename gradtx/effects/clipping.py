@@ -20,21 +20,22 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradtx import tree
-from gradtx.core.annotations import Interval, NonNegative, Positive, PositiveInt
+from gradtx.core.annotations import Interval, NonNegative, PositiveInt
 from gradtx.core.rule import Rule
 from gradtx.core.transform import transform
 
 PyTree = Any
 State = dict[str, Any]
 Percent = Annotated[Any, Interval(0, 100, closed_high=True)]
+Limit = Annotated[Any, Interval(0, closed_low=False, closed_high=True)]
 
 
 @transform
-def clip(max_delta: Positive) -> Rule:
+def clip(max_delta: Limit) -> Rule:
     """`u = min(max(g, -max_delta), max_delta)`, element by element.
 
     Args:
-      max_delta: a number > 0, or a schedule, in the unit of what flows through.
+      max_delta: a number > 0 (inf: no limit), or a schedule, in the unit of what flows through.
 
     State: `count`, a scalar. Errors: TypeError for complex leaves, which have no order.
 
@@ -51,7 +52,7 @@ def clip(max_delta: Positive) -> Rule:
 
 
 @transform
-def clip_by_global_norm(max_norm: Positive) -> Rule:
+def clip_by_global_norm(max_norm: Limit) -> Rule:
     """`u = g min(1, max_norm / |g|)`, |g| being the norm over all leaves together.
 
     Source: Pascanu, Mikolov, Bengio 2013 (arXiv 1211.5063), algorithm 1. PyTorch adds 1e-6 to the norm; optax and
@@ -59,7 +60,7 @@ def clip_by_global_norm(max_norm: Positive) -> Rule:
     max_norm, where it returns NaN. Complex leaves: |g|².
 
     Args:
-      max_norm: a number > 0, or a schedule, in the unit of what flows through.
+      max_norm: a number > 0 (inf: no limit), or a schedule, in the unit of what flows through.
 
     State: `count`, a scalar. Errors: ValueError for a max_norm that is not positive.
 
@@ -76,14 +77,14 @@ def clip_by_global_norm(max_norm: Positive) -> Rule:
 
 
 @transform
-def clip_by_leaf_norm(max_norm: Positive) -> Rule:
+def clip_by_leaf_norm(max_norm: Limit) -> Rule:
     """`u = g min(1, max_norm / |g|)`, |g| being the norm of each leaf by itself.
 
     Source: Pascanu, Mikolov, Bengio 2013 (arXiv 1211.5063), algorithm 1, for each leaf; Keras calls it clipnorm.
     Complex leaves: |g|².
 
     Args:
-      max_norm: a number > 0, or a schedule, in the unit of what flows through.
+      max_norm: a number > 0 (inf: no limit), or a schedule, in the unit of what flows through.
 
     State: `count`, a scalar. Errors: ValueError for a max_norm that is not positive.
 
@@ -100,14 +101,14 @@ def clip_by_leaf_norm(max_norm: Positive) -> Rule:
 
 
 @transform
-def clip_by_block_rms(threshold: Positive) -> Rule:
+def clip_by_block_rms(threshold: Limit) -> Rule:
     """`u = g min(1, threshold / rms(g))`, the root mean square being that of each leaf by itself.
 
     Source: as optax.clip_by_block_rms; Shazeer and Stern 2018 (arXiv 1804.04235), section 6, with d = threshold.
     Complex leaves: |g|².
 
     Args:
-      threshold: a number > 0, or a schedule, in the unit of what flows through.
+      threshold: a number > 0 (inf: no limit), or a schedule, in the unit of what flows through.
 
     State: `count`, a scalar. Errors: ValueError for a threshold that is not positive.
 
@@ -127,9 +128,7 @@ def clip_by_block_rms(threshold: Positive) -> Rule:
 
 
 @transform
-def adaptive_grad_clip(
-    clipping: Positive, eps: NonNegative = 1e-3, *, axis: int | tuple[int, ...] | None = None
-) -> Rule:
+def adaptive_grad_clip(clipping: Limit, eps: NonNegative = 1e-3, *, axis: int | tuple[int, ...] | None = None) -> Rule:
     """`u = g min(1, clipping max(|w|, eps) / |g|)`, the norms being those of each unit of a layer.
 
     Source: Brock, De, Smith, Simonyan 2021 (arXiv 2102.06171), equation 3. A unit is what feeds one output. As in
@@ -139,8 +138,8 @@ def adaptive_grad_clip(
     |g|².
 
     Args:
-      clipping: a number > 0, or a schedule: the longest allowed update in units of the weights. [1 / params, times the
-        unit of what flows through]
+      clipping: a number > 0 (inf: no limit), or a schedule: the longest allowed update in units of the weights.
+        [1 / params, times the unit of what flows through]
       eps: >= 0, a number or a schedule; the least norm a unit's weights count with, so that zeros can move. [params]
       axis: the axes that a norm goes over, the same for all leaves; None chooses by shape as above.
 
@@ -160,9 +159,9 @@ def adaptive_grad_clip(
             over = _unit_axes(jnp.shape(u)) if axis is None else axis
             size = tree.norm(u, over)
             limits = tree.map(
-                lambda length, clipping, eps: clipping * jnp.maximum(length, eps),
+                lambda length, k, eps: jnp.where(k == jnp.inf, k, k * jnp.maximum(length, eps)),
                 tree.norm(w, over).value,
-                clipping=clipping,
+                k=clipping,
                 eps=eps,
             )
             return tree.shorten(u, size, limits)

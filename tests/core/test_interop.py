@@ -166,6 +166,26 @@ def test_bfloat16_passes_through_foreign_objects():
     assert jax.tree.map(lambda leaf: leaf.dtype, new_state) == jax.tree.map(lambda leaf: leaf.dtype, state)
 
 
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda tx: tx,
+        lambda tx: gradtx.masked(tx, {"w": True, "b": False}),
+        lambda tx: gradtx.train_only(tx, "w"),
+        lambda tx: gradtx.masked(tx, lambda params: jax.tree.map(lambda leaf: leaf.ndim == 1, params)),
+        lambda tx: gradtx.partition({"a": tx, "b": gradtx.sgd(0.1)}, {"w": "a", "b": "b"}),
+        lambda tx: gradtx.accumulate(gradtx.skip_nonfinite(tx, 3), 2),
+    ],
+)
+def test_optax_tree_map_params_reaches_statistics_and_no_counters(around):
+    tx = around(gradtx.adam(0.1))
+    state = tx.init(PARAMS)
+    mapped = optax.tree_map_params(tx, lambda leaf: leaf + 1, state)
+    for name in ("mu", "nu"):
+        assert gradtx.tree_equal(gradtx.find(mapped, name), jax.tree.map(lambda x: x + 1, gradtx.find(state, name)))
+    assert int(gradtx.step_count(mapped)) == 0
+
+
 # gradtx inside optax --------------------------------------------------------------------------------------------------
 
 

@@ -231,6 +231,7 @@ def test_config_is_readable():
             "nesterov": False,
             "dampening": 0.0,
             "lr_inside_momentum": False,
+            "accumulator_dtype": None,
             "state_dtype": None,
         },
     }

@@ -1,5 +1,7 @@
 """Clipping where numbers end: infinite, NaN, zero, and squares that overflow or vanish; by hand, in every dtype."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,3 +180,22 @@ def test_before_the_first_finite_norm_nothing_is_clipped():
     assert updates[0] == np.inf
     assert np.isnan(updates[1])
     assert int(state["filled"]) == 0
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [
+        gradtx.clip,
+        gradtx.clip_by_global_norm,
+        gradtx.clip_by_leaf_norm,
+        gradtx.clip_by_block_rms,
+        lambda limit: gradtx.adaptive_grad_clip(limit, eps=0.0),
+    ],
+)
+def test_a_limit_of_infinity_is_none(clip):
+    params = {"a": jnp.zeros((2, 3)), "b": jnp.zeros(1)}
+    grads = {"a": jnp.array([[1e30, -2.0, 0.0], [1e-30, jnp.inf, -0.5]]), "b": jnp.zeros(1)}
+    assert gradtx.from_config(json.loads(json.dumps(clip(np.inf).to_config()))) == clip(np.inf)
+    for limit in (np.inf, jnp.float32(np.inf)):
+        tx = clip(limit)
+        np.testing.assert_array_equal(tx.update(grads, tx.init(params), params)[0]["a"], grads["a"])

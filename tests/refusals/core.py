@@ -132,7 +132,7 @@ for f, args, kwargs, error, *words in [
     *((gradtx.adam, [1], {"b1": b}, ValueError, f"gradtx.adam: b1 is {b!r}; {UNIT}.") for b in (1.0, 1.5, -0.1)),
     (gradtx.scale_by_lion, [], {"b2": 1}, ValueError, f"gradtx.scale_by_lion: b2 is 1.0; {UNIT}."),
     (gradtx.adam, [1e-3], {"eps": -1e-8}, ValueError, f"gradtx.adam: eps is -1e-08; {NUMBER}."),
-    (gradtx.clip_by_global_norm, [0], {}, ValueError, "max_norm is 0.0; allowed: a number or a schedule, in (0, inf)."),
+    (gradtx.clip_by_global_norm, [0], {}, ValueError, "max_norm is 0.0; allowed: a number or a schedule, in (0, inf]."),
     (gradtx.sgd, [1], {"nesterov": True}, ValueError, "gradtx.sgd: nesterov needs momentum; pass momentum=0.9"),
     (gradtx.rmsprop, [1], {"nesterov": True}, ValueError, "gradtx.rmsprop: nesterov needs momentum; pass momentum=0.9"),
     (gradtx.sgd, [0.1], {"dampening": 0.5}, ValueError, "gradtx.sgd: dampening needs momentum"),

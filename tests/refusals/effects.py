@@ -87,8 +87,8 @@ REFUSALS = [
     *(
         Refusal(f"{name} of nothing", lambda make=make: make(), ValueError, f"gradtx.{name}", allowed)
         for name, make, allowed in (
-            ("clip", lambda: gradtx.clip(0.0), "(0, inf)"),
-            ("clip_by_global_norm", lambda: gradtx.clip_by_global_norm(-1.0), "(0, inf)"),
+            ("clip", lambda: gradtx.clip(0.0), "(0, inf]"),
+            ("clip_by_global_norm", lambda: gradtx.clip_by_global_norm(-1.0), "(0, inf]"),
             ("clip_by_percentile", lambda: gradtx.clip_by_percentile(101.0), "100"),
             ("clip_by_percentile", lambda: gradtx.clip_by_percentile(10.0, window=0), "window is 0"),
             ("scale_by_learning_rate", lambda: gradtx.scale_by_learning_rate(-0.1), "[0, inf)"),
