@@ -5,6 +5,7 @@ chex compares; when it finds a difference, the words are ours: who, where, what 
 
 import contextlib
 import contextvars
+import sys
 import warnings
 from collections.abc import Generator
 from typing import Any, cast
@@ -24,7 +25,10 @@ def check_arrays(who: str, argument: str, value: Any) -> None:
         if not isinstance(leaf, (bool, int, float, complex)) and not (
             hasattr(leaf, "dtype") and hasattr(leaf, "shape")
         ):
-            raise TypeError(f"{who}: {argument} at {path} is {leaf!r} of type {type(leaf).__name__}; allowed: arrays.")
+            hint = " Give the arrays alone, as equinox.filter(model, equinox.is_array) does." if callable(leaf) else ""
+            raise TypeError(
+                f"{who}: {argument} at {path} is {leaf!r} of type {type(leaf).__name__}; allowed: arrays.{hint}"
+            )
 
 
 def check_leaves(who: str, argument: str, value: Any, reader: Any = None) -> None:
@@ -32,9 +36,25 @@ def check_leaves(who: str, argument: str, value: Any, reader: Any = None) -> Non
     check_arrays(who, argument, value)
     for path, leaf in tree.named_leaves(value):
         if tree.is_discrete(leaf) and (remedy := _remedy(reader)):
+            _refuse_sparse(who, argument, value)
             raise TypeError(
                 f"{who}: {argument} at {path} has dtype {_dtype_name(leaf)}; allowed: floating-point or complex. "
                 f"{remedy}"
+            )
+
+
+def _refuse_sparse(who: str, argument: str, value: Any) -> None:
+    """A sparse array is a tree of numbers and places, which are integers."""
+    sparse: Any = sys.modules.get("jax.experimental.sparse")
+
+    def is_sparse(node: Any) -> bool:
+        return sparse is not None and isinstance(node, sparse.JAXSparse)
+
+    for path, node in jax.tree_util.tree_leaves_with_path(value, is_leaf=is_sparse):
+        if is_sparse(node):
+            raise TypeError(
+                f"{who}: {argument} at {jax.tree_util.keystr(path) or 'the root'} is sparse, a {type(node).__name__}; "
+                "allowed: dense arrays. Give its `.todense()`."
             )
 
 

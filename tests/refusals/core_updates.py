@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from jax.experimental import sparse
 
 import gradtx
 from gradtx import Rule
@@ -109,7 +110,9 @@ for dtype in ("int32", "bool", "uint8"):
     ]:
         LEAVES.append(Refusal(f"{dtype}: {words[:30]}", call, TypeError, words))
 for leaf in ("weights", object(), jnp.ones):
-    bad, words = {"w": leaf, "b": 0.0}, (" at ['w'] is ", f"of type {type(leaf).__name__}; allowed: arrays")
+    bad, words = {"w": leaf, "b": 0.0}, (" at ['w'] is ", f"of type {type(leaf).__name__}; allowed: arrays.")
+    if callable(leaf):
+        words = (*words, "allowed: arrays. Give the arrays alone, as equinox.filter(model, equinox.is_array) does.")
     for who, call in [
         ("gradtx.adam.init: params", functools.partial(TX.init, bad)),
         ("gradtx.adam.update: updates", functools.partial(update, TX, bad)),
@@ -118,6 +121,15 @@ for leaf in ("weights", object(), jnp.ones):
         ("gradtx.apply_updates: params", functools.partial(gradtx.apply_updates, bad, PARAMS)),
     ]:
         LEAVES.append(Refusal(f"{type(leaf).__name__}: {who}", call, TypeError, who, *words))
+for kind in (sparse.BCOO, sparse.BCSR):
+    bad = {"w": kind.fromdense(jnp.eye(2)), "b": 0.0}
+    words = f" at ['w'] is sparse, a {kind.__name__}; allowed: dense arrays. Give its `.todense()`."
+    for who, call in [
+        ("gradtx.adam.init: params", functools.partial(TX.init, bad)),
+        ("gradtx.chain.init: params", traced(CHAIN.init, bad)),
+        ("gradtx.adam.update: updates", functools.partial(update, TX, bad)),
+    ]:
+        LEAVES.append(Refusal(f"{kind.__name__}: {who}", call, TypeError, f"{who}{words}"))
 COMPLEX, REAL = ({"layer": {"w": np.ones(2, dtype)}} for dtype in (np.complex64, np.float32))
 IMAGINARY = ("['layer']['w']", "is complex (complex64); allowed: real", "imaginary part as two leaves")
 for tx, who in [
