@@ -50,7 +50,7 @@ def _refuse_sparse(who: str, argument: str, value: Any) -> None:
     def is_sparse(node: Any) -> bool:
         return sparse is not None and isinstance(node, sparse.JAXSparse)
 
-    for path, node in jax.tree_util.tree_leaves_with_path(value, is_leaf=is_sparse):
+    for path, node in cast(Any, jax.tree_util.tree_leaves_with_path(value, is_leaf=is_sparse)):
         if is_sparse(node):
             raise TypeError(
                 f"{who}: {argument} at {jax.tree_util.keystr(path) or 'the root'} is sparse, a {type(node).__name__}; "

@@ -29,7 +29,8 @@ class Foreign(Transform):
     def _title(self) -> str:
         """The name of what made it: the function in which an optax pair's init was defined, else the type."""
         pair = self._arguments["object"]
-        made_in, is_local, _ = getattr(pair.init, "__qualname__", "").partition(".<locals>")
+        made_in, is_local, _ = getattr(pair.init, "__qualname__", "").rpartition(".<locals>")
+        made_in = made_in.rpartition("<locals>.")[2]
         return made_in if is_local and not inspect.ismethod(pair.init) else type(pair).__name__
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
 """Names for annotations, as programs for optax write them."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from gradtx.core.rule import Params, Updates
 
@@ -9,18 +9,33 @@ OptState = Any
 """A state of any transform."""
 
 
+class Pair(NamedTuple):
+    """Two functions, `init` and `update`, by which compositions and wrappers call a transform that is written so."""
+
+    init: Callable[[Params], OptState]
+    update: Callable[..., tuple[Updates, OptState]]
+
+
 @runtime_checkable
 class GradientTransformation(Protocol):
     """What has `init` and `update`: a transform of gradtx, of optax, or your own.
 
     For annotations, and for `isinstance`. Code that asks for optax's own class needs `gradtx.to_optax(tx)`.
+    Called with two functions, as programs for optax define transforms of their own, it gives the pair of them.
 
     >>> import gradtx, optax
     >>> isinstance(gradtx.adam(1e-3), gradtx.GradientTransformation)
     True
     >>> isinstance(optax.adam(1e-3), gradtx.GradientTransformation)
     True
+    >>> double = gradtx.GradientTransformation(lambda params: (), lambda g, state, params=None: (2 * g, state))
+    >>> tx = gradtx.chain(double, gradtx.sgd(0.5))
+    >>> tx.update(1.0, tx.init(0.0))[0]
+    Array(-1., dtype=float32)
     """
+
+    def __new__(cls, init: Callable[[Params], OptState], update: Callable[..., tuple[Updates, OptState]]) -> Any:
+        return Pair(init, update)
 
     @property
     def init(self) -> Callable[[Params], OptState]:

@@ -107,3 +107,26 @@ def test_names_for_annotations():
         assert isinstance(tx, gradtx.GradientTransformation)
     assert not isinstance(jnp.ones(3), gradtx.GradientTransformation)
     assert isinstance(gradtx.to_optax(gradtx.adam(0.1)), optax.GradientTransformation)
+
+
+@pytest.mark.parametrize("made", [gradtx.GradientTransformation, gradtx.GradientTransformationExtraArgs])
+def test_a_transform_of_ones_own_is_defined_as_for_optax(made):
+    def scale_by_mine(factor):
+        def init_fn(params):
+            return {"seen": jnp.zeros((), jnp.int32)}
+
+        def update_fn(updates, state, params=None, **extra_args):
+            return jax.tree.map(lambda u: factor * u, updates), {"seen": state["seen"] + 1}
+
+        return made(init=init_fn, update=update_fn)
+
+    mine, params = scale_by_mine(2.0), {"w": jnp.ones(3)}
+    assert isinstance(mine, gradtx.GradientTransformation)
+    init, update = mine
+    assert (init, update) == (mine.init, mine.update)
+    tx = gradtx.chain(mine, gradtx.sgd(0.5))
+    updates, state = jax.jit(tx.update)(params, tx.init(params), params)
+    assert updates["w"].tolist() == [-1.0] * 3
+    assert int(gradtx.find(state, "scale_by_mine/seen")) == 1
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'update'"):
+        made(init)
