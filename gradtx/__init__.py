@@ -161,6 +161,8 @@ if not _typing.TYPE_CHECKING:  # a type checker knows the names by itself
 
     def __getattr__(name: str) -> _typing.NoReturn:
         """Say what a name of optax is called here, or that a chapter is to be imported."""
+        import sys
+
         from gradtx.core.elsewhere import missing
 
-        raise missing(name)
+        raise missing(name, sys._getframe(1))

@@ -4,6 +4,7 @@ Each of optax's public names is one of gradtx, or stands here: with the expressi
 is. The page "Coming from optax" lists them all.
 """
 
+import types
 from typing import Final
 
 MADE: Final = {
@@ -101,10 +102,16 @@ HINTS: Final[dict[str, str]] = {
 """By optax's name, what to write instead."""
 
 
-def missing(name: str) -> AttributeError:
-    """The error for a name that gradtx does not have."""
+def missing(name: str, caller: types.FrameType) -> AttributeError | ImportError:
+    """The error for a name that gradtx does not have.
+
+    Of an AttributeError in `from gradtx import name` Python would drop the words.
+    """
+    import dis  # here: it takes longer than all of this file
+
     if name in ("landscape", "plot", "testing"):
         hint = f" before it is imported: import gradtx.{name}."
     else:
         hint = f", which optax has. Instead: {HINTS[name]}." if name in HINTS else "."
-    return AttributeError(f"gradtx has no {name!r}{hint}", name=name)
+    imports = dis.opname[caller.f_code.co_code[caller.f_lasti]] == "IMPORT_FROM"
+    return (ImportError if imports else AttributeError)(f"gradtx has no {name!r}{hint}", name=name)

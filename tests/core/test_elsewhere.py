@@ -97,6 +97,18 @@ def test_names_that_nobody_has_and_chapters_that_are_not_imported():
     assert re.search(r"gradtx has no 'landscape' before it is imported: import gradtx.landscape\.", said)
 
 
+def test_an_import_of_such_a_name_says_so_too():
+    with pytest.raises(ImportError, match=r"^gradtx has no 'multi_transform', which optax has\. Instead: partition\("):
+        exec("from gradtx import multi_transform")
+    with pytest.raises(ImportError, match=r"^gradtx has no 'adamm'\.$"):
+        exec("from gradtx import adam, adamm")
+    assert not hasattr(gradtx, "multi_transform")
+    assert getattr(gradtx, "multi_transform", None) is None
+    from gradtx import landscape
+
+    assert landscape is sys.modules["gradtx.landscape"]
+
+
 def test_names_for_annotations():
     for tx in (
         gradtx.adam(0.1),
