@@ -76,6 +76,11 @@ def saturating_increment(count: Array) -> Array:
     return jnp.where(count < _INT32_MAX, count + 1, count)
 
 
+def within_int32(length: int) -> int:
+    """A length for comparison with a counter, which stays at the largest int32: a longer one is taken for that."""
+    return min(length, int(_INT32_MAX))
+
+
 def round_stochastically(x: Array, dtype: np.dtype, key: Array) -> Array:
     """``x`` in a narrower dtype: one of its two neighbours, at random, so that the mean is ``x``.
 

@@ -86,14 +86,6 @@ EQUIVALENT = {
         "return 0.26 * (x[0] ** 2 + x[2] ** 2) - 0.48 * x[0] * x[1]",
     ): "JAX takes the last element where an index is too large",
     (
-        "gradtx/schedules/curves.py",
-        "return jnp.where((count) <= (warmup_steps), rising, falling)",
-    ): "both pieces are at the peak where they meet",
-    (
-        "gradtx/schedules/pieces.py",
-        "result = jnp.where((count) > (begin), line(start, stop, bent), result)",
-    ): "a piece begins where the one before it ends",
-    (
         "gradtx/landscape/functions.py",
         "return x[0] ** 2 - x[2] ** 2",
     ): "JAX takes the last element where an index is too large",

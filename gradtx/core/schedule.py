@@ -11,7 +11,8 @@ An author writes the function of time and the decorator records the call:
     >>> halving(0.1, every=10)(20)
     Array(0.025, dtype=float32)
 
-Its hyperparameters reach the function as arrays of the precision in which the schedule is used, `count` as an int32.
+Its hyperparameters reach the function as arrays of the precision in which the schedule is used, `count` as an int32. A
+count beyond int32, which a call may have but no optimizer, is a whole NumPy float64.
 """
 
 import contextlib
@@ -52,21 +53,21 @@ class Schedule(Recorded):
 
     def at(self, count: Any, dtype: Any) -> Array:
         """The value after `count` updates, computed in `dtype`."""
-        if isinstance(count, bool) or not (isinstance(count, int) or jnp.issubdtype(_dtype_of(count), jnp.integer)):
+        whole = _traced_count(count) if is_traced(count) else _concrete_count(count)
+        if whole is None:
             raise TypeError(
                 f"{self._who()}: the count is {count!r}; allowed: an integer, the number of updates already made."
             )
-        count = jnp.asarray(count, dtype=jnp.int32)
-        numbers = concrete_numbers(self, count, dtype)
+        numbers = concrete_numbers(self, whole, dtype)
         with blame(self.name):
-            value = jnp.asarray(self._call(numbers)(count))
+            value = jnp.asarray(self._call(numbers)(whole))
         real = jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
-        if value.shape not in ((), count.shape) or not real:
+        if value.shape not in ((), whole.shape) or not real:
             raise TypeError(
                 f"{self._who()}: its function returned an array of shape {value.shape} and dtype {value.dtype}; "
                 "allowed: one real number."
             )
-        return jnp.broadcast_to(value, count.shape).astype(dtype)
+        return jnp.broadcast_to(value, whole.shape).astype(dtype)
 
 
 @contextlib.contextmanager
@@ -138,8 +139,31 @@ def differs(value: Any, number: float) -> bool:
     return isinstance(value, Schedule) or (not is_traced(value) and bool(np.any(np.asarray(value) != number)))
 
 
-def _dtype_of(value: Any) -> Any:
-    return getattr(value, "dtype", np.dtype(object))
+def _traced_count(count: Array) -> Any:
+    """A count that JAX traces: an int32, or an int64 where it may be larger and x64 is on. None if it is no integer."""
+    if not jnp.issubdtype(count.dtype, jnp.integer):
+        return None
+    wide = np.dtype(np.int32) if np.can_cast(count.dtype, np.int32) else jax.dtypes.canonicalize_dtype(np.int64)
+    largest = np.iinfo(wide).max
+    return (jnp.minimum(count, largest) if np.iinfo(count.dtype).max > largest else count).astype(wide)
+
+
+def _concrete_count(count: Any) -> Any:
+    """An int32, or beyond it a NumPy float64, which has every whole number up to 2**53. None if it is not whole."""
+    if isinstance(count, jax.Array):
+        number = jnp.issubdtype(count.dtype, jnp.integer)
+    elif isinstance(count, (int, float)):
+        number = not isinstance(count, bool)
+    else:
+        number = isinstance(count, (np.ndarray, np.generic)) and cast(Any, count).dtype.kind in "iuf"
+    if not number:
+        return None
+    if isinstance(count, jax.Array) and count.dtype == np.int32:
+        return jnp.asarray(count, np.int32)  # not weak
+    numbers = np.asarray(count, np.float64)
+    if not (np.isfinite(numbers) & (numbers == np.floor(numbers))).all():
+        return None
+    return jnp.asarray(numbers.astype(np.int32)) if (np.abs(numbers) < 2**31).all() else numbers
 
 
 def schedule(body: Callable[P, Rate]) -> Callable[P, Schedule]:
@@ -152,7 +176,8 @@ def custom_schedule(function: Callable[[Any], Any]) -> Rate:
     """Any function of the count as a schedule; plain functions are wrapped in this wherever a schedule is allowed.
 
     Args:
-      function: `function(count) -> number`, count an int32 array. Called under JAX's standard dtype promotion rules.
+      function: `function(count) -> number`, count an int32 array, or beyond int32 a whole NumPy float64. Called
+        under JAX's standard dtype promotion rules.
 
     Errors: TypeError if the function gives anything but one real number.
 

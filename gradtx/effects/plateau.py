@@ -75,7 +75,7 @@ def reduce_on_plateau(
             )
         number, weight = state["avg_count"] + 1, state["avg_count"].astype(state["avg_value"].dtype)
         mean = (weight * state["avg_value"] + jnp.asarray(value).astype(weight.dtype)) / (weight + 1)
-        complete = number == accumulation_size
+        complete = number == numerics.within_int32(accumulation_size)
         waiting = state | {"avg_value": mean, "avg_count": number}
         judged = after(state, mean) | {"avg_value": jnp.zeros_like(mean), "avg_count": jnp.zeros_like(number)}
         new = {name: jnp.where(complete, judged[name], waiting[name]) for name in state}
@@ -86,13 +86,15 @@ def reduce_on_plateau(
         number = {name: x.astype(best.dtype) for name, x in (("rtol", rtol), ("atol", atol), ("factor", factor))}
         better = mean < (1 - number["rtol"]) * best - number["atol"]
         worse = jnp.where(better | cooling, 0, numerics.saturating_increment(state["plateau_count"]))
-        reduce = worse >= patience
+        reduce = worse >= numerics.within_int32(patience)
         smaller = jnp.where(reduce, number["factor"] * state["scale"], state["scale"])
         return {
             "scale": jnp.where(cooling, state["scale"], jnp.maximum(smaller, min_scale.astype(best.dtype))),
             "best_value": jnp.where(better, mean, best),
             "plateau_count": jnp.where(reduce, 0, worse),
-            "cooldown_count": jnp.where(reduce, cooldown, jnp.maximum(state["cooldown_count"] - 1, 0)),
+            "cooldown_count": jnp.where(
+                reduce, numerics.within_int32(cooldown), jnp.maximum(state["cooldown_count"] - 1, 0)
+            ),
         }
 
     return Rule(init=init, update=update)

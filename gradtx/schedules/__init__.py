@@ -8,5 +8,6 @@ straight line, a cosine or a power, bent at some steps:
 - `cosine_decay_schedule`: the same way down, slow at both ends.
 - `warmup_cosine_decay_schedule`: a line up, then that cosine: what large models are trained with.
 
-Values are hyperparameters (swept, differentiated, passed to jit); lengths and boundaries are static.
+Values are hyperparameters (swept, differentiated, passed to jit); lengths and boundaries are static,
+and may be longer than int32 counts. An optimizer's counter stays at the largest int32; a call takes any whole count.
 """

@@ -7,12 +7,12 @@ from jax import Array
 
 from gradtx.core.annotations import Finite, NonNegative, NonNegativeInt, Positive, PositiveInt
 from gradtx.core.schedule import Rate, schedule
-from gradtx.schedules.shapes import half_cosine, left, line, passed, refuse
+from gradtx.schedules.shapes import half_cosine, left, line, number, passed, reached, refuse, rounds, whole_rounds
 
 
 def _exponential(count: Array, init: Any, steps: int, rate: Any, begin: int, staircase: bool, end: Any) -> Array:
-    exponent = jnp.maximum(count - begin, 0).astype(rate.dtype) / steps
-    value = init * rate ** (jnp.floor(exponent) if staircase else exponent)
+    exponent = (whole_rounds if staircase else rounds)(count, begin, steps, rate)
+    value = init * rate**exponent
     if end is None:
         return value
     return jnp.where(rate < 1, jnp.maximum(value, end), jnp.minimum(value, end))
@@ -200,7 +200,7 @@ def warmup_cosine_decay_schedule(
     def rate(count: Array) -> Array:
         rising = line(init_value, peak_value, passed(count, 0, warmup_steps, init_value))
         cosine = half_cosine(passed(count, warmup_steps, decay_steps - warmup_steps, init_value)) ** exponent
-        return jnp.where(count < warmup_steps, rising, end_value + (peak_value - end_value) * cosine)
+        return jnp.where(reached(count, warmup_steps), end_value + (peak_value - end_value) * cosine, rising)
 
     return rate
 
@@ -234,7 +234,7 @@ def warmup_exponential_decay_schedule(
         rising = line(init_value, peak_value, passed(count, 0, warmup_steps, init_value))
         begin = warmup_steps + transition_begin
         falling = _exponential(count, peak_value, transition_steps, decay_rate, begin, staircase, end_value)
-        return jnp.where(count < warmup_steps, rising, falling)
+        return jnp.where(reached(count, warmup_steps), falling, rising)
 
     return rate
 
@@ -267,7 +267,7 @@ def warmup_stable_decay_schedule(
     def rate(count: Array) -> Array:
         rising = line(init_value, peak_value, passed(count, 0, warmup_steps, init_value))
         falling = line(peak_value, end_value, passed(count, warmup_steps + stable_steps, decay_steps, init_value))
-        return jnp.where(count < warmup_steps, rising, falling)
+        return jnp.where(reached(count, warmup_steps), falling, rising)
 
     return rate
 
@@ -292,8 +292,8 @@ def inverse_sqrt_schedule(peak_value: Finite, warmup_steps: PositiveInt) -> Rate
     """
 
     def rate(count: Array) -> Array:
-        since = jnp.maximum(count, warmup_steps).astype(peak_value.dtype)
-        return peak_value * passed(count, 0, warmup_steps, peak_value) * jnp.sqrt(warmup_steps / since)
+        falling = jnp.sqrt(1 / jnp.maximum(rounds(count, 0, warmup_steps, peak_value), 1))
+        return peak_value * passed(count, 0, warmup_steps, peak_value) * falling
 
     return rate
 
@@ -312,4 +312,4 @@ def inverse_time_schedule(init_value: Finite, decay_rate: NonNegative) -> Rate:
     >>> gradtx.inverse_time_schedule(1.0, 0.5)(2)
     Array(0.5, dtype=float32)
     """
-    return lambda count: init_value / (1 + decay_rate * count.astype(init_value.dtype))
+    return lambda count: init_value / (1 + decay_rate * number(count, init_value))

@@ -11,7 +11,7 @@ from jax import Array
 from gradtx.core.annotations import Finite, Interval, NonNegative, Positive, PositiveInt
 from gradtx.core.schedule import Rate, Schedule, schedule
 from gradtx.schedules.curves import warmup_cosine_decay_schedule
-from gradtx.schedules.shapes import half_cosine, line, passed, refuse
+from gradtx.schedules.shapes import half_cosine, line, passed, reached, refuse, since
 
 Share = Annotated[float, Interval(0, 1, closed_low=False)]
 """A static share of the steps, in (0, 1)."""
@@ -59,7 +59,7 @@ def piecewise_constant_schedule(
     def rate(count: Array) -> Any:
         value = init_value
         for boundary in boundaries:
-            value = jnp.where(count >= boundary, value * scales[boundary], value)
+            value = jnp.where(reached(count, boundary), value * scales[boundary], value)
         return value
 
     return rate
@@ -71,7 +71,7 @@ def _interpolate(count: Array, kind: str, boundaries: Sequence[int], values: Seq
     for begin, end, start, stop in zip([0, *boundaries], boundaries, values, values[1:], strict=False):
         share = passed(count, begin, end - begin, values[0])
         bent = share if kind == "linear" else 1 - half_cosine(share)
-        result = jnp.where(count >= begin, line(start, stop, bent), result)
+        result = jnp.where(reached(count, begin), line(start, stop, bent), result)
     return result
 
 
@@ -206,7 +206,7 @@ def join_schedules(schedules: tuple[Schedule, ...], boundaries: tuple[int, ...])
         pieces = list(schedules)
         value: Any = pieces[0](count)
         for later, boundary in zip(pieces[1:], counts, strict=False):
-            value = jnp.where(count < boundary, value, later(jnp.maximum(count - boundary, 0)))
+            value = jnp.where(reached(count, boundary), later(since(count, boundary)), value)
         return value
 
     return rate

@@ -1,4 +1,8 @@
-"""The shapes that schedules are made of: a share of time, a line, half a cosine."""
+"""The shapes that schedules are made of: a share of time, a line, half a cosine.
+
+Lengths and boundaries are Python ints of any size, and a count is what its integers hold: an int32 never reaches a
+boundary of 2**31. The functions here compare and subtract the two without overflow.
+"""
 
 from typing import Any
 
@@ -7,16 +11,50 @@ import numpy as np
 from jax import Array
 
 
+def reached(count: Array, boundary: int) -> Array:
+    """Whether `boundary` is reached: never one that the integers of the count do not hold."""
+    return count >= boundary if boundary <= _largest(count) else jnp.zeros(count.shape, bool)
+
+
+def since(count: Array, begin: int) -> Array:
+    """The number of updates since `begin`, 0 before it."""
+    return count.clip(begin) - begin if begin <= _largest(count) else count * 0
+
+
+def rounds(count: Array, begin: int, steps: int, like: Any) -> Array:
+    """How often `steps` have passed since `begin`, whole and broken, in the dtype of the number `like`."""
+    return number(since(count, begin), like) / float(steps)
+
+
+def whole_rounds(count: Array, begin: int, steps: int, like: Any) -> Array:
+    """How often `steps` have passed since `begin`, whole ones only."""
+    updates = since(count, begin)
+    return number(updates // steps if steps <= _largest(count) else updates * 0, like)
+
+
 def passed(count: Array, begin: int, steps: int, like: Any) -> Array:
     """The share of `steps` that has passed since `begin`, from 0 to 1, in the dtype of the number `like`."""
     if steps == 0:
-        return (count >= begin).astype(like.dtype)
-    return jnp.clip(count - begin, 0, steps).astype(like.dtype) / steps
+        return reached(count, begin).astype(like.dtype)
+    return number(since(count, begin).clip(None, min(steps, _largest(count))), like) / float(steps)
 
 
 def left(count: Array, begin: int, steps: int, like: Any) -> Array:
     """The share of `steps` that is left, from 1 to exactly 0, which `1 - passed` may miss on either side under XLA."""
-    return jnp.clip(begin + steps - count, 0, steps).astype(like.dtype) / steps
+    end = min(begin + steps, _largest(count))
+    beyond = begin + steps - end  # what the integers of the count do not hold is added in floating point
+    remaining = (end - count).clip(0, min(steps, end))
+    return jnp.minimum(number(remaining, like) + float(beyond), float(steps)) / float(steps)
+
+
+def number(count: Array, like: Any) -> Array:
+    """The count in the dtype of the number `like`."""
+    return jnp.asarray(count.astype(like.dtype))
+
+
+def _largest(count: Array) -> Any:
+    """The largest count of this dtype. A count beyond int32 may be whole floats, which have no bound worth a care."""
+    return np.iinfo(count.dtype).max if np.issubdtype(count.dtype, np.integer) else np.inf
 
 
 def line(start: Any, end: Any, share: Array) -> Array:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradtx import tree
+from gradtx import numerics, tree
 from gradtx.averages import Weights
 from gradtx.core import check
 from gradtx.core.annotations import Dtype, NonNegativeInt, PositiveInt, Unit
@@ -188,12 +188,13 @@ def stochastic_weight_averaging(
     >>> print(f"{w:.1f} {gradtx.averaged_params(state):.1f}")
     5.0 6.0
     """
+    cycle = numerics.within_int32(every)
 
     def share(state: State, count: Array) -> tuple[Array, State]:
-        since = count - start
-        number = jnp.maximum(since // every, 0) + 1
+        since = count - numerics.within_int32(start)
+        number = jnp.maximum(since // cycle, 0) + 1
         c = 1 / number.astype(tree.precision(state["average"]))
-        return jnp.where((since >= 0) & (since % every == 0), c, jnp.zeros_like(c)), {}
+        return jnp.where((since >= 0) & (since % cycle == 0), c, jnp.zeros_like(c)), {}
 
     return _averaging("stochastic_weight_averaging", inner, lambda params: {}, share, state_dtype)
 

@@ -138,7 +138,7 @@ def skip_nonfinite(inner: Transform, max_consecutive: PositiveInt) -> Rule:
         return result, {
             "skipped": jnp.where(fine, state["skipped"], one_more["skipped"]),
             "consecutive": consecutive,
-            "failed": state["failed"] | (consecutive > max_consecutive),
+            "failed": state["failed"] | (consecutive > numerics.within_int32(max_consecutive)),
             "inner": inner_state,
         }
 

@@ -93,7 +93,8 @@ def lookahead(
 
     def update(updates: PyTree, state: State, params: PyTree, *, count: Array, **extra: Any) -> tuple[PyTree, State]:
         updates, inner_state = inner.update(updates, state["inner"], params, **extra)
-        begins, due = (count - 1) % sync_period == 0, count % sync_period == 0
+        period = numerics.within_int32(sync_period)
+        begins, due = (count - 1) % period == 0, count % period == 0
         outside = moved_from_outside(params, state["slow"])
         slow = tree.map(lambda s, d: jnp.where(begins, s + d, s), state["slow"], outside)
         fast = tree.map(lambda w, u: w + u, params, updates)

@@ -255,7 +255,7 @@ def loss_scaling(
             return result, {"loss_scale": s, "inner": inner_state}
         result, inner_state, fine = update_if_finite(inner, unscaled(updates), state["inner"], params, known)
         good = jnp.where(fine, state["good_steps"] + 1, 0)
-        grows, skipped = good >= period, numerics.saturating_increment(state["skipped"])
+        grows, skipped = good >= numerics.within_int32(period), numerics.saturating_increment(state["skipped"])
         return result, {
             "loss_scale": _next_scale(s, fine, grows),
             "good_steps": jnp.where(grows, 0, good),

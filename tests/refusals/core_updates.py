@@ -178,7 +178,11 @@ WANTS = registered(wants_value)()
 PAIR = types.SimpleNamespace(init=id, update=lambda updates, state, params=None, *, value: updates)
 THEIRS = gradtx.clip(1.0) >> gradtx.foreign(PAIR)
 TUNABLE, BOTH = (gradtx.tunable(tx) for tx in (TX, gradtx.scale(1.0) >> gradtx.scale(2.0)))
-CUSTOM, LINE, NO_COUNTS = gradtx.custom_schedule, gradtx.linear_schedule(1.0, 0.0, 10), (1.5, "1", None, True)
+CUSTOM, LINE, NO_COUNTS = (
+    gradtx.custom_schedule,
+    gradtx.linear_schedule(1.0, 0.0, 10),
+    (1.5, "1", None, True, float("inf"), 1j),
+)
 NO_RATES = [(np.ones(3), "shape (3,)"), (np.ones(1), "shape (1,)"), (1j, "dtype complex64"), (True, "dtype bool")]
 COUNTS = ("Name one of: scale_by_learning_rate/count, scale_by_momentum/count, scale_by_rms/count.",)
 UNKNOWN = "gradtx.adam.update: unknown extra argument 'value'. It accepts: none."
