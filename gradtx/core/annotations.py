@@ -110,12 +110,12 @@ def annotations_of(body: Callable[..., Any]) -> dict[str, Any]:
         ) from None
 
 
-def parameters_of(body: Callable[..., Any], reserved: Iterable[str]) -> tuple[Parameter, ...]:
+def parameters_of(
+    name: str, signature: inspect.Signature, hints: Mapping[str, Any], reserved: Iterable[str]
+) -> tuple[Parameter, ...]:
     """The parameters of a factory, classified by annotation when it is decorated."""
-    name = body.__name__
-    hints = annotations_of(body)
     parameters: list[Parameter] = []
-    for parameter in inspect.signature(body).parameters.values():
+    for parameter in signature.parameters.values():
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             stars = "**" if parameter.kind is parameter.VAR_KEYWORD else "positional-only "
             raise TypeError(
@@ -130,23 +130,11 @@ def parameters_of(body: Callable[..., Any], reserved: Iterable[str]) -> tuple[Pa
             raise TypeError(
                 f"{name}: {parameter.name!r} cannot be the name of a parameter; it is taken by the transform itself."
             )
-        described = _describe(parameter.name, hints[parameter.name])
-        default = parameter.default
-        if described.kind is Kind.HYPER and isinstance(default, int) and not isinstance(default, bool):
-            default = float(default)
-        parameters.append(
-            dataclasses.replace(
-                described,
-                default=default,
-                keyword_only=parameter.kind is parameter.KEYWORD_ONLY,
-                variadic=parameter.kind is parameter.VAR_POSITIONAL,
-                container=tuple if parameter.kind is parameter.VAR_POSITIONAL else described.container,
-            )
-        )
+        parameters.append(_describe(parameter, hints[parameter.name]))
     return tuple(parameters)
 
 
-def _describe(name: str, annotation: Any) -> Parameter:
+def _describe(parameter: inspect.Parameter, annotation: Any) -> Parameter:
     """Read one annotation: `Unit`, `Unit | None`, `tuple[Unit, ...]`, `dict[str, Transform]`, `bool`, ..."""
     options = [annotation]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -163,10 +151,23 @@ def _describe(name: str, annotation: Any) -> Parameter:
     kind, interval = _kind(options[0])
     if len({_kind(option)[0] for option in options}) > 1:
         raise TypeError(
-            f"parameter {name!r} may be {annotation}: a hyperparameter, transform or schedule cannot be static "
-            "as well (None is allowed); make two parameters of it."
+            f"parameter {parameter.name!r} may be {annotation}: a hyperparameter, transform or schedule cannot be "
+            "static as well (None is allowed); make two parameters of it."
         )
-    return Parameter(name, kind, None, optional=optional, container=container, interval=interval, types=tuple(options))
+    default, variadic = parameter.default, parameter.kind is parameter.VAR_POSITIONAL
+    if kind is Kind.HYPER and isinstance(default, int) and not isinstance(default, bool):
+        default = float(default)
+    return Parameter(
+        parameter.name,
+        kind,
+        default,
+        keyword_only=parameter.kind is parameter.KEYWORD_ONLY,
+        variadic=variadic,
+        optional=optional,
+        container=tuple if variadic else container,
+        interval=interval,
+        types=tuple(options),
+    )
 
 
 def _kind(annotation: Any) -> tuple[Kind, Interval]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NoReturn, Self, TypeVar, cast
 
 import jax
 
-from gradtx.core.annotations import Kind, Parameter, as_hyper, as_static, parameters_of, suggestion
+from gradtx.core.annotations import Kind, Parameter, annotations_of, as_hyper, as_static, parameters_of, suggestion
 from gradtx.core.arguments import ArgumentKey, Static, encode, freeze, show
 
 _registry: dict[str, Callable[..., Any]] = {}
@@ -234,18 +234,24 @@ class Recorded:
 R = TypeVar("R", bound=Recorded)
 
 
-def define(base: type[R], body: Callable[..., Any]) -> type[R]:
-    """Generate the node type of a factory and make it known to JAX."""
-    name = body.__name__
-    reserved = {n for n in dir(base) if not n.startswith("_")} | {"name", "factory"}
+@functools.cache
+def _reserved(base: type[Recorded]) -> frozenset[str]:
+    """The names that no parameter may have."""
+    return frozenset(name for name in dir(base) if not name.startswith("_")) | {"name", "factory"}
+
+
+def define(base: type[R], body: Callable[..., Any], hints: Mapping[str, Any] | None = None) -> type[R]:
+    """Generate the node type of a factory and make it known to JAX; `hints` are the annotations, if read already."""
+    name, signature = body.__name__, inspect.signature(body)
+    hints = annotations_of(body) if hints is None else hints
     members = {
         "__slots__": (),
         "__module__": body.__module__,
         "__doc__": body.__doc__,
         "name": name,
         "_body": staticmethod(body),
-        "_parameters": parameters_of(body, reserved),
-        "_signature": inspect.signature(body),
+        "_parameters": parameters_of(name, signature, hints, _reserved(base)),
+        "_signature": signature,
     }
     node = cast(type[R], types.new_class(name, (base,), exec_body=lambda namespace: namespace.update(members)))
     children = [parameter.name for parameter in node._parameters if parameter.is_child]

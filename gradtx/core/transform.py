@@ -365,8 +365,9 @@ def transform(body: Callable[P, Rule]) -> Callable[P, Transform]: ...
 def transform(body: Callable[P, Transform]) -> Callable[P, Transform]: ...
 def transform(body: Callable[..., Any]) -> Callable[..., Transform]:
     """Make a recorded transform of a function that returns a `Rule` or another transform. See the module's example."""
-    returns = annotations_of(body).get("return")
+    hints = annotations_of(body)
+    returns = hints.get("return")
     bases: dict[Any, type[Transform]] = {Rule: Elementary, Transform: Named}
     if returns not in bases:
         raise TypeError(f"{body.__name__}: its return annotation is {returns!r}; allowed: Rule or Transform.")
-    return record.factory_of(record.define(bases[returns], body))
+    return record.factory_of(record.define(bases[returns], body, hints))
