@@ -24,7 +24,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from gradtx import numerics
+from gradtx import numerics, sharding
 
 PyTree = Any
 
@@ -88,14 +88,17 @@ def _widened(leaf: Any) -> Array:
 
 
 def cast_like(tree: PyTree, like: PyTree, *, finite: bool = False) -> PyTree:
-    """Each leaf in the dtype of the leaf of ``like`` at the same place; ``finite``: too large is the largest there."""
+    """Each leaf in the dtype of the leaf of ``like`` at the same place; ``finite``: too large is the largest there.
+
+    On a mesh with explicit axes the sharding is part of the type, and taken over too.
+    """
 
     def cast(leaf: Any, other: Any) -> Array:
         dtype = dtype_of(other)
         bounded = finite and not is_complex(other) and not is_discrete(other)
         if bounded and jnp.finfo(dtype).max < jnp.finfo(dtype_of(leaf)).max:
             leaf = jnp.clip(leaf, *(_as_scalar(end, dtype_of(leaf)) for end in _ends(dtype)))
-        return _cast(leaf, dtype)
+        return sharding.like(_cast(leaf, dtype), other)
 
     return jax.tree.map(cast, tree, like)
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from gradtx import tree
-from gradtx.core import check, selection
+from gradtx.core import check, meeting, selection
 from gradtx.core.rule import Params, Updates
 
 _MOST_VERIFIED = 256
@@ -32,8 +32,8 @@ def apply_updates(params: Params, updates: Updates) -> Params:
             del _verified[next(iter(_verified))]
     moving = tuple(not tree.is_discrete(leaf) for leaf in jax.tree.leaves(params))
     trained = selection.keep(params, moving)
-    moved = tree.map(operator.add, trained, selection.keep(updates, moving))
-    return selection.put(tree.cast_like(moved, trained), params, moving)
+    steps, _, weights, _ = meeting.together("gradtx.apply_updates", selection.keep(updates, moving), {}, trained, {})
+    return selection.put(tree.cast_like(tree.map(operator.add, weights, steps), trained), params, moving)
 
 
 def _leaf_values(node: Any) -> list[np.ndarray[Any, Any]]:

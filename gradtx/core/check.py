@@ -123,13 +123,14 @@ def check_unchanged(who: str, name: str, value: Any, like_name: str, like: Any) 
     """Same structure and shapes, asked at every step and so only looked into if they are not."""
     leaves: list[Any] = jax.tree.leaves(value)
     others: list[Any] = jax.tree.leaves(like)
-    if not _same_structure(value, like) or any(
+    if not same_structure(value, like) or any(
         jnp.shape(leaf) != jnp.shape(other) for leaf, other in zip(leaves, others, strict=True)
     ):
         raise ValueError(f"{who}: {_difference(name, value, like_name, like)}")
 
 
-def _same_structure(value: Any, like: Any) -> bool:
+def same_structure(value: Any, like: Any) -> bool:
+    """Whether two trees have the same structure."""
     structures: list[Any] = [jax.tree.structure(value), jax.tree.structure(like)]
     return structures[0] == structures[1]
 

@@ -17,14 +17,15 @@ errors. A state is a dict with one entry for each elementary transform, whatever
 {"count": ..., "nu": ...}, ...}`; so a checkpoint is restored by name, and a transform put in front renames nothing.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, ParamSpec, cast, overload
 
 import jax
 import jax.numpy as jnp
 
-from gradtx import numerics, tree
-from gradtx.core import check, record, storage
+from gradtx import numerics, sharding, tree
+from gradtx.core import check, meeting, record, storage
 from gradtx.core.annotations import Kind, annotations_of, is_traced
 from gradtx.core.attributes import Attributes
 from gradtx.core.method import Method, kept
@@ -82,8 +83,10 @@ class Transform(Attributes):
             self._check_trees(who, updates, state, params)
             check.hint_at_jit(who, updates)
             verified.add(key)
-        flowing, new_state = self._step(tree.to_compute_dtype(updates), state, params, extra)
-        return flowing if self.final else tree.cast_like(flowing, updates, finite=self.guards), new_state
+        met, own, weights, known = meeting.together(who, updates, state, params, extra)
+        flowing, new_state = self._step(tree.to_compute_dtype(met), own, weights, known)
+        to_type = sharding.all_like if self.final else functools.partial(tree.cast_like, finite=self.guards)
+        return to_type(flowing, updates), sharding.all_like(new_state, state)
 
     def _refuse_sweep(self, method: str) -> None:
         if "sweep" not in self._cache:

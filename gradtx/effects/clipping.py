@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradtx import tree
+from gradtx import sharding, tree
 from gradtx.core.annotations import Interval, NonNegative, PositiveInt
 from gradtx.core.rule import Rule
 from gradtx.core.transform import transform
@@ -226,6 +226,7 @@ def clip_by_percentile(percentile: Percent, window: PositiveInt = 1000) -> Rule:
 
 def _percentile(norms: Array, filled: Array, percent: Any) -> Array:
     """The percentile of those that are filled in, interpolated linearly."""
+    norms = sharding.whole(norms)  # nothing is sorted across devices
     ordered = jnp.sort(jnp.where(jnp.arange(norms.size, dtype=jnp.int32) < filled, norms, jnp.inf))
     last = jnp.maximum(filled - 1, 0)
     # Each maximum changes no value; it keeps XLA from fusing product and sum in some programs and not in others.

@@ -17,7 +17,7 @@ from jax import Array
 from jax.core import Tracer
 
 from gradtx import numerics, tree
-from gradtx.core import check, record
+from gradtx.core import check, meeting, record
 from gradtx.core.annotations import PositiveInt
 from gradtx.core.apply import apply_updates
 from gradtx.core.rule import Rule
@@ -34,13 +34,10 @@ def _all_fine(updates: PyTree, result: PyTree, old: tuple[State, PyTree], new: t
     What is asked about one parameter (its gradient, its update, its statistics) is asked element by element and
     reduced at once: one pass over memory instead of one for each tree.
     """
-    places = {path: jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(updates)}
-    depths = sorted({len(path) for path in places}, reverse=True)
-    fine: dict[Any, Array] = {}
+    places, fine = meeting.Places(updates), dict[Any, Array]()
 
     def ask(path: tuple[Any, ...], answer: Array) -> None:
-        ends = (path[len(path) - depth :] for depth in depths if depth <= len(path))
-        place = next((end for end in ends if places.get(end) == answer.shape), path)
+        place = places.of(path, answer.shape, path)
         fine[place] = fine[place] & answer if place in fine else answer
 
     for path, leaf in jax.tree_util.tree_leaves_with_path((updates, result)):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradtx import numerics, tree
+from gradtx import numerics, sharding, tree
 from gradtx.adaptive import scale_by_rms
 from gradtx.core import check
 from gradtx.core.annotations import Dtype, Fraction, NonNegative, PositiveInt, Unit
@@ -102,7 +102,7 @@ def lookahead(
         updates = tree.map(lambda u, s, w: jnp.where(due, s - w, u), updates, slow, params)
         if reset_state:
             with check.questioned(state["inner"]):  # a new state laid out as the old one
-                fresh = inner.init(apply_updates(params, updates))
+                fresh = sharding.all_like(inner.init(apply_updates(params, updates)), inner_state)
             inner_state = jax.tree.map(lambda old, new: _reset(old, new, due), inner_state, fresh)
         return updates, {"inner": inner_state, "slow": slow}
 

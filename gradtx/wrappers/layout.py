@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import Tracer
 
-from gradtx import tree
+from gradtx import sharding, tree
 
 PyTree = Any
 Shape = tuple[int, ...]
@@ -109,7 +109,7 @@ def named(values: PyTree) -> dict[str, Any]:
 
 def _joined(parts: list[tuple[Any, Shape]]) -> Array:
     """Leaves end to end, in the widest of their dtypes; axes in front of the leaf's own, as a sweep has, stay."""
-    arrays = [jnp.asarray(leaf) for leaf, _ in parts]
+    arrays = [jnp.asarray(sharding.whole(leaf)) for leaf, _ in parts]
     dtype: Any = functools.reduce(jnp.promote_types, {leaf.dtype: None for leaf in arrays})
     flat: list[Array] = []
     for leaf, (_, shape) in zip(arrays, parts, strict=True):
