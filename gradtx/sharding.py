@@ -7,25 +7,32 @@ that are sharded differently. On a mesh with automatic axes the type says nothin
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, get_abstract_mesh, reshard
 
 
 def of(leaf: Any) -> NamedSharding | None:
-    """How a leaf is sharded, where its type says so."""
-    if isinstance(leaf, Tracer) or (isinstance(leaf, Array) and isinstance(leaf.sharding, NamedSharding)):
-        sharding = jax.typeof(leaf).sharding
-        if AxisType.Explicit in sharding.mesh.axis_types:
-            return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec))  # without what is still to be summed
-    return None
+    """How a leaf is sharded, where its type says so; one that lies on no mesh is replicated on the mesh that is set."""
+    if isinstance(leaf, Tracer) or isinstance(getattr(leaf, "sharding", None), NamedSharding):
+        own = jax.typeof(leaf).sharding
+        if not own.mesh.empty:  # a sum that is still to be made over devices counts as made
+            explicit = AxisType.Explicit in own.mesh.axis_types
+            return own.update(spec=own.spec.update(unreduced=frozenset(), reduced=frozenset())) if explicit else None
+    mesh = get_abstract_mesh()
+    if mesh.empty or AxisType.Explicit not in mesh.axis_types or not isinstance(leaf, Array | np.ndarray):
+        return None
+    return NamedSharding(mesh, PartitionSpec(*[None] * leaf.ndim))
 
 
 def resharded(leaf: Any, sharding: NamedSharding | None) -> Any:
     """The leaf with this sharding; itself where it has that already, or where its type does not say."""
-    if sharding is None or of(leaf) is None or jax.typeof(leaf).sharding == sharding:
+    here = of(leaf)
+    if sharding is None or here is None:
         return leaf
-    return reshard(leaf, sharding)
+    same = here.mesh == sharding.mesh and jax.typeof(leaf).sharding.spec == sharding.spec
+    return leaf if same else reshard(leaf, sharding)
 
 
 def like(leaf: Any, other: Any) -> Any:

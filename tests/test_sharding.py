@@ -1,19 +1,25 @@
 """Split over eight (simulated) devices: the same numbers, the state with the params, no needless talk.
 
 The law `sharded_is_replicated` runs over the registry in test_laws.py, on a mesh with automatic axes. Here are explicit
-axes, two-dimensional meshes, and what the compiler makes of it.
+axes, two-dimensional meshes, what the compiler makes of it, and state that is sharded unlike the params (ZeRO).
 """
 
+import contextlib
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import gradtx
-from gradtx import testing
+from gradtx import sharding, testing
+from gradtx.core import meeting
+from tests.records import RECORDS
+from tests.test_laws import EXTRA, forms
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="XLA_FLAGS was set without 8 devices")
 
@@ -110,3 +116,191 @@ def test_a_sweep_over_devices_is_a_sweep():
     )
     for leaf, other in zip(jax.tree.leaves(there), jax.tree.leaves(here), strict=True):
         np.testing.assert_allclose(leaf, other, rtol=1e-6)
+
+
+# State sharded unlike the params, as ZeRO has it ----------------------------------------------------------------------
+# On explicit axes a sharding is part of the type, and JAX refuses to choose between two arrays that differ in it.
+
+WHOLE, ROWS, COLUMNS = None, 0, 1
+LAYOUTS = {  # of params, gradients and state
+    "zero-1": (WHOLE, WHOLE, ROWS),
+    "zero-2": (WHOLE, ROWS, ROWS),
+    "scattered gradients": (WHOLE, ROWS, WHOLE),
+    "fully sharded": (ROWS, ROWS, ROWS),
+    "state across": (ROWS, ROWS, COLUMNS),
+    "gradients across": (ROWS, COLUMNS, WHOLE),
+    "whole gradients": (ROWS, WHOLE, ROWS),
+    "whole state": (ROWS, ROWS, WHOLE),
+}
+MIXED = {"kernel": jnp.asarray(GENERATOR.normal(size=(16, 8)).astype(np.float32)), "temperature": jnp.float32(0.3)}
+LIGHT = gradtx.sgd(0.1, 0.9)
+AROUND = {
+    "adamw": gradtx.adamw(0.1, mask="*kernel"),
+    "state stored low": gradtx.scale_by_momentum(state_dtype="bfloat16"),
+    "a history of norms": gradtx.clip_by_percentile(50.0, 8),
+    "accumulate": gradtx.accumulate(LIGHT, 2, skip_nonfinite=True),
+    "skip_nonfinite": gradtx.skip_nonfinite(LIGHT, 3),
+    "loss_scaling": gradtx.loss_scaling(LIGHT, 8.0),
+    "conditionally": gradtx.conditionally(LIGHT, lambda count: count % 2 == 0),
+    "exponential_averaging": gradtx.exponential_averaging(LIGHT, 0.9),
+    "lookahead": gradtx.lookahead(gradtx.pack(LIGHT, fewest=2), 2, reset_state=True),
+    "optax": gradtx.skip_nonfinite(gradtx.foreign(optax.trace(0.9)), 3),
+}
+
+
+def laid(mesh, values, axis):
+    """Floating-point leaves sharded along this axis where the devices divide it, the others whole."""
+
+    def at_leaf(leaf):
+        leaf = jnp.asarray(leaf)
+        cut = axis is not None and leaf.ndim > axis and leaf.shape[axis] % 8 == 0
+        cut = cut and jnp.issubdtype(leaf.dtype, jnp.inexact)
+        spec = PartitionSpec(*[None] * axis, mesh.axis_names[0]) if cut else PartitionSpec()
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree.map(at_leaf, values)
+
+
+def assert_lie_alike(what, values, others):
+    for (path, leaf), other in zip(jax.tree_util.tree_leaves_with_path(values), jax.tree.leaves(others), strict=True):
+        said = f"{what} at {jax.tree_util.keystr(path)}: {leaf.sharding.spec}, before {other.sharding.spec}"
+        assert leaf.sharding.is_equivalent_to(other.sharding, leaf.ndim), said
+
+
+def stepping(tx):
+    extra = {name: value for name, value in EXTRA.items() if name in tx.extra_args}
+
+    def step(gradient, state, params):
+        with jax.numpy_dtype_promotion("standard"):  # for optax's
+            updates, state = tx.update(gradient, state, params, **extra)
+        return updates, state, gradtx.apply_updates(params, updates)
+
+    return step
+
+
+def steps_unlike(tx, layout, step, mesh):
+    """Two steps, each leaving state, updates and params sharded as they were."""
+    of_params, of_gradients, of_state = LAYOUTS[layout]
+    with jax.set_mesh(mesh):
+        params, state = laid(mesh, MIXED, of_params), laid(mesh, tx.init(MIXED), of_state)
+        for gradient in testing.gradients(MIXED, 2):
+            given = laid(mesh, gradient, of_gradients)
+            updates, later, moved = step(given, state, params)
+            assert_lie_alike("the state", later, state)
+            assert_lie_alike("the updates", updates, given)
+            assert_lie_alike("the params", moved, params)
+            state, params = later, moved
+    return {"updates": updates, "state": state}
+
+
+def check_unlike(tx, layouts, how=jax.jit):
+    expected = {"state": tx.init(MIXED)}
+    params, step = MIXED, how(stepping(tx))
+    for gradient in testing.gradients(MIXED, 2):
+        updates, state, params = step(gradient, expected["state"], params)
+        expected = {"updates": updates, "state": state}
+    for layout in layouts:
+        actual = steps_unlike(tx, layout, step, mesh_of(AxisType.Explicit))
+        testing.runs.assert_close(layout, tx, actual, expected, MIXED)
+
+
+@pytest.mark.parametrize("tx", AROUND.values(), ids=AROUND)
+def test_state_and_gradients_may_be_sharded_unlike_the_params(tx):
+    check_unlike(tx, ["zero-1", "scattered gradients"])
+
+
+def test_any_two_shardings_meet():
+    check_unlike(gradtx.exponential_averaging(LIGHT, 0.9), LAYOUTS)
+
+
+def test_shardings_meet_outside_jit():
+    check_unlike(AROUND["accumulate"], ["zero-1", "scattered gradients"], how=lambda step: step)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "tx",
+    [
+        pytest.param(tx, id=f"{name}-{number}")
+        for name, record in RECORDS.items()
+        for number, (tx, _) in enumerate(forms(record))
+        if name != "checked"  # compiles under checkify only
+    ],
+)
+def test_every_transform_has_shardings_meet(tx):
+    check_unlike(tx, LAYOUTS)
+
+
+def test_a_loop_of_steps_keeps_the_types_of_what_it_carries():
+    mesh, tx = mesh_of(AxisType.Explicit), gradtx.accumulate(AROUND["skip_nonfinite"], 2)
+    with jax.set_mesh(mesh):
+        params, state = laid(mesh, MIXED, WHOLE), laid(mesh, tx.init(MIXED), ROWS)
+
+        @jax.jit
+        def run(params, state):
+            def step(carry, _):
+                _, state, params = stepping(tx)(carry[0], carry[1], carry[0])
+                return (params, state), None
+
+            return jax.lax.scan(step, (params, state), length=3)[0]
+
+        assert_lie_alike("the carry", run(params, state), (params, state))
+
+
+def test_gradients_that_are_still_to_be_summed_over_devices_are_summed():
+    mesh, tx, w = mesh_of(AxisType.Explicit), gradtx.skip_nonfinite(LIGHT, 3), jnp.zeros((4, 16))
+    batch = jnp.asarray(GENERATOR.normal(size=(8, 4)).astype(np.float32))
+    targets = jnp.asarray(GENERATOR.normal(size=(8, 16)).astype(np.float32))
+    with jax.set_mesh(mesh):
+        here, x, y = laid(mesh, w, WHOLE), laid(mesh, batch, ROWS), laid(mesh, targets, ROWS)
+        state = laid(mesh, tx.init(w), COLUMNS)
+
+        @jax.jit
+        def step(state, w, x, y):
+            unreduced = PartitionSpec(unreduced={"data"})
+            return tx.update(jnp.einsum("bi,bo->io", x, y, out_sharding=unreduced), state, w)
+
+        updates, later = step(state, here, x, y)
+    assert_lie_alike("the state", later, state)
+    expected, _ = tx.update(batch.T @ targets, tx.init(w), w)
+    np.testing.assert_allclose(updates, expected, rtol=1e-5)
+
+
+def test_the_loss_is_asked_with_params_that_lie_as_those_given():
+    asked = []
+
+    def grad_fn(params):
+        asked.append(jax.tree.map(jax.typeof, params))
+        return params
+
+    mesh, tx = mesh_of(AxisType.Explicit), gradtx.sam(gradtx.exponential_averaging(gradtx.sgd(0.1, 0.9)))
+    with jax.set_mesh(mesh):
+        params, state = laid(mesh, MIXED, WHOLE), laid(mesh, tx.init(MIXED), ROWS)
+        jax.jit(functools.partial(tx.update, grad_fn=grad_fn))(params, state, params)
+    assert asked
+    assert all(seen == jax.tree.map(jax.typeof, params) for seen in asked)
+
+
+def test_a_step_of_zero_gathers_the_updates_once():
+    mesh, tx = mesh_of(AxisType.Explicit), gradtx.skip_nonfinite(gradtx.scale_by_adam(), 3) >> gradtx.scale(-0.1)
+    with jax.set_mesh(mesh):
+        params, state = laid(mesh, MIXED, WHOLE), laid(mesh, tx.init(MIXED), ROWS)
+        compiled = jax.jit(stepping(tx)).lower(params, state, params).compile()
+    assert COLLECTIVE.findall(compiled.as_text().partition("\nENTRY ")[2]).count("all-gather") == 1
+
+
+@pytest.mark.parametrize("kind", [None, AxisType.Auto, AxisType.Explicit], ids=["no mesh", "automatic", "explicit"])
+def test_what_lies_alike_is_not_touched(kind, monkeypatch):
+    """The program is the same to the letter as without all this."""
+    tx, mesh = AROUND["accumulate"], kind and mesh_of(kind)
+
+    def program(params):
+        text = str(jax.make_jaxpr(stepping(tx))(params, tx.init(params), params))
+        return re.sub(r"0x[0-9a-f]+", "", text)
+
+    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+        params = laid(mesh, MIXED, ROWS) if mesh else MIXED
+        actual = program(params)
+        monkeypatch.setattr(sharding, "resharded", lambda leaf, sharding: leaf)
+        monkeypatch.setattr(meeting, "together", lambda who, *given: given)
+        assert actual == program(params)
