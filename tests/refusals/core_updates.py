@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from jax.experimental import sparse
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gradtx
 from gradtx import Rule
@@ -88,6 +89,27 @@ for tx in (gradtx.adamw(1e-3), gradtx.lion(1e-3), gradtx.add_decayed_weights(0.1
     for whole in (tx, gradtx.clip(1.0) >> tx):
         words = f"gradtx.{whole.name}.update: {MISSING}"
         TREES.append(Refusal(f"{whole!r} needs params", lambda tx=whole: update(tx, params=None), ValueError, words))
+
+
+def elsewhere(**trees):
+    """Adam's update of replicated trees, on meshes of one device whose axes have these names."""
+
+    def on(axis, values):
+        mesh = jax.make_mesh((1,), (axis,), axis_types=(AxisType.Explicit,), devices=jax.devices()[:1])
+        return jax.device_put(values, NamedSharding(mesh, PartitionSpec()))
+
+    given = {"grads": PARAMS, "state": TX.init(PARAMS), "params": PARAMS}
+    return update(TX, **{name: on(trees.get(name, "data"), value) for name, value in given.items()})
+
+
+ONE_MESH = "on {'data': 1}; allowed: one mesh. Put gradients, params and state on the same: jax.device_put("
+TREES += [
+    Refusal(f"{name} on another mesh", functools.partial(elsewhere, **{name: "model"}), ValueError, words, ONE_MESH)
+    for name, words in [
+        ("params", "gradtx.adam.update: params at ['b'] is on the mesh {'model': 1}, updates at ['b'] on"),
+        ("state", "gradtx.adam.update: state at ['scale_by_learning_rate']['count'] is on the mesh {'model': 1}, "),
+    ]
+]
 
 # Leaves ---------------------------------------------------------------------------------------------------------------
 
