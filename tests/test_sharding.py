@@ -281,12 +281,22 @@ def test_the_loss_is_asked_with_params_that_lie_as_those_given():
     assert all(seen == jax.tree.map(jax.typeof, params) for seen in asked)
 
 
-def test_a_step_of_zero_gathers_the_updates_once():
-    mesh, tx = mesh_of(AxisType.Explicit), gradtx.skip_nonfinite(gradtx.scale_by_adam(), 3) >> gradtx.scale(-0.1)
+@pytest.mark.parametrize(
+    ("tx", "layout", "gathered"),
+    [
+        (gradtx.skip_nonfinite(gradtx.scale_by_adam(), 3) >> gradtx.scale(-0.1), "zero-1", 1),  # the updates
+        (gradtx.scale_by_adam(), "zero-2", 0),
+        (gradtx.scale_by_adam(), "scattered gradients", 1),  # the gradients, and neither of the two averages
+        (gradtx.add_decayed_weights(0.1), "zero-2", 0),
+    ],
+    ids=["state", "state and gradients", "gradients", "no state"],
+)
+def test_a_step_is_made_where_the_state_lies_and_else_in_the_smallest_parts(tx, layout, gathered):
+    mesh, (of_params, of_gradients, of_state) = mesh_of(AxisType.Explicit), LAYOUTS[layout]
     with jax.set_mesh(mesh):
-        params, state = laid(mesh, MIXED, WHOLE), laid(mesh, tx.init(MIXED), ROWS)
-        compiled = jax.jit(stepping(tx)).lower(params, state, params).compile()
-    assert COLLECTIVE.findall(compiled.as_text().partition("\nENTRY ")[2]).count("all-gather") == 1
+        params, gradient = laid(mesh, MIXED, of_params), laid(mesh, MIXED, of_gradients)
+        compiled = jax.jit(tx.update).lower(gradient, laid(mesh, tx.init(MIXED), of_state), params).compile()
+    assert COLLECTIVE.findall(compiled.as_text().partition("\nENTRY ")[2]).count("all-gather") == gathered
 
 
 @pytest.mark.parametrize("kind", [None, AxisType.Auto, AxisType.Explicit], ids=["no mesh", "automatic", "explicit"])
