@@ -139,6 +139,7 @@ from gradtx.wrappers.packing import pack as pack
 from gradtx.wrappers.packing import packed as packed
 from gradtx.wrappers.packing import unpacked as unpacked
 from gradtx.wrappers.sharpness import sam as sam
+from gradtx.wrappers.splitting import split_real_and_imaginary as split_real_and_imaginary
 
 # Training
 from gradtx.training.grids import grid as grid

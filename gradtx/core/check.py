@@ -91,7 +91,7 @@ def refuse_complex(who: str, name: str, leaves: Any) -> None:
         if tree.is_complex(leaf):
             raise TypeError(
                 f"{who}: the leaf at {path} is complex ({tree.dtype_of(leaf)}); allowed: real leaves, since {name} is "
-                "not defined for others. Give real and imaginary part as two leaves."
+                "not defined for others. Put split_real_and_imaginary around it, which makes two real leaves of each."
             )
 
 

@@ -63,7 +63,7 @@ _WORDS: Final = {
     "ShouldSkipUpdateFunction": "accumulate(inner, every, skip_nonfinite=True)",
     "WrappedSchedule": "a gradtx schedule is a value already",
     "contrib": "what it has in common with gradtx is at the top: gradtx.schedule_free, gradtx.sam, "
-    "gradtx.reduce_on_plateau",
+    "gradtx.reduce_on_plateau, gradtx.split_real_and_imaginary",
     "inject_stateful_hyperparams": "any hyperparameter may be a schedule; for one with a state of its own stay with "
     "optax",
     "incremental_update": "averages of the params are wrappers: gradtx.exponential_averaging(inner, decay), with decay "

@@ -82,4 +82,5 @@ WRAPPERS = [
     around("in_buckets"),
     around("pack", {"fewest": 2, "inner": gradtx.clip_by_global_norm(0.5) >> gradtx.adamw(RATE, mask="*kernel")}),
     around("sam"),
+    around("split_real_and_imaginary"),
 ]

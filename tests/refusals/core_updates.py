@@ -153,7 +153,7 @@ for kind in (sparse.BCOO, sparse.BCSR):
     ]:
         LEAVES.append(Refusal(f"{kind.__name__}: {who}", call, TypeError, f"{who}{words}"))
 COMPLEX, REAL = ({"layer": {"w": np.ones(2, dtype)}} for dtype in (np.complex64, np.float32))
-IMAGINARY = ("['layer']['w']", "is complex (complex64); allowed: real", "imaginary part as two leaves")
+IMAGINARY = ("['layer']['w']", "is complex (complex64); allowed: real", "Put split_real_and_imaginary around it")
 for tx, who in [
     (gradtx.clip(1.0), "clip"),
     (gradtx.lion(0.1), "scale_by_lion"),

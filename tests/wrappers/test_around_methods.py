@@ -169,7 +169,7 @@ FINAL = {"kahan_summation", "master_weights", "stochastic_rounding"}
 WAITING = {"accumulate", "conditionally_mask"}
 AVERAGING = ("exponential_averaging", "polyak_averaging", "stochastic_weight_averaging")
 # What needs the leaves one by one, for their paths, or since params are to be read from its state: no buckets around.
-WHOLE = {*AVERAGING, "masked", "partition", "sam", "schedule_free", "train_only"}
+WHOLE = {*AVERAGING, "masked", "partition", "sam", "schedule_free", "split_real_and_imaginary", "train_only"}
 REFUSED = {
     **dict.fromkeys(AVERAGING, WAITING),
     "monitor": FIRST,

@@ -1,0 +1,67 @@
+"""Complex leaves as pairs of real ones, for methods that are to see, or only know, real numbers.
+
+`split_real_and_imaginary(adam(1e-3))` is PyTorch's Adam of complex params: a step size for each part. `adam(1e-3)`
+alone measures |g|², and has one for both.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradtx import tree
+from gradtx.core.rule import Rule
+from gradtx.core.transform import Transform, transform
+from gradtx.wrappers import extras
+
+PyTree = Any
+State = dict[str, Any]
+
+
+def _split(values: PyTree) -> PyTree:
+    """Every complex leaf as a dict of two real ones."""
+    parts = lambda leaf: {"real": jnp.real(leaf), "imaginary": jnp.imag(leaf)}  # noqa: E731
+    return jax.tree.map(lambda leaf: parts(leaf) if tree.is_complex(leaf) else leaf, values)
+
+
+def _merged(values: PyTree, like: PyTree) -> PyTree:
+    """The two parts as one leaf where `like` has a complex one."""
+    both = lambda parts: jax.lax.complex(parts["real"], parts["imaginary"])  # noqa: E731
+    return jax.tree.map(lambda leaf, value: both(value) if tree.is_complex(leaf) else value, like, values)
+
+
+@transform
+def split_real_and_imaginary(inner: Transform) -> Rule:
+    """Runs `inner` on the real and the imaginary part of each complex leaf as two leaves; real leaves stay.
+
+        u = x + i y,   x, y = inner(Re g, Im g)
+
+    Source: none; what PyTorch's optimizers do (`view_as_real`), and optax.contrib's of the same name. Gradients are to
+    be the direction of ascent, the conjugate of what `jax.grad` returns; `minimize` and `sweep` see to that.
+
+    Args:
+      inner: any transform. It sees a leaf `w` as `{"real", "imaginary"}`: a path pattern of a mask inside is "w/*".
+
+    State: `{"split_real_and_imaginary": {"inner": the state of inner for the split params}}`; nothing of its own. An
+    average of the params in it is split too: averages go around.
+
+    Errors: those of `inner`. None of its own: what is not defined for complex leaves, such as `lion`, is so here.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> gradient, w = jnp.array([3.0 + 4.0j]), jnp.zeros(1, jnp.complex64)
+    >>> for tx in (gradtx.adam(1.0), gradtx.split_real_and_imaginary(gradtx.adam(1.0))):
+    ...     print(tx.update(gradient, tx.init(w))[0].round(3))
+    [-0.6-0.8j]
+    [-1.-1.j]
+    """
+
+    def init(params: PyTree) -> State:
+        return {"inner": inner.init(_split(params))}
+
+    def update(updates: PyTree, state: State, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
+        known = extras.translated(extra, updates, _split, lambda values: _merged(values, updates))
+        parts = None if params is None else _split(params)
+        result, inner_state = inner.update(_split(updates), state["inner"], parts, **known)
+        return _merged(result, updates), {"inner": inner_state}
+
+    return Rule(init=init, update=update, whole_leaves=True)
