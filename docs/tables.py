@@ -251,6 +251,18 @@ def frameworks(framework: str) -> str:
     return _table([_code(framework), _code("gradtx")], rows)
 
 
+def expressions(framework: str) -> str:
+    """The arguments of one framework that are compositions here, tested in the same way."""
+    from tests.records.expressions import EXPRESSIONS
+
+    rows = [
+        [_code(_written(peer.method, peer.theirs)), _code(peer.ours)]
+        for peer in EXPRESSIONS
+        if peer.framework == framework
+    ]
+    return _table([_code(framework), _code("gradtx")], rows)
+
+
 def _written(name: str, arguments: dict[str, Any]) -> str:
     def value(argument: Any) -> str:
         if isinstance(argument, tuple) and hasattr(argument, "name"):  # a schedule

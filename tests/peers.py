@@ -19,6 +19,7 @@ import numpy as np
 
 import gradtx
 from tests.records import RECORDS, Peer, Scheduled, streams
+from tests.records.expressions import EXPRESSIONS
 from tests.running import transform, updates_of, updates_of_rows
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
@@ -30,6 +31,7 @@ TOLERANCE = 1e-10
 """Of the recent updates of the same element, beyond the rounding of the params that a framework adds them to."""
 
 PEERS = {f"{record.name}: {peer.id}": (record.name, peer) for record in RECORDS.values() for peer in record.peers}
+PEERS |= {f"an expression: {peer.id}": (peer.ours, peer) for peer in EXPRESSIONS}
 FRAMEWORKS = {"torch": "torch.optim", "keras": "keras.optimizers", "optax": "optax"}
 
 
@@ -40,6 +42,9 @@ def falls(peer: Peer) -> bool:
 
 def ours(name: str, peer: Peer) -> np.ndarray:
     """Our updates, all of them."""
+    if isinstance(peer.ours, str):
+        rate = gradtx.inverse_time_schedule(peer.theirs["lr"], RATE)
+        return updates_of(eval(peer.ours, vars(gradtx) | {"learning_rate": rate}), *streams.stream(STEPS))
     arguments = dict(peer.ours)
     if falls(peer):
         arguments["learning_rate"] = Scheduled("inverse_time_schedule", (arguments["learning_rate"], RATE))

@@ -30,13 +30,13 @@ RISING_B2 = Scheduled("linear_schedule", (0.9, 0.999, 200))
 class Peer(NamedTuple):
     """An outside implementation: `framework.method(**theirs)` makes the updates of `gradtx.factory(**ours)`.
 
-    What is left out is the default on either side.
+    What is left out is the default on either side. Where it takes several parts, `ours` is the expression.
     """
 
     framework: str
     method: str
     theirs: Arguments
-    ours: Arguments
+    ours: Any
 
     @property
     def id(self) -> str:
