@@ -114,7 +114,7 @@ def test_noise_is_what_optax_draws():
 
 
 def test_float32_is_close_to_float64():
-    """What float32 loses in 300 steps of Adam; the pages give the figure beside optax's."""
+    """What float32 loses in 300 steps of Adam; "Coming from optax" gives the figure beside optax's."""
     params, gradients = streams.stream(300)
     exact = updates_of(gradtx.adam(1e-3), params, gradients)
     single = updates_of(gradtx.adam(1e-3), params.astype(np.float32), gradients.astype(np.float32))
