@@ -87,6 +87,28 @@ def _doctests():
                 yield pytest.param(example, id=f"{_relative(path)}:{name}")
 
 
+def _shown(path):
+    """The code that a page or module shows: its blocks, or itself and the examples of its docstrings."""
+    text = path.read_text()
+    if path.suffix == ".py":
+        yield text
+        texts = [docstring for _, docstring, _ in _docstrings(path)]
+    else:
+        texts = re.findall(r"^```python\n((?:(?!```).*\n)*?)```", text, flags=re.MULTILINE)
+        yield from (block for block in texts if ">>>" not in block)
+    for each in texts:
+        yield "".join(example.source for example in doctest.DocTestParser().get_examples(each))
+
+
+@pytest.mark.parametrize("path", [*snippets.pages(), *MODULES, *(ROOT / "examples").glob("*.py")], ids=_relative)
+def test_what_is_compiled_for_has_a_name(path):
+    """A lambda written in the call is a new function each time, and compiled each time."""
+    for node in ast.walk(ast.Module([statement for code in _shown(path) for statement in ast.parse(code).body], [])):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", None) in ("minimize", "sweep", "trajectory"):
+            given = [*node.args, *(keyword.value for keyword in node.keywords)]
+            assert not [ast.unparse(each) for each in given if isinstance(each, ast.Lambda)]
+
+
 @pytest.mark.examples
 @pytest.mark.parametrize("example", list(_doctests()))
 def test_docstring_examples(example, monkeypatch, tmp_path):

@@ -39,7 +39,9 @@ def trajectory(tx: Any, loss: Any, params: PyTree, steps: int, *, key: Array | N
 
     >>> import gradtx, jax.numpy as jnp
     >>> from gradtx import landscape
-    >>> print(landscape.trajectory(gradtx.sgd(0.25), lambda w: w**2, jnp.array(1.0), 3))
+    >>> def square(w):
+    ...     return w**2
+    >>> print(landscape.trajectory(gradtx.sgd(0.25), square, jnp.array(1.0), 3))
     [1.    0.5   0.25  0.125]
     """
     who = "gradtx.landscape.trajectory"

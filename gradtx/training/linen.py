@@ -92,7 +92,9 @@ def loss(
     >>> from flax import linen as nn
     >>> from gradtx.training import linen
     >>> network, data = nn.Dense(1), {"x": jnp.array([[1.0], [2.0]]), "y": jnp.array([[3.0], [5.0]])}
-    >>> loss = linen.loss(network, lambda network, batch: jnp.mean((network(batch["x"]) - batch["y"]) ** 2))
+    >>> def squared_error(network, batch):
+    ...     return jnp.mean((network(batch["x"]) - batch["y"]) ** 2)
+    >>> loss = linen.loss(network, squared_error)
     >>> start = linen.init(network, data["x"])(jax.random.key(0))
     >>> result = gradtx.minimize(loss, start, gradtx.sgd(0.2), data, epochs=500)
     >>> result.params["kernel"].round(3).item(), result.params["bias"].round(3).item()

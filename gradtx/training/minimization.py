@@ -81,7 +81,8 @@ def minimize(
         for each step t:  g = gradient of loss(params, batch_t);  u, state = tx.update(g, state, params);  params += u
 
     Data that fits stays on the device, and the loop over its batches is one compiled program, compiled once for a loss
-    function and shapes: another learning rate, seed or length compiles nothing.
+    function and shapes: another learning rate, seed or length compiles nothing. (A lambda written in the call is a new
+    function each time.)
 
     Args:
       loss: `loss(params)` or `loss(params, batch)`, a real scalar. A loss that names the keyword-only argument `key`
@@ -117,7 +118,9 @@ def minimize(
     Warns of params that the loss does not read.
 
     >>> import gradtx, jax.numpy as jnp
-    >>> result = gradtx.minimize(lambda x: jnp.sum((x - 3.0) ** 2), jnp.zeros(2), gradtx.sgd(0.1), steps=50)
+    >>> def bowl(x):
+    ...     return jnp.sum((x - 3.0) ** 2)
+    >>> result = gradtx.minimize(bowl, jnp.zeros(2), gradtx.sgd(0.1), steps=50)
     >>> jnp.allclose(result.params, 3.0, atol=1e-3), result.history["loss"].shape
     (Array(True, dtype=bool), (50,))
     """

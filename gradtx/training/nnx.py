@@ -68,7 +68,9 @@ def loss(module: Any, cost: Callable[[Any, PyTree], Any]) -> Callable[..., Any]:
     >>> from gradtx.training import nnx
     >>> network = flax.nnx.Linear(1, 1, rngs=flax.nnx.Rngs(0))
     >>> data = {"x": jnp.array([[1.0], [2.0]]), "y": jnp.array([[3.0], [5.0]])}
-    >>> loss = nnx.loss(network, lambda network, batch: jnp.mean((network(batch["x"]) - batch["y"]) ** 2))
+    >>> def squared_error(network, batch):
+    ...     return jnp.mean((network(batch["x"]) - batch["y"]) ** 2)
+    >>> loss = nnx.loss(network, squared_error)
     >>> params, _ = nnx.split(network)
     >>> result = gradtx.minimize(loss, params, gradtx.sgd(0.2), data, epochs=500)
     >>> nnx.update(network, result.params)

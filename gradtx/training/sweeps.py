@@ -144,8 +144,12 @@ def sweep(
     not in a list, steps to halve at that are not rising or too late, an unknown column.
 
     >>> import gradtx, jax, jax.numpy as jnp
+    >>> def bowl(x):
+    ...     return jnp.sum(x**2)
+    >>> def init(key):
+    ...     return jax.random.normal(key, (3,))
     >>> txs = jax.vmap(gradtx.sgd)(jnp.array([0.01, 0.1, 1.5]))
-    >>> result = gradtx.sweep(lambda x: jnp.sum(x**2), lambda key: jax.random.normal(key, (3,)), txs, steps=200)
+    >>> result = gradtx.sweep(bowl, init, txs, steps=200)
     >>> result.best.tx
     sgd(learning_rate=0.1, momentum=None, nesterov=False)
     >>> result.table["diverged"].tolist()
