@@ -134,6 +134,12 @@ LAYOUTS = {  # of params, gradients and state
 }
 MIXED = {"kernel": jnp.asarray(GENERATOR.normal(size=(16, 8)).astype(np.float32)), "temperature": jnp.float32(0.3)}
 LIGHT = gradtx.sgd(0.1, 0.9)
+
+
+def even(count):
+    return count % 2 == 0
+
+
 AROUND = {
     "adamw": gradtx.adamw(0.1, mask="*kernel"),
     "state stored low": gradtx.scale_by_momentum(state_dtype="bfloat16"),
@@ -141,7 +147,9 @@ AROUND = {
     "accumulate": gradtx.accumulate(LIGHT, 2, skip_nonfinite=True),
     "skip_nonfinite": gradtx.skip_nonfinite(LIGHT, 3),
     "loss_scaling": gradtx.loss_scaling(LIGHT, 8.0),
-    "conditionally": gradtx.conditionally(LIGHT, lambda count: count % 2 == 0),
+    "conditionally": gradtx.conditionally(gradtx.scale_by_momentum(0.9), even) >> LIGHT,
+    "conditionally_mask": gradtx.conditionally_mask(LIGHT, even),
+    "schedule_free": gradtx.schedule_free(LIGHT, 0.1),
     "exponential_averaging": gradtx.exponential_averaging(LIGHT, 0.9),
     "lookahead": gradtx.lookahead(gradtx.pack(LIGHT, fewest=2), 2, reset_state=True),
     "optax": gradtx.skip_nonfinite(gradtx.foreign(optax.trace(0.9)), 3),
