@@ -132,14 +132,11 @@ LAYOUTS = {  # of params, gradients and state
     "whole gradients": (ROWS, WHOLE, ROWS),
     "whole state": (ROWS, ROWS, WHOLE),
 }
-MIXED = {"kernel": jnp.asarray(GENERATOR.normal(size=(16, 8)).astype(np.float32)), "temperature": jnp.float32(0.3)}
+MIXED = {
+    name: jnp.asarray(GENERATOR.normal(size=shape).astype(np.float32))
+    for name, shape in {"kernel": (16, 8), "bias": (8,)}.items()
+}
 LIGHT = gradtx.sgd(0.1, 0.9)
-
-
-def even(count):
-    return count % 2 == 0
-
-
 AROUND = {
     "adamw": gradtx.adamw(0.1, mask="*kernel"),
     "state stored low": gradtx.scale_by_momentum(state_dtype="bfloat16"),
@@ -147,11 +144,10 @@ AROUND = {
     "accumulate": gradtx.accumulate(LIGHT, 2, skip_nonfinite=True),
     "skip_nonfinite": gradtx.skip_nonfinite(LIGHT, 3),
     "loss_scaling": gradtx.loss_scaling(LIGHT, 8.0),
-    "conditionally": gradtx.conditionally(gradtx.scale_by_momentum(0.9), even) >> LIGHT,
-    "conditionally_mask": gradtx.conditionally_mask(LIGHT, even),
-    "schedule_free": gradtx.schedule_free(LIGHT, 0.1),
+    "conditionally": gradtx.conditionally(gradtx.scale_by_momentum(), lambda count: count % 2 == 0),
     "exponential_averaging": gradtx.exponential_averaging(LIGHT, 0.9),
     "lookahead": gradtx.lookahead(gradtx.pack(LIGHT, fewest=2), 2, reset_state=True),
+    "kahan_summation": gradtx.kahan_summation(LIGHT),
     "optax": gradtx.skip_nonfinite(gradtx.foreign(optax.trace(0.9)), 3),
 }
 
@@ -239,6 +235,31 @@ def test_every_transform_has_shardings_meet(tx):
     check_unlike(tx, LAYOUTS)
 
 
+def test_parts_of_a_state_may_differ_too():
+    """The finest counts, of what else comes in as well; and each goes back to where it was."""
+    mesh, tx = mesh_of(AxisType.Explicit), gradtx.scale_by_momentum() + gradtx.scale_by_rms(maximum="raw")
+    (gradient,) = testing.gradients(MIXED, 1)
+    expected, _ = tx.update(gradient, tx.init(MIXED), observed=MIXED)
+    with jax.set_mesh(mesh):
+        state = laid(mesh, tx.init(MIXED), ROWS)
+        state["scale_by_rms"] = laid(mesh, state["scale_by_rms"], COLUMNS)
+        observed = laid(mesh, MIXED, COLUMNS)
+        for given in (laid(mesh, gradient, WHOLE), gradient):  # the second on no mesh at all
+            updates, later = jax.jit(tx.update)(given, state, observed=observed)
+            assert_lie_alike("the state", later, state)
+            jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), updates, expected)
+
+
+def test_gradients_on_no_mesh_are_replicated():
+    mesh, tx = mesh_of(AxisType.Explicit), AROUND["accumulate"]
+    with jax.set_mesh(mesh):
+        params = laid(mesh, MIXED, ROWS)
+        state = tx.init(params)
+        for given in (MIXED, jax.device_get(MIXED)):
+            _, later = jax.jit(tx.update)(given, state, params)
+            assert_lie_alike("the sum", gradtx.find(later, "accumulated"), params)
+
+
 def test_a_loop_of_steps_keeps_the_types_of_what_it_carries():
     mesh, tx = mesh_of(AxisType.Explicit), gradtx.accumulate(AROUND["skip_nonfinite"], 2)
     with jax.set_mesh(mesh):
@@ -292,9 +313,9 @@ def test_the_loss_is_asked_with_params_that_lie_as_those_given():
 @pytest.mark.parametrize(
     ("tx", "layout", "gathered"),
     [
-        (gradtx.skip_nonfinite(gradtx.scale_by_adam(), 3) >> gradtx.scale(-0.1), "zero-1", 1),  # the updates
+        (gradtx.skip_nonfinite(gradtx.scale_by_adam(), 3) >> gradtx.scale(-0.1), "zero-1", 2),  # the updates
         (gradtx.scale_by_adam(), "zero-2", 0),
-        (gradtx.scale_by_adam(), "scattered gradients", 1),  # the gradients, and neither of the two averages
+        (gradtx.scale_by_adam(), "scattered gradients", 2),  # the gradients, and neither of the two averages
         (gradtx.add_decayed_weights(0.1), "zero-2", 0),
     ],
     ids=["state", "state and gradients", "gradients", "no state"],
