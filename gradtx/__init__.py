@@ -22,9 +22,15 @@ from gradtx.core.compose import stateless as stateless
 from gradtx.core.config import from_config as from_config
 from gradtx.core.foreign import foreign as foreign
 from gradtx.core.foreign import to_optax as to_optax
+from gradtx.core.protocol import EmptyState as EmptyState
 from gradtx.core.protocol import GradientTransformation as GradientTransformation
 from gradtx.core.protocol import GradientTransformationExtraArgs as GradientTransformationExtraArgs
+from gradtx.core.protocol import MaskOrFn as MaskOrFn
 from gradtx.core.protocol import OptState as OptState
+from gradtx.core.protocol import ScalarOrSchedule as ScalarOrSchedule
+from gradtx.core.protocol import TransformInitFn as TransformInitFn
+from gradtx.core.protocol import TransformUpdateExtraArgsFn as TransformUpdateExtraArgsFn
+from gradtx.core.protocol import TransformUpdateFn as TransformUpdateFn
 from gradtx.core.record import registry as registry
 from gradtx.core.schedule import Rate as Rate
 from gradtx.core.schedule import Schedule as Schedule

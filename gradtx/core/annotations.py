@@ -192,7 +192,9 @@ def as_hyper(value: Any, parameter: Parameter, who: str) -> Any:
         raise TypeError(f"{where} is {value!r}, a bool; {allowed}.")
     if isinstance(value, (int, float, *NUMPY_NUMBERS)):
         number = _as_float(value)
-        _require(number in parameter.interval, f"{where} is {number!r}; {allowed}.")
+        climbs = parameter.name == "learning_rate" and number < 0
+        hint = " To climb, put scale(-1.0) in front of the optimizer." if climbs else ""
+        _require(number in parameter.interval, f"{where} is {number!r}; {allowed}.{hint}")
         return number
     if not isinstance(value, ARRAYS):
         kind = "" if value is None else f" of type {type(value).__name__}"

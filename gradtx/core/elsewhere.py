@@ -13,7 +13,7 @@ MADE: Final = {
     ">> scale_by_learning_rate(learning_rate)",
     "apply_every": "accumulate(identity(), every, use_grad_mean=False)",
     "apply_if_finite": "skip_nonfinite(inner, max_consecutive)",
-    "conditionally_transform": "conditionally(inner, predicate)",
+    "conditionally_transform": "conditionally(inner, should_transform_fn)",
     "flatten": "pack(inner)",
     "inject_hyperparams": "adam(learning_rate)",
     "multi_transform": "partition(transforms, param_labels)",
@@ -50,7 +50,7 @@ scale_by_novograd scale_by_optimistic_gradient scale_by_param_block_norm scale_b
 scale_by_radam scale_by_rprop scale_by_sm3 scale_by_yogi scale_by_zoom_linesearch sm3 yogi"""
 
 _STATES: Final = """AdaptiveGradClipState AddDecayedWeightsState AddNoiseState ApplyEvery ApplyIfFiniteState
-ClipByGlobalNormState ClipState ConditionallyMaskState ConditionallyTransformState EmaState EmptyState FactoredState
+ClipByGlobalNormState ClipState ConditionallyMaskState ConditionallyTransformState EmaState FactoredState
 InjectHyperparamsState InjectStatefulHyperparamsState LookaheadState MaskedNode MaskedState MonitorState MultiStepsState
 MultiTransformState NonNegativeParamsState PartitionState ScaleByAdaDeltaState ScaleByAdamState ScaleByAdanState
 ScaleByAmsgradState ScaleByBacktrackingLinesearchState ScaleByBeliefState ScaleByLBFGSState ScaleByLionState
@@ -88,13 +88,10 @@ per_example_global_norm_clip per_example_layer_norm_clip perturbations projectio
 safe_norm safe_root_mean_squares scale_gradient update_infinity_moment update_moment update_moment_per_elem_norm
 value_and_grad_from_state"""
 
-_TYPES: Final = "MaskOrFn ScalarOrSchedule TransformInitFn TransformUpdateExtraArgsFn TransformUpdateFn"
-
 HINTS: Final[dict[str, str]] = {
     **dict.fromkeys(_LOSSES.split(), "a loss is any function of the params; optax.losses has this one"),
     **{name: f"stay with optax for it, and chain it: gradtx.chain(optax.{name}(...))" for name in _METHODS.split()},
     **dict.fromkeys(_STATES.split(), "a state is plain dicts by name: gradtx.find(state, name)"),
-    **dict.fromkeys(_TYPES.split(), "for annotations there are GradientTransformation, OptState, Params and Updates"),
     **dict.fromkeys(_STAY.split(), "stay with optax for it"),
     **_WORDS,
     **{name: "; ".join([made, *([_NOTES[name]] if name in _NOTES else [])]) for name, made in MADE.items()},

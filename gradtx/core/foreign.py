@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from typing import Any, cast
+from typing import Any
 
 import jax
 
@@ -167,25 +167,24 @@ def as_transform(value: Any, where: str) -> Transform:
 record.enter_coercion(Kind.TRANSFORM, as_transform)
 
 
-def to_optax(tx: Transform) -> Any:
-    """The transform as optax's own `GradientTransformationExtraArgs`; needs optax installed.
+def to_optax(tx: Any) -> Any:
+    """A transform as optax's own `GradientTransformationExtraArgs`; needs optax installed.
 
-    A gradtx transform works unmodified in optax.chain, TrainState and nnx.Optimizer. Two cases need this function:
-    extra arguments (`value=...`) through optax.chain, and array hyperparameters in nnx.Optimizer. Extra arguments
-    that the transform does not accept are dropped, as optax expects.
+    Anything with init and update is one. A gradtx transform works unmodified in optax.chain, TrainState and
+    nnx.Optimizer. Two cases need this function: extra arguments (`value=...`) through optax.chain, and array
+    hyperparameters in nnx.Optimizer. Extra arguments that the transform does not accept are dropped, as optax expects.
 
     >>> import gradtx
     >>> type(gradtx.to_optax(gradtx.adam(1e-3))).__name__
     'GradientTransformationExtraArgs'
     """
-    if not isinstance(cast(Any, tx), Transform):
-        raise TypeError(f"gradtx.to_optax: got {tx!r}; allowed: a gradtx transform.")
+    made = as_transform(tx, "gradtx.to_optax: tx")
     try:
         optax: Any = importlib.import_module("optax")
     except ImportError as error:
         raise ImportError("gradtx.to_optax needs optax: pip install optax.") from error
 
     def update(updates: Updates, state: State, params: Params = None, **extra: Any) -> tuple[Updates, State]:
-        return tx.update(updates, state, params, **{name: v for name, v in extra.items() if tx.takes(name)})
+        return made.update(updates, state, params, **{name: v for name, v in extra.items() if made.takes(name)})
 
-    return optax.GradientTransformationExtraArgs(tx.init, update)
+    return optax.GradientTransformationExtraArgs(made.init, update)

@@ -7,13 +7,24 @@ from gradtx.core.rule import Params, Updates
 
 OptState = Any
 """A state of any transform."""
+ScalarOrSchedule = Any
+"""A number, or a function of the count; what a hyperparameter may be."""
+MaskOrFn = Any
+"""A mask, or a function of the params that gives one (see `masked`)."""
+TransformInitFn = Callable[[Params], OptState]
+TransformUpdateFn = Callable[..., tuple[Updates, OptState]]
+TransformUpdateExtraArgsFn = TransformUpdateFn
+
+
+class EmptyState(NamedTuple):
+    """The state of a transform of your own that remembers nothing."""
 
 
 class Pair(NamedTuple):
     """Two functions, `init` and `update`, by which compositions and wrappers call a transform that is written so."""
 
-    init: Callable[[Params], OptState]
-    update: Callable[..., tuple[Updates, OptState]]
+    init: TransformInitFn
+    update: TransformUpdateFn
 
 
 @runtime_checkable
@@ -34,16 +45,16 @@ class GradientTransformation(Protocol):
     Array(-1., dtype=float32)
     """
 
-    def __new__(cls, init: Callable[[Params], OptState], update: Callable[..., tuple[Updates, OptState]]) -> Any:
+    def __new__(cls, init: TransformInitFn, update: TransformUpdateFn) -> Any:
         return Pair(init, update)
 
     @property
-    def init(self) -> Callable[[Params], OptState]:
+    def init(self) -> TransformInitFn:
         """The state for these params."""
         ...
 
     @property
-    def update(self) -> Callable[..., tuple[Updates, OptState]]:
+    def update(self) -> TransformUpdateFn:
         """The updates and the next state."""
         ...
 

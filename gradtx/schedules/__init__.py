@@ -11,3 +11,7 @@ straight line, a cosine or a power, bent at some steps:
 Values are hyperparameters (swept, differentiated, passed to jit); lengths and boundaries are static,
 and may be longer than int32 counts. An optimizer's counter stays at the largest int32; a call takes any whole count.
 """
+
+
+def __getattr__(name: str) -> object:
+    raise AttributeError(f"gradtx.schedules has no {name!r}: schedules are at the top, as gradtx.{name}.", name=name)

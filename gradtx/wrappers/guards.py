@@ -170,7 +170,7 @@ def zero_nonfinite() -> Rule:
 
 
 @transform
-def conditionally(inner: Transform, predicate: Callable[..., Any]) -> Rule:
+def conditionally(inner: Transform, should_transform_fn: Callable[..., Any]) -> Rule:
     """Applies `inner` at the steps that a predicate selects; at the others the updates pass through.
 
     Source: as optax.conditionally_transform. What passes through are gradients: around a whole optimizer they would be
@@ -179,11 +179,12 @@ def conditionally(inner: Transform, predicate: Callable[..., Any]) -> Rule:
     Args:
       inner: any transform; its state stays as it is at the other steps. Under vmap it runs at all, its result not
         taken.
-      predicate: `predicate(count) -> bool`, count being the number of updates already made (0 at first, int32).
+      should_transform_fn: of the number of updates already made (0 at first, int32), True where `inner` is to run.
 
     State: `{"conditionally": {"count", "inner": inner's state}}`.
 
-    Errors: TypeError if the predicate returns anything but one bool, or for an inner transform with a learning rate.
+    Errors: TypeError if should_transform_fn returns anything but one bool, or for an inner transform with a learning
+    rate.
 
     >>> import gradtx
     >>> tx = gradtx.conditionally(gradtx.scale(0.5), lambda count: count < 1)
@@ -197,11 +198,11 @@ def conditionally(inner: Transform, predicate: Callable[..., Any]) -> Rule:
             "as they are, and apply_updates would add them to the params, uphill. Use conditionally_mask, whose "
             "updates are zero at those steps."
         )
-    return _conditional("conditionally", inner, predicate, lambda updates: updates)
+    return _conditional("conditionally", inner, should_transform_fn, lambda updates: updates)
 
 
 @transform
-def conditionally_mask(inner: Transform, predicate: Callable[..., Any]) -> Rule:
+def conditionally_mask(inner: Transform, should_transform_fn: Callable[..., Any]) -> Rule:
     """Applies `inner` at the steps that a predicate selects; at the others the updates are zero.
 
     Source: as optax.conditionally_mask. For a whole optimizer: at the other steps the params stay where they are.
@@ -209,12 +210,12 @@ def conditionally_mask(inner: Transform, predicate: Callable[..., Any]) -> Rule:
     Args:
       inner: any transform; its state stays as it is at the other steps. Under vmap it runs at all, its result not
         taken.
-      predicate: `predicate(count) -> bool`, count being the number of updates already made (0 at first, int32).
+      should_transform_fn: of the number of updates already made (0 at first, int32), True where `inner` is to run.
 
     State: `{"conditionally_mask": {"count", "inner": inner's state}}`.
 
-    Errors: TypeError if the predicate returns anything but one bool, or for an inner transform whose updates are to be
-    applied as they are.
+    Errors: TypeError if should_transform_fn returns anything but one bool, or for an inner transform whose updates are
+    to be applied as they are.
 
     >>> import gradtx
     >>> tx = gradtx.conditionally_mask(gradtx.sgd(0.5), lambda count: count < 1)
@@ -222,18 +223,18 @@ def conditionally_mask(inner: Transform, predicate: Callable[..., Any]) -> Rule:
     >>> float(u), float(tx.update(4.0, state)[0])
     (-2.0, 0.0)
     """
-    return _conditional("conditionally_mask", inner, predicate, tree.zeros_like, waits=True)
+    return _conditional("conditionally_mask", inner, should_transform_fn, tree.zeros_like, waits=True)
 
 
 def _conditional(
     who: str,
     inner: Transform,
-    predicate: Callable[..., Any],
+    should_transform_fn: Callable[..., Any],
     otherwise: Callable[[PyTree], PyTree],
     *,
     waits: bool = False,
 ) -> Rule:
-    """`inner` where the predicate holds, and `otherwise` elsewhere, where the state of `inner` stays."""
+    """`inner` where the function says so, and `otherwise` elsewhere, where the state of `inner` stays."""
     refuse_final(who, inner)
     refuse_first(who, inner)
 
@@ -244,10 +245,10 @@ def _conditional(
         updates: PyTree, state: State, params: PyTree = None, *, count: Array, **extra: Any
     ) -> tuple[PyTree, State]:
         with jax.numpy_dtype_promotion("standard"):
-            chosen = jnp.asarray(predicate(count - 1))
+            chosen = jnp.asarray(should_transform_fn(count - 1))
         if chosen.shape != () or chosen.dtype != bool:
             raise TypeError(
-                f"gradtx.{who}: the predicate returned an array of shape {chosen.shape} and dtype "
+                f"gradtx.{who}: should_transform_fn returned an array of shape {chosen.shape} and dtype "
                 f"{chosen.dtype}; allowed: one bool."
             )
         result, inner_state = numerics.branch(

@@ -29,7 +29,7 @@ ARGUMENTS = {
     "stages": (gradtx.sgd(0.1),),
     "transforms": {"a": gradtx.sgd(0.1)},
     "weight_decay": 0.1,
-    "predicate": lambda count: count < 3,
+    "should_transform_fn": lambda count: count < 3,
     "f": lambda updates, params: updates,
 }
 
@@ -142,3 +142,19 @@ def test_a_transform_of_ones_own_is_defined_as_for_optax(made):
     assert int(gradtx.find(state, "scale_by_mine/seen")) == 1
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'update'"):
         made(init)
+
+
+def test_a_chapter_says_where_its_names_are():
+    with pytest.raises(
+        AttributeError, match=r"no 'linear_schedule': schedules are at the top, as gradtx\.linear_schedule\."
+    ):
+        gradtx.schedules.linear_schedule
+
+
+def test_what_has_init_and_update_can_be_given_to_code_that_asks_for_optaxs_class():
+    pair = gradtx.GradientTransformation(
+        lambda params: gradtx.EmptyState(), lambda g, state, params=None: (2 * g, state)
+    )
+    converted = gradtx.to_optax(pair)
+    assert isinstance(converted, optax.GradientTransformation)
+    assert float(converted.update(1.0, converted.init(0.0), value=3.0)[0]) == 2.0

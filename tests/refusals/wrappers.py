@@ -101,9 +101,9 @@ def calls():
         yield Refusal(f"every gives {words}", call, TypeError, "gradtx.accumulate: the func", words, "one integer")
     for predicate, words in ((lambda n: n, "shape () and dtype int32"), (lambda n: jnp.ones(2, bool), "shape (2,)")):
         call = lambda given=predicate: first_update(gradtx.conditionally(gradtx.clip(1.0), given))  # noqa: E731
-        yield Refusal(f"a predicate gives {words}", call, TypeError, "gradtx.conditionally: the pr", words, "one bool")
+        yield Refusal(f"a predicate gives {words}", call, TypeError, "gradtx.conditionally: should", words, "one bool")
     yield Refusal(
-        "a predicate of 3", lambda: gradtx.conditionally_mask(SGD, 3), TypeError, "gradtx.conditionally_mask: predicate"
+        "a predicate of 3", lambda: gradtx.conditionally_mask(SGD, 3), TypeError, "gradtx.conditionally_mask: should_tr"
     )
     words = "gradtx.sam.update: the extra argument 'grad_fn' is missing"
     yield Refusal("sam without grad_fn", lambda: first_update(gradtx.sam(SGD)), TypeError, words)

@@ -38,7 +38,7 @@ def odd(count):
 # Of the wrappers, all but what annotations and defaults say; each runs what is inside it at the last of four steps.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "accumulate": {"every": 2},
-    "conditionally_mask": {"predicate": odd},
+    "conditionally_mask": {"should_transform_fn": odd},
     "loss_scaling": {"scale": 8.0},
     "lookahead": {"sync_period": 2},
     "pack": {"fewest": 2},
