@@ -32,7 +32,8 @@ MADE: Final = {
 """The expression that does the same, in the argument names of gradtx."""
 
 _NOTES: Final = {
-    "inject_hyperparams": "numbers are leaves of every optimizer: tx.replace(learning_rate=...)",
+    "inject_hyperparams": "numbers are leaves of every optimizer: tx.replace(learning_rate=...), or in a TrainState "
+    "tunable(adam(learning_rate)) and tune(state, learning_rate=...)",
     "named_chain": "stages have names already: gradtx.find(state, name)",
     "selective_transform": "the mask says what is trained, freeze_mask what is not",
     "stateless_with_tree_map": "f gets the trees: stateless(lambda updates, params: jax.tree.map(f, updates, params))",

@@ -53,13 +53,13 @@ def _called(wanted: list[str], entries: list[tuple[tuple[str, ...], Any]]) -> li
 
 
 def _called_between(wanted: list[str], entries: list[tuple[tuple[str, ...], Any]]) -> list[tuple[tuple[str, ...], Any]]:
-    """Those whose path has the wanted names in order, the last one last: wrappers may stand between them."""
+    return [(path, value) for path, value in entries if fits(path, wanted)]
 
-    def fits(path: tuple[str, ...]) -> bool:
-        rest = iter(path[:-1])
-        return path[-1] == wanted[-1] and all(name in rest for name in wanted[:-1])
 
-    return [(path, value) for path, value in entries if fits(path)]
+def fits(path: tuple[str, ...], wanted: list[str]) -> bool:
+    """Whether a path has the wanted names in order, the last one last: wrappers may stand between them."""
+    rest = iter(path[:-1])
+    return path[-1] == wanted[-1] and all(name in rest for name in wanted[:-1])
 
 
 def step_count(state: Any) -> Array:
@@ -87,15 +87,15 @@ def _is_integer(value: Any) -> bool:
 
 def _entries(state: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """The named entries of a state: transforms, their fields, what is inside; not the params' trees in the fields."""
-    for name, entry in _items(state):
+    for name, entry in items(state):
         yield (*path, name), entry
         is_ours = isinstance(state, dict) and type(entry) is dict
-        for field, value in _items(cast(Any, entry)) if is_ours else ():
+        for field, value in items(cast(Any, entry)) if is_ours else ():
             yield (*path, name, field), value
             if field == "inner":
                 yield from _entries(value, (*path, name, field))
             elif field == "groups":
-                for group, inside in _items(value):
+                for group, inside in items(value):
                     yield (*path, name, field, group), inside
                     yield from _entries(inside, (*path, name, field, group))
         # What comes from elsewhere: tuples of states; the dicts in a NamedTuple's fields are the params'.
@@ -105,12 +105,12 @@ def _entries(state: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
 
 def _all(state: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Everything in it that has a name, the params' trees included."""
-    for name, value in _items(state):
+    for name, value in items(state):
         yield (*path, name), value
         yield from _all(value, (*path, name))
 
 
-def _items(state: Any) -> list[tuple[str, Any]]:
+def items(state: Any) -> list[tuple[str, Any]]:
     """The named items of a dict, NamedTuple or tuple."""
     if isinstance(state, dict):
         return [(str(key), value) for key, value in cast(dict[Any, Any], state).items()]

@@ -1,5 +1,7 @@
 """Hyperparameters kept in the state, for users whose optimizer is static."""
 
+import re
+from collections.abc import Iterator
 from typing import Any, cast
 
 import jax
@@ -10,7 +12,10 @@ from gradtx import tree
 from gradtx.core import record
 from gradtx.core.annotations import Interval, Kind, is_traced
 from gradtx.core.rule import Params, Rule, State, Updates
+from gradtx.core.state import fits, items
 from gradtx.core.transform import Transform, transform
+
+Place = tuple[str, ...]
 
 
 @transform
@@ -59,43 +64,64 @@ def tune(state: State, **values: Any) -> State:
     """A copy of the state of a `tunable` transform with some hyperparameters changed, in the dtypes they have.
 
     Args:
-      state: a state with one `tunable` in it, however deep.
-      values: numbers, by the hyperparameter's name.
+      state: a state with a `tunable` in it, however deep.
+      values: numbers, by the hyperparameter's name. One that several groups or several `tunable` have gets a name in
+        front: `tune(state, **{"matrices/learning_rate": 0.1})`.
 
-    Errors: KeyError for a state without `tunable` or an unknown name, ValueError for a number out of range.
+    Errors: KeyError for a state without `tunable`, for an unknown name, or one that is not unique; it lists what there
+    is. ValueError for a number out of range.
     """
-    if not _holds_hyperparameters(state):
+    kept = list(_kept(state, ()))
+    if not kept:
         raise KeyError("gradtx.tune: the state holds no hyperparameters; build the optimizer as gradtx.tunable(tx).")
-
-    def change(entry: Any) -> Any:
-        return tune(entry, **values) if _holds_hyperparameters(entry) else entry
-
-    if isinstance(cast(Any, state), dict):
-        if "hyperparameters" in state:
-            return state | {"hyperparameters": _changed(state["hyperparameters"], values)}
-        return {key: change(entry) for key, entry in state.items()}
-    entries = [change(entry) for entry in cast(Any, state)]  # optax.chain's tuple, a NamedTuple
-    return type(state)(*entries) if hasattr(state, "_fields") else type(state)(cast(Any, entries))
-
-
-def _changed(known: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """The hyperparameters with new values in their old dtypes."""
-    changed = dict(known)
+    changes: dict[Place, dict[str, Any]] = {}
     for name, value in values.items():
-        found = [full for full in known if full == name] or [full for full in known if full.split(".")[-1] == name]
-        if len(found) != 1:
-            problem = (
-                f"several hyperparameters are called {name!r}" if found else f"no hyperparameter is called {name!r}"
-            )
-            hint = record.suggestion(name, known)
-            raise KeyError(f"gradtx.tune: {problem}.{hint} There are: {', '.join(found or known)}.")
-        old = known[found[0]]
+        place, key, old = _one(name, kept)
         if value is None or isinstance(value, (str, bool)) or jnp.shape(value) != jnp.shape(old):
             raise TypeError(f"gradtx.tune: {name} is {value!r}; allowed: a number.")
         if not is_traced(value):
-            _check_range(found[0].split(".")[-1], value)
-        changed[found[0]] = jnp.array(value, dtype=old.dtype, copy=True)
-    return changed
+            _check_range(key.split(".")[-1], value)
+        changes.setdefault(place, {})[key] = jnp.array(value, dtype=old.dtype, copy=True)
+    return _changed(state, (), changes)
+
+
+def _kept(state: Any, place: Place) -> Iterator[tuple[Place, str, Any]]:
+    """The hyperparameters in a state: the path to the tunable that keeps them, their key there, and the number."""
+    for name, entry in items(state):
+        if name == "hyperparameters" and isinstance(state, dict):
+            yield from ((place, key, number) for key, number in entry.items())
+            return
+        yield from _kept(entry, (*place, name))
+
+
+def _one(name: str, kept: list[tuple[Place, str, Any]]) -> tuple[Place, str, Any]:
+    """The one that is meant: the key itself, or its last name, with names of its path in front that tell it apart."""
+    paths = [(*place, *re.findall(r"\['(.*?)'\]", key), key.split(".")[-1]) for place, key, _ in kept]
+    found = [index for index, (_, key, _) in enumerate(kept) if key == name] or [
+        index for index, path in enumerate(paths) if fits(path, name.split("/"))
+    ]
+    if len(found) == 1:
+        return kept[found[0]]
+    keys = [key for _, key, _ in kept]
+    names = [key if keys.count(key) == 1 else "/".join(path) for key, path in zip(keys, paths, strict=True)]
+    if found:
+        several = ", ".join(names[index] for index in found)
+        raise KeyError(f"gradtx.tune: several hyperparameters are called {name!r}. There are: {several}.")
+    hint = record.suggestion(name, names)
+    raise KeyError(f"gradtx.tune: no hyperparameter is called {name!r}.{hint} There are: {', '.join(names)}.")
+
+
+def _changed(state: Any, place: Place, changes: dict[Place, dict[str, Any]]) -> Any:
+    """The state with the changes at their places."""
+    if not any(other[: len(place)] == place for other in changes):
+        return state
+    if isinstance(state, dict):
+        own = cast(dict[str, Any], state)
+        if place in changes:
+            return own | {"hyperparameters": own["hyperparameters"] | changes[place]}
+        return {key: _changed(entry, (*place, str(key)), changes) for key, entry in own.items()}
+    entries = [_changed(entry, (*place, name), changes) for name, entry in items(state)]
+    return type(state)(*entries) if hasattr(state, "_fields") else type(state)(entries)  # optax's tuples
 
 
 def _check_range(name: str, value: Any) -> None:
@@ -106,13 +132,6 @@ def _check_range(name: str, value: Any) -> None:
         if not any(number in interval for interval in intervals or [Interval()]):
             allowed = " or ".join(sorted({str(interval) for interval in intervals or [Interval()]}))
             raise ValueError(f"gradtx.tune: {name} is {number!r}; allowed: a number {allowed}.")
-
-
-def _holds_hyperparameters(state: Any) -> bool:
-    if isinstance(state, dict):
-        entries = cast(dict[str, Any], state)
-        return "hyperparameters" in entries or any(map(_holds_hyperparameters, entries.values()))
-    return isinstance(state, tuple) and any(map(_holds_hyperparameters, cast(tuple[Any, ...], state)))
 
 
 def _named_leaves(tx: Transform) -> list[tuple[str, Any]]:

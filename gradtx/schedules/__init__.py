@@ -14,4 +14,5 @@ and may be longer than int32 counts. An optimizer's counter stays at the largest
 
 
 def __getattr__(name: str) -> object:
-    raise AttributeError(f"gradtx.schedules has no {name!r}: schedules are at the top, as gradtx.{name}.", name=name)
+    words = "has none: all schedules are at the top, as gradtx.linear_schedule"
+    raise AttributeError(f"gradtx.schedules has no {name!r}; it {words}.", name=name)

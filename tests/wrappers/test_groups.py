@@ -7,6 +7,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gradtx
@@ -181,3 +182,30 @@ def test_numbers_of_one_group_are_tuned():
     (name,) = [name for name in state["tunable"]["hyperparameters"] if "vectors" in name and "learning_rate" in name]
     updates, _ = tx.update(GRADS, gradtx.tune(state, **{name: 0.25}), PARAMS)
     assert gradtx.tree_equal(updates, once(gradtx.partition(TWO | {"vectors": gradtx.sgd(0.25)}, LABELS)))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_number_of_one_group_is_tuned_and_no_other(inside):
+    """With a tunable in each group, or one around all."""
+    around = gradtx.tunable if inside else lambda tx: tx
+    groups = {"matrices": around(gradtx.sgd(0.1)), "vectors": around(gradtx.sgd(0.2))}
+    tx = gradtx.partition(groups, LABELS) if inside else gradtx.tunable(gradtx.partition(groups, LABELS))
+    state = tx.init(PARAMS)
+    updates, _ = tx.update(GRADS, gradtx.tune(state, **{"vectors/learning_rate": 0.25}), PARAMS)
+    expected = {"matrices": gradtx.sgd(0.1), "vectors": gradtx.sgd(0.25)}
+    assert gradtx.tree_equal(updates, once(gradtx.partition(expected, LABELS)))
+    with pytest.raises(
+        KeyError, match=r"several hyperparameters are called 'learning_rate'. There are: .*matrices.*, .*vec"
+    ):
+        gradtx.tune(state, learning_rate=0.25)
+
+
+def test_of_two_tunables_one_is_tuned():
+    tx = gradtx.tunable(gradtx.scale(2.0)) >> gradtx.tunable(gradtx.scale(3.0))
+    state = gradtx.tune(tx.init(PARAMS), **{"tunable_2/step_size": 0.5})
+    assert gradtx.tree_equal(tx.update(GRADS, state, PARAMS)[0], GRADS)
+    with pytest.raises(KeyError, match="There are: tunable/step_size, tunable_2/step_size"):
+        gradtx.tune(state, step_size=0.5)
+    with_optax = optax.chain(optax.identity(), tx)
+    state = gradtx.tune(with_optax.init(PARAMS), **{"tunable_2/step_size": 0.5})
+    assert gradtx.tree_equal(with_optax.update(GRADS, state, PARAMS)[0], GRADS)
