@@ -31,14 +31,17 @@ PyTree = Any
 State = dict[str, Any]
 
 
-def moved_from_outside(params: PyTree, expected: PyTree) -> PyTree:
-    """How far the params are from where the last update led; 0 where they differ by their own rounding alone."""
+def moved_from_outside(params: PyTree, expected: PyTree, stored: PyTree) -> PyTree:
+    """How far the params are from where the last update led; 0 where rounding, theirs or the state's, explains it."""
 
     def at_leaf(w: Array, e: Array, eps: float) -> Array:
         return jnp.where(abs(w - e) <= eps * jnp.maximum(abs(w), abs(e)), jnp.zeros_like(e), w - e)
 
-    digits = jax.tree.map(lambda leaf: float(jnp.finfo(tree.dtype_of(leaf)).eps), params)
-    return jax.tree.map(at_leaf, tree.cast_like(params, expected), expected, digits)
+    def digits(*leaves: Any) -> float:
+        return max(float(jnp.finfo(tree.dtype_of(leaf)).eps) for leaf in leaves)
+
+    wide = tree.to_compute_dtype(expected)
+    return jax.tree.map(at_leaf, tree.cast_like(params, wide), wide, jax.tree.map(digits, params, stored))
 
 
 @transform
@@ -95,7 +98,7 @@ def lookahead(
         updates, inner_state = inner.update(updates, state["inner"], params, **extra)
         period = numerics.within_int32(sync_period)
         begins, due = (count - 1) % period == 0, count % period == 0
-        outside = moved_from_outside(params, state["slow"])
+        outside = moved_from_outside(params, state["slow"], state["slow"])
         slow = tree.map(lambda s, d: jnp.where(begins, s + d, s), state["slow"], outside)
         fast = tree.map(lambda w, u: w + u, params, updates)
         slow = towards(slow, fast, jnp.where(due, slow_step_size, jnp.zeros_like(slow_step_size)))
@@ -171,7 +174,7 @@ def schedule_free(
 
     def update(updates: PyTree, state: State, params: PyTree, **extra: Any) -> tuple[PyTree, State]:
         updates, inner_state = inner.update(updates, state["inner"], params, **extra)
-        outside = moved_from_outside(params, _between(state["average"], state["z"], state["b1"]))
+        outside = moved_from_outside(params, _between(state["average"], state["z"], state["b1"]), state["z"])
         average, z = (tree.map(lambda x, d: x + d, state[name], outside) for name in ("average", "z"))
         z = tree.map(lambda z, u: z + u, z, updates)
         largest = jnp.maximum(state["largest"].astype(learning_rate.dtype), learning_rate)

@@ -83,6 +83,13 @@ def test_params_that_were_loaded_count():
             np.testing.assert_allclose(shift.astype(jnp.float32), 99, rtol=2 * rtol)
 
 
+def test_slow_weights_in_bfloat16_are_not_taken_for_params_that_moved():
+    """Steps far below the digits of the slow weights add up in the mean."""
+    tx = gradtx.lookahead(gradtx.sgd(1e-4), 2, state_dtype=jnp.bfloat16)
+    params, _ = train(tx, jnp.ones(4000), [jnp.ones(4000)] * 100)
+    np.testing.assert_allclose(float(params.mean()), 1 - 0.5 * 1e-2, atol=1e-3)
+
+
 def test_params_that_are_projected_count():
     """Of elements that were held at 0 from outside, nothing of the way below is remembered; the others go on."""
 
