@@ -131,11 +131,15 @@ def test_lbfgs_of_optax_behind_a_clip_and_in_a_partition_gets_what_it_asks_for()
         return sum(jnp.sum((leaf - 1) ** 2) for leaf in jax.tree.leaves(params))
 
     def trained(tx):
-        params, state = PARAMS, tx.init(PARAMS)
-        for _ in range(3):
+        @jax.jit
+        def step(params, state):
             value, grad = jax.value_and_grad(loss)(params)
             updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss)
-            params = gradtx.apply_updates(params, updates)
+            return gradtx.apply_updates(params, updates), state
+
+        params, state = PARAMS, tx.init(PARAMS)
+        for _ in range(3):
+            params, state = step(params, state)
         return params
 
     expected = trained(optax.chain(optax.clip(1.0), optax.lbfgs()))
