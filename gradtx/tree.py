@@ -351,7 +351,7 @@ def _shortening(norm: Norm, limit: Array) -> tuple[Array, Array]:
     return factor, jnp.where(short, 1, norm.unit)
 
 
-def global_norm(tree: PyTree) -> Array:
+def global_norm(updates: PyTree) -> Array:
     """``sqrt(sum of |x|²)`` over all elements of all leaves, in at least float32, with derivative 0 at 0.
 
     It is right also where the squares are too large or too small for the dtype.
@@ -360,7 +360,7 @@ def global_norm(tree: PyTree) -> Array:
     >>> gradtx.global_norm({"a": jnp.array([3.0]), "b": jnp.array([4.0])})
     Array(5., dtype=float32)
     """
-    return norm(tree).value
+    return norm(updates).value
 
 
 def all_finite(tree: PyTree) -> Array:

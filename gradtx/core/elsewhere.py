@@ -1,7 +1,7 @@
 """What optax's names are called here: `gradtx.trace` says `scale_by_momentum(decay, form="sum")`.
 
 Each of optax's public names is one of gradtx, or stands here: with the expression that does the same, or with where it
-is. The page "Coming from optax" lists them all.
+is. The page "Coming from optax" lists them all. So are the arguments that optax's functions of the same name have.
 """
 
 import types
@@ -98,6 +98,62 @@ HINTS: Final[dict[str, str]] = {
     **{name: "; ".join([made, *([_NOTES[name]] if name in _NOTES else [])]) for name, made in MADE.items()},
 }
 """By optax's name, what to write instead."""
+
+
+_INNER: Final = "inner, the first argument"
+_MASKS: Final = "mask, one for the decay and the ratio; for two masks see gradtx.lars"
+_BIAS: Final = (
+    "leave it out, or write scale_by_momentum(b1, form=...) + scale_by_rms(b2, eps, maximum='corrected', debias=...) "
+    ">> scale_by_learning_rate(learning_rate)"
+)
+_COUNT: Final = "leave it out: the function is given the count"
+_ALWAYS: Final = "leave it out: trees like the params are always masked"
+_ONE_UPDATE: Final = "leave it out: both gradients are taken in one update"
+_WARMUP: Final = "learning_rate=warmup_constant_schedule(0.0, learning_rate, warmup_steps)"
+_MODE: Final = "leave it out for 'hard'; for the others stay with optax"
+
+ARGUMENTS: Final[dict[str, dict[str, str]]] = {
+    "accumulate": {
+        "opt": _INNER,
+        "every_k_schedule": "every",
+        "should_skip_update_fn": "skip_nonfinite=True",
+        "accumulator_dtype": "state_dtype",
+    },
+    "adadelta": {"weight_decay_mask": "mask"},
+    "add_noise": {"seed": "key, an int"},
+    "amsgrad": {"bias_correction_mu": _BIAS, "bias_correction_nu": _BIAS},
+    "conditionally": {"forward_extra_args": _COUNT},
+    "conditionally_mask": {"forward_extra_args": _COUNT},
+    "lars": {"weight_decay_mask": _MASKS, "trust_ratio_mask": _MASKS},
+    "lookahead": {"fast_optimizer": _INNER},
+    "masked": {"mask_compatible_extra_args": _ALWAYS},
+    "monitor": {"measures": "leave it out: norms and rates are kept; for other measures stay with optax"},
+    "nadam": {"nesterov": "leave it out; the one without is adam"},
+    "nadamw": {"nesterov": "leave it out; the one without is adamw"},
+    "partition": {"mask_compatible_extra_args": _ALWAYS},
+    "sam": {
+        "optimizer": _INNER,
+        "adv_optimizer": "rho, the radius",
+        "sync_period": _ONE_UPDATE,
+        "reset_state": _ONE_UPDATE,
+        "opaque_mode": _ONE_UPDATE,
+        "batch_axis_name": "leave it out: grad_fn takes the mean over devices",
+    },
+    "scale_by_lion": {"mode": _MODE, "smooth_beta": _MODE},
+    "scale_by_rms": {"bias_correction": "debias"},
+    "schedule_free": {"base_optimizer": _INNER},
+    "schedule_free_adamw": {"warmup_steps": _WARMUP},
+    "schedule_free_sgd": {"warmup_steps": _WARMUP},
+    "skip_nonfinite": {"max_consecutive_errors": "max_consecutive"},
+    "train_only": {"optimizer": _INNER, "freeze_mask": "mask, the opposite: it says what is trained"},
+}
+"""By function, the arguments that only optax's has, and what to write instead."""
+
+
+def argument(function: str, name: str) -> str:
+    """What an error adds about an argument that only optax's function has, or ""."""
+    hint = ARGUMENTS.get(function, {}).get(name)
+    return f" optax has it. Instead: {hint}." if hint else ""
 
 
 def missing(name: str, caller: types.FrameType) -> AttributeError | ImportError:

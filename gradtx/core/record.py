@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NoReturn, Self, TypeVar, cast
 
 import jax
 
+from gradtx.core import elsewhere
 from gradtx.core.annotations import Kind, Parameter, annotations_of, as_hyper, as_static, parameters_of, suggestion
 from gradtx.core.arguments import ArgumentKey, Static, encode, freeze, show
 
@@ -51,7 +52,8 @@ class Recorded:
         try:
             for name in kwargs:
                 if name not in known:
-                    raise TypeError(f"got an unexpected keyword argument {name!r}.{suggestion(name, known)}")
+                    hint = elsewhere.argument(cls.name, name) or suggestion(name, known)
+                    raise TypeError(f"got an unexpected keyword argument {name!r}.{hint}")
             bound = cls._signature.bind(*args, **kwargs)
         except TypeError as error:
             problem = str(error) if str(error)[-1] in ".?" else f"{error}."

@@ -1,5 +1,6 @@
 """Every public name of optax is one of gradtx, or says what to write instead; and that can be written."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 import gradtx
 from gradtx.core import elsewhere
+from gradtx.core.record import registry
 
 NAMES = [name for name in dir(optax) if not name.startswith("_")]
 ARGUMENTS = {
@@ -43,6 +45,40 @@ def test_every_name_of_optax_is_here_or_said():
     for name in set(NAMES) - same - modules:
         with pytest.raises(AttributeError, match=rf"^gradtx has no '{name}', which optax has. Instead: .+\.$"):
             getattr(gradtx, name)
+
+
+def arguments(function):
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+
+
+PAIRS = {name: getattr(module, name) for module in (optax, optax.contrib) for name in dir(module)}
+PAIRS = {name: theirs for name, theirs in PAIRS.items() if name in registry}
+OTHERWISE = {
+    "accumulate": optax.MultiSteps,
+    "conditionally": optax.conditionally_transform,
+    "pack": optax.flatten,
+    "partition": optax.multi_transform,
+    "skip_nonfinite": optax.apply_if_finite,
+    "train_only": optax.selective_transform,
+}
+UNKNOWN = [
+    (name, argument)
+    for name, theirs in (*PAIRS.items(), *OTHERWISE.items())
+    for argument in arguments(theirs)
+    if argument not in arguments(registry[name])
+]
+
+
+@pytest.mark.parametrize(("name", "argument"), UNKNOWN)
+def test_every_argument_of_optax_is_here_or_said(name, argument):
+    with pytest.raises(TypeError, match=rf"^gradtx.{name}: got .* '{argument}'. optax has it. Instead: .+ Its arg"):
+        getattr(gradtx, name)(**{argument: 1})
+
+
+def test_no_argument_is_said_that_is_here_or_nowhere():
+    said = {(name, argument) for name, hints in elsewhere.ARGUMENTS.items() for argument in hints}
+    assert said == set(UNKNOWN)
 
 
 @pytest.mark.parametrize("name", elsewhere.MADE)
