@@ -63,7 +63,10 @@ HARMLESS = [
     gradtx.scale_by_sign(),
     gradtx.masked(gradtx.scale(0.5), "*"),
     gradtx.partition({"all": gradtx.scale(0.5)}, "all"),
+    gradtx.train_only(gradtx.scale(0.5), "*"),
     gradtx.tunable(gradtx.scale(0.5)),
+    gradtx.checked(gradtx.scale(0.5)),
+    gradtx.pack(gradtx.scale(0.5)),
     gradtx.freeze("*"),
 ]
 
