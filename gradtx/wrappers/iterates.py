@@ -75,8 +75,7 @@ def lookahead(
     needs the params.
 
     Errors: TypeError for an inner whose updates are to be applied as they are, or that makes its steps at some updates
-    only; ValueError for a sync_period below 1, a
-    step size outside [0, 1], or from update without params.
+    only; ValueError for a sync_period below 1, a step size outside [0, 1], or from update without params.
 
     >>> import gradtx
     >>> tx, w = gradtx.lookahead(gradtx.sgd(1.0), sync_period=2), 4.0
@@ -152,8 +151,7 @@ def schedule_free(
     x.
 
     Errors: TypeError for an inner whose updates are to be applied as they are, or that makes its steps at some updates
-    only; ValueError for a number out of range, or
-    from update without params.
+    only; ValueError for a number out of range, or from update without params.
 
     >>> import gradtx
     >>> tx, w = gradtx.schedule_free(gradtx.sgd(1.0), 1.0), 4.0
