@@ -90,6 +90,9 @@ def test_runs_that_diverge_are_reported_and_disturb_no_other():
     nothing = bowls([1e20, 1e30], steps=4)  # of which nothing is left
     assert nothing.table["diverged"].all()
     assert "2 diverged" in repr(nothing)
+    hopeless = sweep(bowl, lambda key: jnp.full(2, jnp.inf), sgds([0.25]), steps=2)
+    assert hopeless.table["diverged"].tolist() == [True]
+    assert hopeless.table["diverged_at"].tolist() == [0]
 
 
 def test_the_repr_is_the_top_of_the_table():
