@@ -195,7 +195,7 @@ class Runs:
 
     def _stream(self, txs: Transform, carry: PyTree, step: int, until: int, count: blocks.Count) -> Any:
         records, shown = [], 0
-        for batch in itertools.islice(self.job.source.passes(None), until - step):
+        for batch in itertools.islice(self.job.source.passes(None), step, until):
             carry, row = blocks.run_batch(self.job.plan, txs, carry, batch)
             records.append(row)
             if (made := len(records) - shown) == 10 or len(records) == until - step:  # the losses are waited for

@@ -14,7 +14,7 @@ import importlib
 import itertools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -158,6 +158,11 @@ def sweep(
     seeds = inputs.positive(_WHO, "seeds", seeds)
     at_once = None if at_once is None else inputs.positive(_WHO, "at_once", at_once)
     source = inputs.read_data(_WHO, data, batch_size=batch_size, replacement=replacement, drop_last=drop_last)
+    if isinstance(source.stream, Iterator):
+        raise ValueError(
+            f"{_WHO}: data is an iterator, which can be run through once, and all runs see the same batches; pass "
+            "an iterable that starts anew at each pass, such as a loader, or an object with __iter__."
+        )
     plan = Plan(read_loss(_WHO, loss, has_aux=has_aux, has_data=data is not None), source.sampling)
     total = inputs.total_steps(_WHO, source, epochs=epochs, steps=steps)
     if total is None:

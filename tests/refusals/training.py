@@ -105,6 +105,13 @@ def minimizing():
     yield Refusal("data that fits", lambda: too_large(size * 10 // 9 + 1), ValueError, "it fits")
 
 
+class Stream:
+    """Batches without an end that it knows."""
+
+    def __iter__(self):
+        return iter([DATA])
+
+
 def sweeping():
     sizes = itertools.count(2)
     uneven = jax.tree.map(lambda _: np.ones(next(sizes) % 2 + 2), sgd(0.1, momentum=0.9))
@@ -116,7 +123,8 @@ def sweeping():
         ({"txs": [uneven]}, V, "the hyperparameters of sgd have leading axes of lengths [2, 3]."),
         ({"epochs": None}, V, "how long? Give steps=... or epochs=..."),
         ({"steps": 3}, V, "epochs=1 and steps=3 are both given"),
-        ({"data": iter([DATA])}, V, "the iterable of batches has no length; give steps=..."),
+        ({"data": Stream()}, V, "the iterable of batches has no length; give steps=..."),
+        ({"data": iter([DATA]), "epochs": None, "steps": 1}, V, "data is an iterator, which can be run through once"),
         ({"seeds": 0}, V, "seeds is 0; it must be at least 1."),
         ({"seeds": 1.5}, T, "seeds is 1.5 of type float"),
         ({"at_once": 0}, V, "at_once is 0; it must be at least 1."),

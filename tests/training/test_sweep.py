@@ -176,8 +176,26 @@ def test_batches_from_an_iterable(one_device):
         for loss, rate in zip(result.history["loss"], RATES, strict=True):
             np.testing.assert_allclose(loss, descent(batches, begin(0), rate=rate)[1], rtol=1e-12)
     assert result.at_once <= 2
-    with pytest.raises(ValueError, match=r"gradtx\.sweep: the data ended after .* of 9 batches; .* starts anew"):
-        sweep(cost, init, sgds(), iter(Loader()), steps=9)
+
+
+def test_after_halving_a_stream_goes_on_where_it_was(one_device):
+    whole = sweep(cost, init, sgds(), Loader(), steps=8)
+    halved = sweep(cost, init, sgds(), Loader(), steps=8, halve_at=(4,), at_once=1)
+    stayed = halved.table["stopped_at"] == 8
+    assert 0 < stayed.sum() < len(RATES)
+    np.testing.assert_allclose(halved.history["loss"][stayed], whole.history["loss"][stayed], rtol=1e-6)
+
+
+def test_data_that_ends_before_its_time():
+    class Once:
+        def __init__(self):
+            self.batches = iter(Loader())
+
+        def __iter__(self):
+            return self.batches
+
+    with pytest.raises(ValueError, match=r"gradtx\.sweep: the data ended after 2 of 9 batches; .* starts anew"):
+        sweep(cost, init, sgds(), Once(), steps=9)
 
 
 @pytest.mark.parametrize("streamed", [False, True])
