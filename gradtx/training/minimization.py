@@ -95,7 +95,8 @@ def minimize(
       key: decides the order of the samples, `sample_batches(jax.random.fold_in(key, epoch), ...)`, and the keys of the
         loss, `fold_in(fold_in(key, 2**32 - 1), step)`; None is `jax.random.key(0)`.
       state: the state of an earlier result, to go on from; its key goes on too. k and n more steps are k + n steps,
-        bit for bit, also when the state was saved and loaded in between.
+        bit for bit, also when the state was saved and loaded in between. An iterable of batches is run through from its
+        start: pass one that starts where the earlier run ended.
       progress: show steps, loss, rate and time left where standard error is a terminal; the extra `progress` has a bar.
       has_aux: the loss returns `(value, dict)`; "model_state" in it is carried on, other entries go to the history.
       model_state: what the first step is given.

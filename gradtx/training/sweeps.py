@@ -123,7 +123,7 @@ def sweep(
       txs: an optimizer whose hyperparameters have a leading axis, as `jax.vmap(adam)(rates)` and `grid` give; or a
         list of such, or of single optimizers, or a dict of them by name.
       data, batch_size, epochs, steps, has_aux, model_state, replacement, drop_last: as in `minimize`. An iterable of
-        batches must start anew at each pass.
+        batches must give the same ones at each pass, since runs may be made one after another.
       key: None is `jax.random.key(0)`.
       seeds: how many runs with each optimizer.
       at_once: the largest number of runs at once, which bounds the memory; None chooses: on a CPU what fits the cache,
