@@ -53,7 +53,8 @@ class Weights(NamedTuple):
     """The weights of an exponentially weighted average, summed up: two scalars.
 
     `given` is what the values so far have received, `left` what still lies on the zero it started from; they add up
-    to 1. Each is accurate where it is small, so `total` takes the one that is.
+    to 1. Each is accurate where it is small, so `total` takes the one that is. Two zeros are no weights yet, so that a
+    state of zeros is a new one.
     """
 
     given: Array
@@ -82,12 +83,14 @@ class Weights(NamedTuple):
 
 @numerics.one_program
 def _after(weights: Weights, b: Array) -> Weights:
-    return Weights(b * weights.given.astype(b.dtype) + (1 - b), b * weights.left.astype(b.dtype))
+    left = jnp.where(weights.given == 0, jnp.ones_like(weights.left), weights.left)
+    return Weights(b * weights.given.astype(b.dtype) + (1 - b), b * left.astype(b.dtype))
 
 
 @numerics.one_program
 def _total(weights: Weights) -> Array:
-    return jnp.where(weights.left > 0.5, weights.given, 1 - weights.left)
+    begins = (weights.left > 0.5) | (weights.given == 0)
+    return jnp.where(begins, weights.given, 1 - weights.left)
 
 
 def correct_bias(biased: PyTree, weights: Weights | None) -> PyTree:

@@ -6,8 +6,8 @@ A leaf's path is written `dense/kernel`. Three ways to say the same of `{"dense"
 - a function of the path and the leaf, `lambda path, leaf: leaf.ndim > 1`; or of the whole params, giving such a tree;
 - patterns: `"*/kernel"`, several in a tuple, or `{"*/kernel": True, "*": False}`, where the first that matches wins.
 
-A function is given arrays without values, which pass for arrays, and is asked once for each kind of params: what is
-selected can depend neither on a value nor on a gradient.
+A function is given arrays without values, which pass for arrays: what is selected can depend neither on a value nor on
+a gradient. It is asked by `init` and by every update, under jit when that is traced.
 """
 
 import collections
@@ -32,7 +32,7 @@ Patterns = dict[str, Any]
 
 
 class _Question:
-    """A mask or labels for params of certain shapes: hashed by value, so that each is answered once."""
+    """A mask or labels for params of certain shapes: hashed by value, so that a tree or patterns are read once."""
 
     def __init__(self, who: str, argument: str, kind: type, spec: Any, shapes: PyTree, paths: tuple[str, ...]):
         self.who, self.argument, self.kind, self.spec, self.shapes, self.paths = (
@@ -43,9 +43,11 @@ class _Question:
             shapes,
             paths,
         )
-        leaves: list[Any] = jax.tree.leaves(shapes)
-        kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves) if is_function(spec) else ()
-        self.key = who, argument, freeze(spec), kinds, paths, cast(Any, jax.tree.structure(shapes))
+
+    @functools.cached_property
+    def key(self) -> tuple[Any, ...]:
+        structure: Any = jax.tree.structure(self.shapes)
+        return self.who, self.argument, freeze(self.spec), self.paths, structure
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Question) and self.key == other.key
@@ -121,10 +123,13 @@ def _question(who: str, argument: str, kind: type, spec: Any, updates: PyTree, p
     return _Question(who, argument, kind, spec, tree.shapes(like), paths(like))
 
 
-@functools.lru_cache(maxsize=512)
 def _answer(question: _Question) -> tuple[Any, ...]:
-    if is_function(question.spec):
-        return _asked(question, question.spec)
+    # A function is asked anew: what it reads besides its argument may have changed since.
+    return _asked(question, question.spec) if is_function(question.spec) else _looked_up(question)
+
+
+@functools.lru_cache(maxsize=512)
+def _looked_up(question: _Question) -> tuple[Any, ...]:
     patterns = _as_patterns(question)
     return _spread(question, question.spec) if patterns is None else _matched(question, patterns)
 

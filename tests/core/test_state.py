@@ -245,3 +245,32 @@ def test_a_train_state_and_an_nnx_optimizer_are_read_as_the_state_they_hold():
         assert set(found) == {"gradient_norm", "learning_rate", "update_norm"}
         assert all(isinstance(number, jax.Array) for number in found.values())
         assert found["learning_rate"] == np.float32(0.1)
+
+
+RISING = gradtx.linear_schedule(0.8, 0.95, 3)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        gradtx.adam(0.1),
+        gradtx.adamw(0.1, b1=RISING, b2=RISING),
+        gradtx.nadam(0.1, momentum_decay=4e-3),
+        gradtx.amsgrad(0.1),
+        gradtx.adamax(0.1),
+        gradtx.rmsprop(0.1, momentum=0.9, centered=True),
+        gradtx.ema(0.9),
+    ],
+    ids=repr,
+)
+def test_a_state_of_zeros_is_a_new_one(tx):
+    """As in optax: programs reset a state by zeros."""
+    new = tx.init(PARAMS)
+    old = new
+    for scale in (1.0, -2.0):
+        _, old = tx.update(jax.tree.map(lambda g, scale=scale: scale * g, PARAMS), old, PARAMS)
+    old = jax.tree.map(jnp.zeros_like, old)
+    for scale in (0.5, 1.0, -1.0):
+        grads = jax.tree.map(lambda g, scale=scale: scale * g, PARAMS)
+        (expected, new), (found, old) = (tx.update(grads, state, PARAMS) for state in (new, old))
+        assert gradtx.tree_equal(found, expected)
