@@ -16,7 +16,7 @@ leaf.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -379,3 +379,11 @@ def path_name(path: tuple[Any, ...]) -> str:
 def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
     """The leaves with the names of their paths."""
     return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        """Say where optax's names are."""
+        words = "it has what gradtx's own methods are written with. For optax.tree stay with optax, or see jax.tree."
+        raise AttributeError(f"gradtx.tree has no {name!r}; {words}", name=name)

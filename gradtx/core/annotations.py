@@ -13,7 +13,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import jax
@@ -219,22 +219,34 @@ def as_static(value: Any, parameter: Parameter, who: str) -> Any:
         return _as_dtype(value, f"{who}: {parameter.name}")
     if isinstance(value, (np.bool_, *NUMPY_NUMBERS)):
         value = typing.cast(Any, value).item()
-    if isinstance(value, float) and value.is_integer() and _asks_for_int(parameter):
-        value = int(value)
+    if _asks_for_int(parameter):
+        value = as_count(value)
     problems = [_static_problem(value, option) for option in parameter.types]
     if problems and all(problems):
         raise (ValueError if "Literal" in str(parameter.types[0]) or "got a value" in problems[0] else TypeError)(
             f"{who}: {parameter.name} is {value!r}; {' or '.join(problems).replace('got a value ', '')}."
         )
-    if isinstance(value, list) and typing.get_origin(parameter.types[0]) in (tuple, Sequence):
-        return tuple(typing.cast(list[Any], value))
+    if isinstance(value, (list, Iterator)) and typing.get_origin(parameter.types[0]) in (tuple, Sequence):
+        return tuple(typing.cast(Iterable[Any], value))
     if isinstance(value, (dict, list)):  # a copy: a later change of the caller's does not reach into the recorded value
         return copy.deepcopy(typing.cast(Any, value))
     return typing.cast(Any, value)
 
 
+def as_count(value: Any) -> Any:
+    """A whole number as an int: `steps_per_epoch * 2.0` is one, and an array of one element. Anything else as it is."""
+    if (
+        isinstance(value, (*ARRAYS, np.generic))
+        and value.ndim == 0
+        and value.dtype.kind in "iuf"
+        and not is_traced(value)
+    ):
+        value = value.item()
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _asks_for_int(parameter: Parameter) -> bool:
-    """Whether it is a count: a whole float is one too, as programs compute them (`steps_per_epoch * 2.0`)."""
+    """Whether it is a count."""
     bases = [
         typing.get_args(option)[0] if typing.get_origin(option) is Annotated else option for option in parameter.types
     ]

@@ -4,6 +4,7 @@ import operator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gradtx import tree
@@ -17,7 +18,8 @@ _verified: dict[Any, None] = {}
 def apply_updates(params: Params, updates: Updates) -> Params:
     """`params + updates`, computed in at least float32 and rounded once to each parameter's dtype.
 
-    Leaves of integers and bools, which an optimizer with a mask leaves out, stay as they are.
+    Leaves of bools stay as they are, and so do integers whose update is a float0, which `jax.grad(..., allow_int=True)`
+    gives, or zeros, which an optimizer with a mask gives.
 
     >>> import gradtx, jax.numpy as jnp
     >>> gradtx.apply_updates({"w": jnp.ones(2)}, {"w": jnp.array([-0.5, 0.5])})
@@ -33,7 +35,14 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     moving = tuple(not tree.is_discrete(leaf) for leaf in jax.tree.leaves(params))
     trained = selection.keep(params, moving)
     steps, _, weights, _ = meeting.together("gradtx.apply_updates", selection.keep(updates, moving), {}, trained, {})
-    return selection.put(tree.cast_like(tree.map(operator.add, weights, steps), trained), params, moving)
+    others = params if all(moving) else jax.tree.map(_counted_on, params, updates)
+    return selection.put(tree.cast_like(tree.map(operator.add, weights, steps), trained), others, moving)
+
+
+def _counted_on(param: Any, update: Any) -> Any:
+    """An integer plus its update, if that is a number; any other leaf as it is."""
+    integers = all(jnp.issubdtype(tree.dtype_of(leaf), jnp.integer) for leaf in (param, update))
+    return param + update if integers else param
 
 
 def _leaf_values(node: Any) -> list[np.ndarray[Any, Any]]:

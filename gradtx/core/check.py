@@ -25,9 +25,10 @@ def check_arrays(who: str, argument: str, value: Any) -> None:
         if not isinstance(leaf, (bool, int, float, complex)) and not (
             hasattr(leaf, "dtype") and hasattr(leaf, "shape")
         ):
-            hint = " Give the arrays alone, as equinox.filter(model, equinox.is_array) does." if callable(leaf) else ""
+            hint = "Give the arrays alone, as equinox.filter(model, equinox.is_inexact_array) does."
             raise TypeError(
-                f"{who}: {argument} at {path} is {leaf!r} of type {type(leaf).__name__}; allowed: arrays.{hint}"
+                f"{who}: {argument} at {path} is {leaf!r} of type {type(leaf).__name__}; allowed: arrays."
+                + (f" {hint}" if callable(leaf) else "")
             )
 
 

@@ -64,11 +64,11 @@ _WORDS: Final = {
     "ShouldSkipUpdateFunction": "accumulate(inner, every, skip_nonfinite=True)",
     "WrappedSchedule": "a gradtx schedule is a value already",
     "contrib": "what it has in common with gradtx is at the top: gradtx.schedule_free, gradtx.sam, "
-    "gradtx.reduce_on_plateau, gradtx.split_real_and_imaginary",
+    "gradtx.reduce_on_plateau, gradtx.split_real_and_imaginary; for the rest stay with optax.contrib",
     "inject_stateful_hyperparams": "any hyperparameter may be a schedule; for one with a state of its own stay with "
     "optax",
-    "incremental_update": "averages of the params are wrappers: gradtx.exponential_averaging(inner, decay), with decay "
-    "= 1 - step_size; for a target network stay with optax",
+    "incremental_update": "averages of the params are wrappers: gradtx.exponential_averaging(inner, decay, "
+    "debias=False), with decay = 1 - step_size; for a target network stay with optax",
     "measure_with_ema": "gradtx.monitor(inner) keeps norms and rates; for other measures stay with optax",
     "microbatch": "gradtx.accumulate(inner, every), or gradtx.minimize with a batch_size",
     "microbatching": "gradtx.accumulate(inner, every), or gradtx.minimize with a batch_size",
@@ -91,7 +91,7 @@ value_and_grad_from_state"""
 
 HINTS: Final[dict[str, str]] = {
     **dict.fromkeys(_LOSSES.split(), "a loss is any function of the params; optax.losses has this one"),
-    **{name: f"stay with optax for it, and chain it: gradtx.chain(optax.{name}(...))" for name in _METHODS.split()},
+    **{name: f"stay with optax for it: optax.{name}(...), alone or in gradtx.chain" for name in _METHODS.split()},
     **dict.fromkeys(_STATES.split(), "a state is plain dicts by name: gradtx.find(state, name)"),
     **dict.fromkeys(_STAY.split(), "stay with optax for it"),
     **_WORDS,
@@ -154,6 +154,13 @@ def argument(function: str, name: str) -> str:
     """What an error adds about an argument that only optax's function has, or ""."""
     hint = ARGUMENTS.get(function, {}).get(name)
     return f" optax has it. Instead: {hint}." if hint else ""
+
+
+ATTRIBUTES: Final = {
+    "gradient_transformation": "leave it out: an optimizer is one already",
+    "has_updated": "gradtx.find(state, 'micro_step') == 0",
+}
+"""By attribute or method of optax's objects, what to write instead."""
 
 
 def missing(name: str, caller: types.FrameType) -> AttributeError | ImportError:

@@ -54,12 +54,25 @@ class Recorded:
                 if name not in known:
                     hint = elsewhere.argument(cls.name, name) or suggestion(name, known)
                     raise TypeError(f"got an unexpected keyword argument {name!r}.{hint}")
+            cls._check_positions(args)
             bound = cls._signature.bind(*args, **kwargs)
         except TypeError as error:
             problem = str(error) if str(error)[-1] in ".?" else f"{error}."
             raise TypeError(f"{cls._who()}: {problem} Its arguments: {', '.join(known) or 'none'}.") from None
         bound.apply_defaults()
         return cls._checked({p.name: cls._normalize(p, bound.arguments[p.name]) for p in cls._parameters})
+
+    @classmethod
+    def _check_positions(cls, args: tuple[Any, ...]) -> None:
+        """Refuse more arguments than have a position."""
+        parameters = cls._signature.parameters.values()
+        placed = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        if len(args) > len(placed) and named and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+            raise TypeError(
+                f"{len(args)} arguments were given by position; allowed: {', '.join(placed)}. Give the others by "
+                f"keyword: {named[0]}=..."
+            )
 
     @classmethod
     def _checked(cls, arguments: dict[str, Any]) -> Self:
@@ -168,9 +181,9 @@ class Recorded:
                 f"{self._who()}: {name!r} is an argument of several of its transforms ({names}); build that one anew."
             )
         own = self._names()
-        return (
-            f"{self._who()} has no argument {name!r}.{suggestion(name, own)} Its arguments: {', '.join(own) or 'none'}."
-        )
+        known = elsewhere.ATTRIBUTES.get(name)
+        hint = f" Instead: {known}." if known else suggestion(name, own)
+        return f"{self._who()} has no argument {name!r}.{hint} Its arguments: {', '.join(own) or 'none'}."
 
     def _names(self) -> list[str]:
         """The names of its arguments, and of those of the transforms it contains."""

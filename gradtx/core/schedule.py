@@ -56,7 +56,8 @@ class Schedule(Recorded):
         whole = _traced_count(count) if is_traced(count) else _concrete_count(count)
         if whole is None:
             raise TypeError(
-                f"{self._who()}: the count is {count!r}; allowed: an integer, the number of updates already made."
+                f"{self._who()}: the count is {count!r}; allowed: a whole number of updates made, under jit of an "
+                "integer dtype. Round it: jnp.round(count).astype(int)."
             )
         numbers = concrete_numbers(self, whole, dtype)
         with blame(self.name):
@@ -151,7 +152,7 @@ def _traced_count(count: Array) -> Any:
 def _concrete_count(count: Any) -> Any:
     """An int32, or beyond it a NumPy float64, which has every whole number up to 2**53. None if it is not whole."""
     if isinstance(count, jax.Array):
-        number = jnp.issubdtype(count.dtype, jnp.integer)
+        number = jnp.issubdtype(count.dtype, jnp.integer) or jnp.issubdtype(count.dtype, jnp.floating)
     elif isinstance(count, (int, float)):
         number = not isinstance(count, bool)
     else:
@@ -187,8 +188,12 @@ def custom_schedule(function: Callable[[Any], Any]) -> Rate:
     """
 
     def rate(count: Array) -> Any:
-        with jax.numpy_dtype_promotion("standard"):
-            return function(count)
+        try:
+            with jax.numpy_dtype_promotion("standard"):
+                return function(count)
+        except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+            error.add_note("The count is traced here: write jnp.where for if, and jnp for np.")
+            raise
 
     return rate
 

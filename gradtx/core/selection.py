@@ -46,8 +46,7 @@ class _Question:
 
     @functools.cached_property
     def key(self) -> tuple[Any, ...]:
-        structure: Any = jax.tree.structure(self.shapes)
-        return self.who, self.argument, freeze(self.spec), self.paths, structure
+        return self.who, self.argument, freeze(self.spec), self.paths, cast(Any, jax.tree.structure(self.shapes))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Question) and self.key == other.key

@@ -102,7 +102,10 @@ class Transform(Attributes):
             if not (self.takes(name) or (name == "observed" and self.observable)):
                 hint = record.suggestion(name, self.extra_args)
                 known = f"It accepts: {', '.join(sorted(self.extra_args)) or 'none'}."
-                raise TypeError(f"{who}: unknown extra argument {name!r}.{hint} {known}")
+                raise TypeError(
+                    f"{who}: unknown extra argument {name!r}.{hint} {known} Leave it out, or let gradtx.to_optax(tx) "
+                    "drop it."
+                )
         for name in sorted(self._required_extra - set(extra)):
             raise TypeError(f"{who}: the extra argument {name!r} is missing; pass {name}=... to update.")
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradtx.core.annotations import Finite, Interval, NonNegative, Positive, PositiveInt
+from gradtx.core.annotations import Finite, Interval, NonNegative, Positive, PositiveInt, as_count
 from gradtx.core.schedule import Rate, Schedule, schedule
 from gradtx.schedules.curves import warmup_cosine_decay_schedule
 from gradtx.schedules.shapes import half_cosine, line, passed, reached, refuse, since
@@ -19,15 +19,14 @@ Share = Annotated[float, Interval(0, 1, closed_low=False)]
 
 def _as_counts(who: str, boundaries: Sequence[Any]) -> list[int]:
     """The boundaries as ints, refused where they are none or fall."""
-    numbers = all(isinstance(b, (int, float, np.number)) and not isinstance(b, bool) for b in boundaries)
-    whole = numbers and all(float(b).is_integer() for b in boundaries)
+    counts = [as_count(boundary) for boundary in boundaries]
+    whole = all(type(count) is int for count in counts)
     refuse(
-        not whole or any(a > b for a, b in itertools.pairwise([0, *boundaries])),
+        not whole or any(a > b for a, b in itertools.pairwise([0, *counts])),
         who,
-        f"boundaries {list(boundaries)!r} must be whole numbers of updates, 0 or more, none smaller than the one "
-        "before",
+        f"boundaries {counts!r} must be whole numbers of updates, 0 or more, none smaller than the one before",
     )
-    return [int(boundary) for boundary in boundaries]
+    return counts
 
 
 def _refuse_empty(who: str, boundaries: Sequence[int]) -> None:

@@ -135,6 +135,24 @@ def test_counts_of_other_types(count):
     np.testing.assert_allclose(gradtx.linear_schedule(0.0, 1.0, LONG)(count), 0.3, rtol=1e-6)
 
 
+def test_lengths_and_counts_may_be_arrays_as_programs_compute_them():
+    line = gradtx.linear_schedule(0.0, 1.0, 10)
+    assert gradtx.linear_schedule(0.0, 1.0, jnp.array(10)) == gradtx.linear_schedule(0.0, 1.0, np.array(10.0)) == line
+    assert line(jnp.float32(3.0)) == line(3)
+    np.testing.assert_array_equal(line(jnp.linspace(0, 10, 6)), line(np.arange(0, 11, 2)))
+    joined = gradtx.join_schedules([line, line], jnp.array([4]))
+    assert joined(5) == line(1)
+    cycle = {"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 2, "decay_steps": 5}
+    assert gradtx.sgdr_schedule(cycle for _ in range(2)) == gradtx.sgdr_schedule([cycle] * 2)
+
+
+def test_a_function_that_asks_for_the_value_of_its_count_is_told_how():
+    for function in (lambda count: 0.1 if count < 5 else 0.01, lambda count: np.interp(count, [0, 1], [0, 1])):
+        with pytest.raises(TypeError) as caught:
+            jax.jit(gradtx.custom_schedule(function))(3)
+        assert "The count is traced here: write jnp.where for if, and jnp for np." in caught.value.__notes__
+
+
 def test_an_unsigned_count_under_jit_stays_at_the_largest_int32():
     line = gradtx.linear_schedule(0.0, 1.0, LONG)
     assert jax.jit(line)(jnp.uint32(3 * 10**9)) == line(INT32_MAX)

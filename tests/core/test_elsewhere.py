@@ -8,6 +8,7 @@ import types
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -79,6 +80,31 @@ def test_every_argument_of_optax_is_here_or_said(name, argument):
 def test_no_argument_is_said_that_is_here_or_nowhere():
     said = {(name, argument) for name, hints in elsewhere.ARGUMENTS.items() for argument in hints}
     assert said == set(UNKNOWN)
+
+
+def test_attributes_and_modules_of_optax_say_where_they_are():
+    waiting = gradtx.accumulate(gradtx.sgd(0.1), 2)
+    with pytest.raises(AttributeError, match=r"no argument 'has_updated'. Instead: gradtx.find\(state, 'micro_step'\)"):
+        waiting.has_updated(None)
+    assert gradtx.find(waiting.init(jnp.zeros(2)), "micro_step") == 0
+    with pytest.raises(AttributeError, match=r"'gradient_transformation'. Instead: leave it out"):
+        waiting.gradient_transformation()
+    with pytest.raises(AttributeError, match=r"gradtx.tree has no 'add'; .* stay with optax"):
+        gradtx.tree.add(1, 2)
+
+
+def test_the_average_that_is_named_for_incremental_update_is_that():
+    assert (
+        "exponential_averaging(inner, decay, debias=False), with decay = 1 - step_size"
+        in (elsewhere.HINTS["incremental_update"])
+    )
+    tx, params = gradtx.exponential_averaging(gradtx.sgd(0.1), 0.9, debias=False), jnp.array([1.0, -2.0])
+    state, target = tx.init(params), params
+    for _ in range(5):
+        updates, state = tx.update(params, state, params)
+        params = gradtx.apply_updates(params, updates)
+        target = optax.incremental_update(params, target, 0.1)
+    np.testing.assert_allclose(gradtx.averaged_params(state), target, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", elsewhere.MADE)

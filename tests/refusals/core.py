@@ -127,6 +127,7 @@ ARGUMENTS.append(
         f"gradtx.chain has no argument 'rate'. Its arguments: {TWICE_KNOWN}",
     )
 )
+FIVE = "5 arguments were given by position; allowed: learning_rate, b1, b2, eps. Give the others by keyword: eps_root="
 KNOWN = "Its arguments: learning_rate, b1, b2, eps, eps_root, nesterov, eps_hat, mu_dtype, state_dtype."
 for f, args, kwargs, error, *words in [
     *((gradtx.adam, [1], {"b1": b}, ValueError, f"gradtx.adam: b1 is {b!r}; {UNIT}.") for b in (1.0, 1.5, -0.1)),
@@ -163,7 +164,8 @@ for f, args, kwargs, error, *words in [
     ),
     (gradtx.adam, [1], {"beta": 0.5}, TypeError, f"gradtx.adam: got an unexpected keyword argument 'beta'. {KNOWN}"),
     (gradtx.adam, [], {}, TypeError, f"gradtx.adam: missing a required argument: 'learning_rate'. {KNOWN}"),
-    (gradtx.adam, [1, 0.9, 0.9, 1, 1], {}, TypeError, f"gradtx.adam: too many positional arguments. {KNOWN}"),
+    (gradtx.adam, [1, 0.9, 0.9, 1, 1], {}, TypeError, f"gradtx.adam: {FIVE}... {KNOWN}"),
+    (gradtx.clip, [1.0, 2], {}, TypeError, "gradtx.clip: too many positional arguments. Its arguments: max_delta."),
     (gradtx.adam, [], {"lerning_rate": 1}, TypeError, "argument 'lerning_rate'. Did you mean 'learning_rate'?"),
     (gradtx.linear_schedule, [1.0, 0.0, 10], {"maximumx": 1}, TypeError, "gradtx.linear_schedule: got an unexpected"),
     (gradtx.scale_by_schedule, [0.1], {}, TypeError, "step_size_fn is 0.1; allowed: a schedule, or a function of the"),

@@ -133,7 +133,10 @@ for dtype in ("int32", "bool", "uint8"):
 for leaf in ("weights", object(), jnp.ones):
     bad, words = {"w": leaf, "b": 0.0}, (" at ['w'] is ", f"of type {type(leaf).__name__}; allowed: arrays.")
     if callable(leaf):
-        words = (*words, "allowed: arrays. Give the arrays alone, as equinox.filter(model, equinox.is_array) does.")
+        words = (
+            *words,
+            "allowed: arrays. Give the arrays alone, as equinox.filter(model, equinox.is_inexact_array) does.",
+        )
     for who, call in [
         ("gradtx.adam.init: params", functools.partial(TX.init, bad)),
         ("gradtx.adam.update: updates", functools.partial(update, TX, bad)),

@@ -6,6 +6,7 @@ import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gradtx
@@ -196,6 +197,11 @@ def test_leaves_without_numbers_stay_and_have_no_state(name):
     assert gradtx.tree_equal(loaded, state)
 
 
+def test_integers_are_counted_on_as_optax_does():
+    params, updates = {"n": jnp.array([1, 2]), "w": jnp.ones(2)}, {"n": jnp.array([1, -1]), "w": jnp.ones(2)}
+    assert gradtx.tree_equal(gradtx.apply_updates(params, updates), optax.apply_updates(params, updates))
+
+
 def step_of(tx, params, state):
     updates, state = tx.update({"w": slopes(MIXED | params)["w"]}, state, params)
     return gradtx.apply_updates(params, updates), state
@@ -216,10 +222,11 @@ def test_freeze_and_apply_updates_leave_them():
         params = {"n": jnp.ones(2, dtype), "w": jnp.ones(2, jnp.bfloat16)}
         frozen = gradtx.freeze("n").update(params, {}, params)[0]
         assert gradtx.tree_equal(frozen, params | {"n": jnp.zeros(2, dtype)})
-        for update in (np.zeros(2, jax.dtypes.float0), jnp.ones(2, dtype)):
+        for update in (np.zeros(2, jax.dtypes.float0), frozen["n"]):
             new = gradtx.apply_updates(params, {"n": update, "w": jnp.ones(2)})
             assert gradtx.tree_equal(new, {"n": params["n"], "w": jnp.full(2, 2.0, jnp.bfloat16)})
-        assert gradtx.tree_equal(gradtx.apply_updates(params["n"], jnp.ones(2, dtype)), params["n"])
+    flags = jnp.array([True, False])
+    assert gradtx.tree_equal(gradtx.apply_updates(flags, ~flags), flags)
 
 
 def test_beside_a_guard_that_clips_to_the_dtype():
