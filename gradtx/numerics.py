@@ -30,7 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _INT32_MAX = np.iinfo(np.int32).max
 
 
-def one_program(function: F, *, static_argnums: int | None = None) -> F:
+def one_program(function: F, *, static_argnums: int | tuple[int, ...] | None = None) -> F:
     """Small arithmetic as one program outside jit, instead of one for each operation; inside jit it is nothing."""
     return cast(F, jax.jit(function, inline=True, static_argnums=static_argnums))
 

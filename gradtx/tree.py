@@ -239,7 +239,7 @@ def norm(tree: PyTree, axis: int | tuple[int, ...] | None = None) -> Norm:
     lost on the way, the elements are measured again, in other units.
     """
     leaves = jax.tree.leaves(tree)
-    return _norm(axis, precision(tree), joined(leaves) if axis is None else leaves)
+    return _traced_once(axis, precision(tree), joined(leaves) if axis is None else leaves)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -264,6 +264,9 @@ def _norm_jvp(
         along = numerics.divide(in_units(x, size.unit), size.relative) * dx
         change = change + jnp.sum(along, axis=axis, keepdims=axis is not None)
     return size, Norm(size.unit * change, jnp.zeros_like(size.unit))
+
+
+_traced_once = numerics.one_program(_norm, static_argnums=(0, 1))  # for each kind of leaf
 
 
 def _plain_norm(squares: Array, plain: Array, leaves: list[Any]) -> Norm:
