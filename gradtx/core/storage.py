@@ -56,7 +56,10 @@ def lowered(who: str, rule: Rule, fields: State, params: Params) -> State:
 def _cast(who: str, name: str, field: Any, dtype: str, params: Params) -> Any:
     for path, leaf in tree.named_leaves(field):
         if tree.is_complex(leaf):
-            raise TypeError(f"{who}.init: {name} at {path} is complex; allowed with state_dtype: real leaves.")
+            raise TypeError(
+                f"{who}.init: {name} at {path} is complex ({tree.dtype_of(leaf)}); allowed with state_dtype: real "
+                "leaves. Put split_real_and_imaginary around it."
+            )
     return tree.stored_as(field, dtype, params)
 
 

@@ -182,7 +182,7 @@ LEAVES += [
         ),
         (
             *("a complex field in bfloat16", lambda: MOMENT().init(np.zeros(2, np.complex64)), TypeError),
-            "gradtx.scale_by_momentum.init: mu at the root is complex; allowed with state_dtype: real leaves",
+            "gradtx.scale_by_momentum.init: mu at the root is complex (complex64); allowed with state_dtype: real",
         ),
         (
             *("updates of other params", lambda: gradtx.apply_updates(PARAMS, BROADCAST), ValueError),
