@@ -144,10 +144,7 @@ AROUND = {
     "accumulate": gradtx.accumulate(LIGHT, 2, skip_nonfinite=True),
     "skip_nonfinite": gradtx.skip_nonfinite(LIGHT, 3),
     "loss_scaling": gradtx.loss_scaling(LIGHT, 8.0),
-    "conditionally": gradtx.conditionally(gradtx.scale_by_momentum(), lambda count: count % 2 == 0),
-    "exponential_averaging": gradtx.exponential_averaging(LIGHT, 0.9),
     "lookahead": gradtx.lookahead(gradtx.pack(LIGHT, fewest=2), 2, reset_state=True),
-    "kahan_summation": gradtx.kahan_summation(LIGHT),
     "optax": gradtx.skip_nonfinite(gradtx.foreign(optax.trace(0.9)), 3),
 }
 

@@ -78,7 +78,8 @@ def test_a_schedule_of_ten_billion_updates_is_its_formula(name, arguments):
     values = [schedule(count) for count in COUNTS]
     np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-38)
     np.testing.assert_allclose(schedule(np.array(COUNTS)), values, rtol=1e-6)
-    assert [build(gradtx, name, whole_floats(arguments))(count) for count in COUNTS] == values
+    again = build(gradtx, name, whole_floats(arguments))
+    assert again == schedule or [again(count) for count in COUNTS] == values
     counters = np.array([count for count in COUNTS if count <= INT32_MAX], np.int32)
     compiled = jax.jit(jax.vmap(schedule))(counters)
     np.testing.assert_allclose(compiled, expected[: len(counters)], rtol=1e-5)
