@@ -106,9 +106,9 @@ _BIAS: Final = (
     "leave it out, or write scale_by_momentum(b1, form=...) + scale_by_rms(b2, eps, maximum='corrected', debias=...) "
     ">> scale_by_learning_rate(learning_rate)"
 )
-_COUNT: Final = "leave it out: the function is given the count"
-_ALWAYS: Final = "leave it out: trees like the params are always masked"
-_ONE_UPDATE: Final = "leave it out: both gradients are taken in one update"
+_COUNT: Final = "leave it out; the function is given the count"
+_ALWAYS: Final = "leave it out; trees like the params are always masked"
+_ONE_UPDATE: Final = "leave it out; both gradients are taken in one update"
 _WARMUP: Final = "learning_rate=warmup_constant_schedule(0.0, learning_rate, warmup_steps)"
 _MODE: Final = "leave it out for 'hard'; for the others stay with optax"
 
@@ -127,7 +127,7 @@ ARGUMENTS: Final[dict[str, dict[str, str]]] = {
     "lars": {"weight_decay_mask": _MASKS, "trust_ratio_mask": _MASKS},
     "lookahead": {"fast_optimizer": _INNER},
     "masked": {"mask_compatible_extra_args": _ALWAYS},
-    "monitor": {"measures": "leave it out: norms and rates are kept; for other measures stay with optax"},
+    "monitor": {"measures": "leave it out; norms and rates are kept; for other measures stay with optax"},
     "nadam": {"nesterov": "leave it out; the one without is adam"},
     "nadamw": {"nesterov": "leave it out; the one without is adamw"},
     "partition": {"mask_compatible_extra_args": _ALWAYS},
@@ -137,7 +137,7 @@ ARGUMENTS: Final[dict[str, dict[str, str]]] = {
         "sync_period": _ONE_UPDATE,
         "reset_state": _ONE_UPDATE,
         "opaque_mode": _ONE_UPDATE,
-        "batch_axis_name": "leave it out: grad_fn takes the mean over devices",
+        "batch_axis_name": "leave it out; grad_fn takes the mean over devices",
     },
     "scale_by_lion": {"mode": _MODE, "smooth_beta": _MODE},
     "scale_by_rms": {"bias_correction": "debias"},

@@ -170,6 +170,21 @@ def test_a_function_that_reads_what_has_changed_since_is_asked_anew(build):
         assert gradtx.tree_equal(found.update(ones, found.init(PARAMS), PARAMS)[0], wanted)
 
 
+def test_under_jit_a_partial_of_what_has_changed_is_another_mask():
+    def mask(chosen, path, leaf):
+        return path in chosen
+
+    @jax.jit
+    def step(tx, params):
+        return tx.update(params, tx.init(params), params)[0]
+
+    for path in ("body/bias", "head/kernel"):
+        expected = step(gradtx.masked(gradtx.scale(3.0), {path: True, "*": False}), PARAMS)
+        assert gradtx.tree_equal(
+            step(gradtx.masked(gradtx.scale(3.0), functools.partial(mask, {path})), PARAMS), expected
+        )
+
+
 def test_any_callable_is_asked_about_the_params_not_the_gradients():
     class Mask:
         def __call__(self, path, leaf, least=2):
