@@ -20,6 +20,14 @@ from gradtx.core.compose import identity as identity
 from gradtx.core.compose import join as join
 from gradtx.core.compose import stateless as stateless
 from gradtx.core.config import from_config as from_config
+from gradtx.core import fields as fields
+from gradtx.core.formula import largest as largest
+from gradtx.core.formula import norm as norm
+from gradtx.core.formula import per_element as per_element
+from gradtx.core.formula import per_leaf as per_leaf
+from gradtx.core.formula import per_matrix as per_matrix
+from gradtx.core.formula import per_tree as per_tree
+from gradtx.core.formula import total as total
 from gradtx.core.foreign import foreign as foreign
 from gradtx.core.foreign import to_optax as to_optax
 from gradtx.core.protocol import EmptyState as EmptyState
@@ -32,18 +40,23 @@ from gradtx.core.protocol import TransformInitFn as TransformInitFn
 from gradtx.core.protocol import TransformUpdateExtraArgsFn as TransformUpdateExtraArgsFn
 from gradtx.core.protocol import TransformUpdateFn as TransformUpdateFn
 from gradtx.core.record import registry as registry
+from gradtx.core.routing import by_shape as by_shape
+from gradtx.core.routing import partition as partition
 from gradtx.core.schedule import Rate as Rate
 from gradtx.core.schedule import Schedule as Schedule
 from gradtx.core.schedule import custom_schedule as custom_schedule
 from gradtx.core.schedule import schedule as schedule
 from gradtx.core.state import find as find
 from gradtx.core.state import step_count as step_count
+from gradtx.core.storage import stored as stored
 from gradtx.core.rule import Params as Params
 from gradtx.core.rule import Rule as Rule
 from gradtx.core.rule import Updates as Updates
 from gradtx.core.transform import Transform as Transform
 from gradtx.core.transform import transform as transform
 from gradtx.core.tunable import tunable as tunable
+from gradtx.core.views import View as View
+from gradtx.core.views import through as through
 from gradtx.core.tunable import tune as tune
 
 # Schedules
@@ -134,7 +147,6 @@ from gradtx.wrappers.groups import Groups as Groups
 from gradtx.wrappers.groups import freeze as freeze
 from gradtx.wrappers.groups import groups as groups
 from gradtx.wrappers.groups import masked as masked
-from gradtx.wrappers.groups import partition as partition
 from gradtx.wrappers.groups import train_only as train_only
 from gradtx.wrappers.iterates import lookahead as lookahead
 from gradtx.wrappers.iterates import schedule_free as schedule_free

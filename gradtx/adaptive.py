@@ -14,26 +14,22 @@ what flows through.
 from typing import Any, Literal
 
 import jax.numpy as jnp
-import numpy as np
+from jax import Array
 
-from gradtx import averages, numerics, tree
-from gradtx.core import storage
+from gradtx.averages import average, average_squares, debiasing
+from gradtx.core import fields
 from gradtx.core.annotations import Dtype, NonNegative, Unit
+from gradtx.core.formula import per_element
 from gradtx.core.rule import Rule
+from gradtx.core.storage import stored, stored_by
 from gradtx.core.transform import Transform, transform
-from gradtx.momentum import scale_by_momentum
-
-PyTree = Any
-State = dict[str, Any]
+from gradtx.momentum import Step, scale_by_momentum
+from gradtx.numerics import abs_squared, divide, root
 
 
-def _divide_by_root(updates: PyTree, squares: PyTree, eps: Any, eps_in_sqrt: bool) -> PyTree:
-    """`u / sqrt(v + eps)`, or `u / (sqrt(v) + eps)`; 0 / 0 = 0, which cannot be where eps is known and not 0."""
-    if eps_in_sqrt:
-        return tree.map(lambda u, v, eps: numerics.divide(u, numerics.root(v + eps)), updates, squares, eps=eps)
-    if isinstance(eps, np.floating) and eps >= np.finfo(np.float32).tiny:
-        return tree.map(lambda u, v, eps: u / (numerics.root(v) + eps), updates, squares, eps=eps)
-    return tree.map(lambda u, v, eps: numerics.divide(u, numerics.root(v) + eps), updates, squares, eps=eps)
+def _divide_by_root(u: Array, squares: Array, eps: Any, eps_in_sqrt: bool) -> Array:
+    """`u / sqrt(v + eps)`, or `u / (sqrt(v) + eps)`; 0 / 0 = 0."""
+    return divide(u, root(squares + eps) if eps_in_sqrt else root(squares) + eps)
 
 
 @transform
@@ -42,7 +38,6 @@ def scale_by_adagrad(
     eps: NonNegative = 1e-7,
     *,
     eps_in_sqrt: bool = True,
-    state_dtype: Dtype | None = None,
 ) -> Rule:
     """Divides by the root of the sum of all squared gradients.
 
@@ -56,8 +51,6 @@ def scale_by_adagrad(
       initial_accumulator_value: s before the first update, >= 0. [gradient²]
       eps: >= 0, [gradient²] inside the root, [gradient] outside.
       eps_in_sqrt: where eps is added.
-      state_dtype: None for at least float32; jnp.bfloat16 stores the statistics in half the bytes, rounded
-        stochastically (see the page on low precision).
 
     State: `sum_of_squares`, real, like the params in at least float32: 4 bytes per parameter; `count`, a scalar.
 
@@ -72,16 +65,11 @@ def scale_by_adagrad(
     Array(8.8125, dtype=float32)
     """
 
-    def init(params: PyTree) -> State:
-        return {"sum_of_squares": tree.full_like(params, initial_accumulator_value, real=True)}
+    def update(u: Array, *, observed: Array, sum_of_squares: Array) -> Step:
+        s = sum_of_squares + abs_squared(observed)
+        return _divide_by_root(u, s, eps, eps_in_sqrt), {"sum_of_squares": s}
 
-    def update(updates: PyTree, state: State, *, observed: PyTree) -> tuple[PyTree, State]:
-        # The maximum changes no value; it keeps XLA from fusing product and sum in some programs and not in others.
-        total = tree.map(lambda s, g: s + jnp.maximum(numerics.abs_squared(g), 0), state["sum_of_squares"], observed)
-        return _divide_by_root(updates, total, eps, eps_in_sqrt), {"sum_of_squares": total}
-
-    statistics = ("sum_of_squares",)
-    return Rule(init=init, update=update, nonnegative=statistics, statistics=statistics, state_dtype=state_dtype)
+    return per_element(update, sum_of_squares=fields.squares(initial_accumulator_value))
 
 
 @transform
@@ -96,7 +84,6 @@ def scale_by_rms(
     eps_root: NonNegative | None = None,
     initial_scale: NonNegative = 0.0,
     maximum: Literal["raw", "corrected"] | None = None,
-    state_dtype: Dtype | None = None,
 ) -> Rule:
     """Divides by the root of the exponentially weighted average of squared gradients.
 
@@ -117,8 +104,6 @@ def scale_by_rms(
       eps_root: >= 0, added inside the root besides eps outside, as optax's Adam has it. [gradient²]
       initial_scale: v before the first update, >= 0. [gradient²]
       maximum: AMSGrad: divide by the largest v ("raw", as PyTorch and Keras) or v̂ ("corrected", as optax) so far.
-      state_dtype: None for at least float32; jnp.bfloat16 stores the statistics in half the bytes, rounded
-        stochastically (see the page on low precision).
 
     State: `nu`, real, like the params in at least float32: 4 bytes per parameter, 4 more each for `mu` (centered) and
     `nu_max` (maximum); `weights` (debiased) and `count`, scalars.
@@ -137,50 +122,33 @@ def scale_by_rms(
     _refuse(eps_in_sqrt and eps_root is not None, "eps_in_sqrt puts eps inside the root; eps_root is not needed")
     _refuse(eps_hat and maximum == "corrected", "eps_hat measures the raw average; take maximum='raw'")
     _refuse(centered and (eps_hat or maximum is not None), "centered excludes eps_hat and maximum")
-    noise = "leaves rounding noise of 1% in each average; "
-    _refuse(
-        centered and state_dtype == "bfloat16", f"bfloat16 {noise}centered would take their difference for variance"
-    )
-    _refuse(maximum is not None and state_dtype == "bfloat16", f"bfloat16 {noise}the maximum would collect its peaks")
 
-    def init(params: PyTree) -> State:
-        fields = {"nu": tree.full_like(params, initial_scale, real=True)}
-        fields |= {"mu": tree.zeros_like(params)} if centered else {}
-        fields |= {"nu_max": tree.zeros_like(params, real=True)} if maximum else {}
-        return fields | {"weights": averages.Weights.none(params) if debias else None}
-
-    def update(updates: PyTree, state: State, *, observed: PyTree) -> tuple[PyTree, State]:
-        nu = averages.average_squares(state["nu"], observed, decay)
-        weights = state["weights"].after(decay) if debias else None
-        new = {"nu": nu, "weights": weights}
-        measure = nu if maximum == "raw" or eps_hat else averages.correct_bias(nu, weights)
+    def update(
+        u: Array, *, observed: Array, nu: Array, mu: Any = None, nu_max: Any = None, correction: Any = 1, total: Any = 1
+    ) -> Step:
+        nu = average_squares(nu, observed, decay)
+        new = {"nu": nu}
+        measure = nu if maximum == "raw" or eps_hat else correction * nu
         if maximum:
-            new["nu_max"] = measure = tree.map(jnp.maximum, state["nu_max"], measure)
+            new["nu_max"] = measure = jnp.maximum(nu_max, measure)
         if maximum == "raw" and not eps_hat:
-            measure = averages.correct_bias(measure, weights)
+            measure = correction * measure
         if centered:
-            new["mu"] = averages.average(state["mu"], observed, decay)
-            measure = _variance(measure, averages.correct_bias(new["mu"], weights))
+            new["mu"] = mu = average(mu, observed, decay)
+            measure = jnp.maximum(measure - abs_squared(correction * mu), 0)  # where rounding could put it below
         if eps_root is not None:
-            measure = tree.map(lambda v, eps_root: v + eps_root, measure, eps_root=eps_root)
-        scaled = _divide_by_root(updates, measure, eps, eps_in_sqrt)
-        if eps_hat and weights:
-            correction = numerics.root(weights.total)
-            scaled = tree.map(lambda u, correction: correction * u, scaled, correction=correction)
-        return scaled, new
+            measure = measure + eps_root
+        u = _divide_by_root(u, measure, eps, eps_in_sqrt)
+        return root(total) * u if eps_hat else u, new
 
-    return Rule(
-        init=init,
-        update=update,
-        nonnegative=("nu", "nu_max") if maximum else ("nu",),
-        statistics=("nu", "mu", "nu_max"),
-        state_dtype=state_dtype,
-    )
-
-
-def _variance(mean_square: PyTree, mean: PyTree) -> PyTree:
-    """`v - |m|²`, not below 0, where rounding could put it."""
-    return tree.map(lambda v, m: jnp.maximum(v - numerics.abs_squared(m), 0), mean_square, mean)
+    noise = "rounding leaves noise of 1% in each average, and "
+    exact = f"{noise}centered would take their difference for variance" if centered else None
+    kept = {"nu": fields.squares(initial_scale, exact=exact)}
+    kept |= {"mu": fields.like(exact=exact)} if centered else {}
+    kept |= {"nu_max": fields.squares(exact=f"{noise}the maximum would collect its peaks")} if maximum else {}
+    if not debias:
+        return per_element(update, **kept)
+    return per_element(update, once=debiasing(decay), weights=fields.weights(), **kept)
 
 
 def _refuse(condition: bool, reason: str) -> None:
@@ -189,7 +157,7 @@ def _refuse(condition: bool, reason: str) -> None:
 
 
 @transform
-def scale_by_adadelta(rho: Unit = 0.9, eps: NonNegative = 1e-6, *, state_dtype: Dtype | None = None) -> Rule:
+def scale_by_adadelta(rho: Unit = 0.9, eps: NonNegative = 1e-6) -> Rule:
     """Divides by the root mean square of the gradients and multiplies by that of the past steps.
 
         s <- r s + (1 - r) g²;   u = g sqrt(d + eps) / sqrt(s + eps);   d <- r d + (1 - r) u²                 (r = rho)
@@ -199,8 +167,6 @@ def scale_by_adadelta(rho: Unit = 0.9, eps: NonNegative = 1e-6, *, state_dtype: 
     Args:
       rho: r in [0, 1), a number or a schedule.
       eps: >= 0. [gradient²] under the one root, [params²] under the other; with 0 nothing ever moves.
-      state_dtype: None for at least float32; jnp.bfloat16 stores the statistics in half the bytes, rounded
-        stochastically (see the page on low precision).
 
     State: `mean_square_gradient`, `mean_square_step`, real, like the params in at least float32: 8 bytes per
     parameter; `count`.
@@ -214,30 +180,16 @@ def scale_by_adadelta(rho: Unit = 0.9, eps: NonNegative = 1e-6, *, state_dtype: 
     0.003162
     """
 
-    def init(params: PyTree) -> State:
-        zeros = tree.zeros_like
-        return {"mean_square_gradient": zeros(params, real=True), "mean_square_step": zeros(params, real=True)}
+    def update(u: Array, *, observed: Array, mean_square_gradient: Array, mean_square_step: Array) -> Step:
+        s, d = average_squares(mean_square_gradient, observed, rho), mean_square_step
+        u = u * divide(root(d + eps), root(s + eps))
+        return u, {"mean_square_gradient": s, "mean_square_step": average_squares(d, u, rho)}
 
-    def update(updates: PyTree, state: State, *, observed: PyTree) -> tuple[PyTree, State]:
-        s = averages.average_squares(state["mean_square_gradient"], observed, rho)
-        d = state["mean_square_step"]
-        steps = tree.map(
-            lambda u, s, d, eps: u * numerics.divide(numerics.root(d + eps), numerics.root(s + eps)),
-            updates,
-            s,
-            d,
-            eps=eps,
-        )
-        return steps, {"mean_square_gradient": s, "mean_square_step": averages.average_squares(d, steps, rho)}
-
-    statistics = ("mean_square_gradient", "mean_square_step")
-    return Rule(init=init, update=update, nonnegative=statistics, statistics=statistics, state_dtype=state_dtype)
+    return per_element(update, mean_square_gradient=fields.squares(), mean_square_step=fields.squares())
 
 
 @transform
-def scale_by_infinity_norm(
-    decay: Unit = 0.999, eps: NonNegative = 1e-8, *, eps_in_max: bool = True, state_dtype: Dtype | None = None
-) -> Rule:
+def scale_by_infinity_norm(decay: Unit = 0.999, eps: NonNegative = 1e-8, *, eps_in_max: bool = True) -> Rule:
     """Divides by the decayed maximum of the absolute gradients.
 
         n <- max(b n, |g| + eps);   u = g / n;   or n <- max(b n, |g|);   u = g / (n + eps)                 (b = decay)
@@ -249,8 +201,6 @@ def scale_by_infinity_norm(
       decay: b in [0, 1), a number or a schedule.
       eps: >= 0. [gradient]
       eps_in_max: where eps is added.
-      state_dtype: None for at least float32; jnp.bfloat16 stores the statistics in half the bytes, rounded
-        stochastically (see the page on low precision).
 
     State: `nu`, real, like the params in at least float32: 4 bytes per parameter; `count`, a scalar.
 
@@ -263,19 +213,12 @@ def scale_by_infinity_norm(
     Array(0.5, dtype=float32)
     """
 
-    def init(params: PyTree) -> State:
-        return {"nu": tree.zeros_like(params, real=True)}
+    def update(u: Array, *, observed: Array, nu: Array) -> Step:
+        size = jnp.abs(observed)
+        nu = jnp.maximum(decay * nu, size + eps if eps_in_max else size)
+        return divide(u, nu if eps_in_max else nu + eps), {"nu": nu}
 
-    def update(updates: PyTree, state: State, *, observed: PyTree) -> tuple[PyTree, State]:
-        sizes = tree.map(jnp.abs, observed)
-        if eps_in_max:
-            sizes = tree.map(lambda size, eps: size + eps, sizes, eps=eps)
-        nu = tree.map(lambda n, size, b: jnp.maximum(b * n, size), state["nu"], sizes, b=decay)
-        below = nu if eps_in_max else tree.map(lambda n, eps: n + eps, nu, eps=eps)
-        return tree.map(numerics.divide, updates, below), {"nu": nu}
-
-    statistics = ("nu",)
-    return Rule(init=init, update=update, nonnegative=statistics, statistics=statistics, state_dtype=state_dtype)
+    return per_element(update, nu=fields.squares())
 
 
 @transform
@@ -288,7 +231,6 @@ def scale_by_adam(
     nesterov: bool = False,
     eps_hat: bool = False,
     mu_dtype: Dtype | None = None,
-    state_dtype: Dtype | None = None,
 ) -> Transform:
     """Adam's direction and scaling: `scale_by_momentum(b1) + scale_by_rms(b2, eps)`.
 
@@ -302,8 +244,7 @@ def scale_by_adam(
       eps_root: >= 0, added inside the root besides. [gradient²]
       nesterov: Nadam's direction.
       eps_hat: Kingma's eps-hat in place of eps (Keras).
-      mu_dtype: of the first average, `mu`, alone; None for state_dtype.
-      state_dtype: of both averages; to store only `nu` in bfloat16, give it to that part.
+      mu_dtype: of the first average, `mu`, alone, `stored` in this dtype; None for at least float32.
 
     State: that of the two: 8 bytes per parameter.
 
@@ -313,14 +254,13 @@ def scale_by_adam(
     >>> gradtx.scale_by_adam().expand()
     scale_by_momentum(decay=0.9) + scale_by_rms(decay=0.999, eps=1e-08)
     """
-    direction = scale_by_momentum(b1, nesterov=nesterov, state_dtype=mu_dtype or state_dtype)
-    return direction + scale_by_rms(b2, eps, eps_root=eps_root, eps_hat=eps_hat, state_dtype=state_dtype)
+    direction = stored(scale_by_momentum(b1, nesterov=nesterov), mu_dtype)
+    return direction + scale_by_rms(b2, eps, eps_root=eps_root, eps_hat=eps_hat)
 
 
+@stored_by("mu_dtype")
 @transform
-def scale_by_lion(
-    b1: Unit = 0.9, b2: Unit = 0.99, *, mu_dtype: Dtype | None = None, state_dtype: Dtype | None = None
-) -> Rule:
+def scale_by_lion(b1: Unit = 0.9, b2: Unit = 0.99) -> Rule:
     """The sign of one average of gradients, while another is kept.
 
         u = sign(b1 m + (1 - b1) g);   m <- b2 m + (1 - b2) g
@@ -330,26 +270,19 @@ def scale_by_lion(
     Args:
       b1: in [0, 1), the weight of the past in the direction.
       b2: in [0, 1), the decay of what is remembered.
-      state_dtype: None for at least float32; jnp.bfloat16 stores the statistics in half the bytes, rounded
-        stochastically (see the page on low precision).
-      mu_dtype: another name for it, optax's: `mu` is its only statistic.
+      mu_dtype: of `mu`, `stored` in this dtype; None for at least float32.
 
     State: `mu`, like the params in at least float32: 4 bytes per parameter; `count`, a scalar.
 
-    Errors: ValueError for a decay outside [0, 1), or both dtypes; TypeError for complex leaves.
+    Errors: ValueError for a decay outside [0, 1); TypeError for complex leaves.
 
     >>> import gradtx
     >>> tx = gradtx.scale_by_lion()
     >>> tx.update(-3.0, tx.init(0.0))[0]
     Array(-1., dtype=float32)
     """
-    stored = storage.one_of("scale_by_lion", mu_dtype=mu_dtype, state_dtype=state_dtype)
 
-    def init(params: PyTree) -> State:
-        return {"mu": tree.zeros_like(params)}
+    def update(g: Array, *, mu: Array) -> Step:
+        return jnp.sign(average(mu, g, b1)), {"mu": average(mu, g, b2)}
 
-    def update(updates: PyTree, state: State) -> tuple[PyTree, State]:
-        direction = tree.map(jnp.sign, averages.average(state["mu"], updates, b1))
-        return direction, {"mu": averages.average(state["mu"], updates, b2)}
-
-    return Rule(init=init, update=update, complex=False, statistics=("mu",), state_dtype=stored)
+    return per_element(update, traits=("real",), mu=fields.like())

@@ -9,113 +9,83 @@ Dividing by that sum is bias correction; the uncorrected v is what is carried on
 - Momentum is this average of gradients; RMSProp divides by the root of this average of squared gradients.
 - Adam is both, each with its bias corrected.
 
-That sum is kept as it grows (`Weights`): it holds for a decay that varies in time, where it is 1 minus the product of
-the decays; and in float32 it is a hundred times closer to the truth than `1 - b**t`, which cancels (for b = 0.9999,
-1e-6 against 1e-4).
+That sum is kept as it grows, in a field `weights()`: it holds for a decay that varies in time, where it is 1 minus the
+product of the decays; and in float32 it is a hundred times closer to the truth than `1 - b**t`, which cancels (for b =
+0.9999, 1e-6 against 1e-4).
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
-from gradtx import numerics, tree
-from gradtx.core import storage
-from gradtx.core.annotations import Dtype, Unit
+from gradtx import numerics
+from gradtx.core import fields
+from gradtx.core.annotations import Unit
+from gradtx.core.formula import per_element
 from gradtx.core.rule import Rule
+from gradtx.core.storage import stored_by
 from gradtx.core.transform import transform
 
-PyTree = Any
+Weights = dict[str, Array]
+"""The weights of an exponentially weighted average, summed up: two numbers.
+
+`given` is what the values so far have received, `left` what still lies on the zero it started from; they add up to 1.
+Each is accurate where it is small. Two zeros are no weights yet, so that a state of zeros is a new one.
+"""
 
 
-def average(previous: PyTree, values: PyTree, decay: ArrayLike) -> PyTree:
-    """`b v + (1 - b) x` at every leaf.
+def average(previous: Any, value: Any, decay: Any) -> Any:
+    """`b v + (1 - b) x`.
 
     Args:
       previous: v, the average so far: zeros at first.
-      values: x, a tree of the same structure.
+      value: x, of the same shape.
       decay: b, a scalar in [0, 1): the average remembers about 1 / (1 - b) values.
 
     >>> from gradtx import averages
     >>> print(f"{averages.average(0.75, 4.0, 0.9):.3f}")
     1.075
     """
-    return tree.map(lambda v, x, b, c: b * v + c * x, previous, values, b=decay, c=1 - decay)
+    return decay * previous + (1 - decay) * value
 
 
-def average_squares(previous: PyTree, values: PyTree, decay: ArrayLike) -> PyTree:
-    """`b v + (1 - b) |x|²` at every leaf; the arguments are those of `average`."""
-    return tree.map(lambda v, x, b, c: b * v + c * numerics.abs_squared(x), previous, values, b=decay, c=1 - decay)
+def average_squares(previous: Any, value: Any, decay: Any) -> Any:
+    """`b v + (1 - b) |x|²`; the arguments are those of `average`."""
+    return decay * previous + (1 - decay) * numerics.abs_squared(value)
 
 
-class Weights(NamedTuple):
-    """The weights of an exponentially weighted average, summed up: two scalars.
+def weights_after(weights: Weights, decay: Any) -> Weights:
+    """The weights after one more value."""
+    left = jnp.where(weights["given"] == 0, jnp.ones_like(weights["left"]), weights["left"])
+    return {"given": decay * weights["given"] + (1 - decay), "left": decay * left}
 
-    `given` is what the values so far have received, `left` what still lies on the zero it started from; they add up
-    to 1. Each is accurate where it is small, so `total` takes the one that is. Two zeros are no weights yet, so that a
-    state of zeros is a new one.
+
+def total(weights: Weights) -> Array:
+    """The sum of the weights: `1 - b^t` for a constant decay."""
+    begins = (weights["left"] > 0.5) | (weights["given"] == 0)
+    return jnp.where(begins, weights["given"], 1 - weights["left"])
+
+
+def debiasing(decay: Any) -> Callable[..., dict[str, Any]]:
+    """The pass `once` of a formula that corrects the bias of averages with this decay.
+
+    It moves the field `weights`, and gives the update two numbers: `total`, which is 1 - b^t, and its inverse,
+    `correction`, so that v̂ is `correction * v`.
     """
 
-    given: Array
-    left: Array
+    def once(*, weights: Weights) -> dict[str, Any]:
+        weights = weights_after(weights, decay)
+        # Once the inverse, then products: XLA itself divides in one program and multiplies by an inverse in another.
+        return {"weights": weights, "total": total(weights), "correction": 1 / total(weights)}
 
-    @classmethod
-    def none(cls, like: PyTree) -> "Weights":
-        """Nothing given yet, in the precision of a tree."""
-        dtype = tree.precision(like)
-        return cls(jnp.zeros((), dtype), jnp.ones((), dtype))
-
-    def after(self, decay: ArrayLike) -> "Weights":
-        """The weights after one more value."""
-        return _after(self, jnp.asarray(decay))
-
-    @property
-    def total(self) -> Array:
-        """The sum of the weights: `1 - b^t` for a constant decay."""
-        return _total(self)
-
-    def total_after(self, decay: ArrayLike) -> Array:
-        """What the sum will be after one more value."""
-        b = jnp.asarray(decay)
-        return b * self.total + (1 - b)
+    return once
 
 
-@numerics.one_program
-def _after(weights: Weights, b: Array) -> Weights:
-    left = jnp.where(weights.given == 0, jnp.ones_like(weights.left), weights.left)
-    return Weights(b * weights.given.astype(b.dtype) + (1 - b), b * left.astype(b.dtype))
-
-
-@numerics.one_program
-def _total(weights: Weights) -> Array:
-    begins = (weights.left > 0.5) | (weights.given == 0)
-    return jnp.where(begins, weights.given, 1 - weights.left)
-
-
-def correct_bias(biased: PyTree, weights: Weights | None) -> PyTree:
-    """The average divided by the sum of its weights, `v / (1 - b^t)`; without weights, the average as it is.
-
-    Args:
-      biased: v, of `average`.
-      weights: `Weights.none(v)` at first, `weights.after(b)` with each value.
-
-    >>> import jax.numpy as jnp
-    >>> from gradtx import averages
-    >>> weights = averages.Weights.none(0.0).after(jnp.float32(0.9))
-    >>> print(f"{averages.correct_bias(0.75, weights):.4f}")
-    7.5000
-    """
-    if weights is None:
-        return biased
-    # Once the inverse, then products: XLA itself divides in one program and multiplies by an inverse in another.
-    return tree.map(lambda v, inverse: v * inverse, biased, inverse=1 / weights.total)
-
-
+@stored_by("accumulator_dtype")
 @transform
-def ema(
-    decay: Unit, *, debias: bool = True, accumulator_dtype: Dtype | None = None, state_dtype: Dtype | None = None
-) -> Rule:
+def ema(decay: Unit, *, debias: bool = True) -> Rule:
     """Replaces the updates by their exponentially weighted average.
 
         v <- b v + (1 - b) g;   u = v / (1 - b^t), or v with debias=False                           (b = decay)
@@ -126,14 +96,12 @@ def ema(
     Args:
       decay: b in [0, 1), a number or a schedule.
       debias: divide by the sum of the weights.
-      state_dtype: None for at least float32; jnp.bfloat16 stores the statistics in half the bytes, rounded
-        stochastically (see the page on low precision).
-      accumulator_dtype: another name for it, optax's.
+      accumulator_dtype: None for at least float32; else it is `stored` in this dtype.
 
     State: `mean`, the biased average, like the params in at least float32: 4 bytes per parameter; `weights` (with
     debias) and `count`, scalars.
 
-    Errors: ValueError for a decay outside [0, 1), or both dtypes.
+    Errors: ValueError for a decay outside [0, 1).
 
     >>> import gradtx
     >>> tx = gradtx.ema(0.9, debias=False)
@@ -143,14 +111,11 @@ def ema(
     >>> print(f"{v:.5f}")
     2.21075
     """
-    stored = storage.one_of("ema", accumulator_dtype=accumulator_dtype, state_dtype=state_dtype)
 
-    def init(params: PyTree) -> dict[str, Any]:
-        return {"mean": tree.zeros_like(params), "weights": Weights.none(params) if debias else None}
+    def update(g: Array, *, mean: Array, correction: Any = 1) -> tuple[Array, dict[str, Array]]:
+        mean = average(mean, g, decay)
+        return correction * mean, {"mean": mean}
 
-    def update(updates: PyTree, state: dict[str, Any]) -> tuple[PyTree, dict[str, Any]]:
-        biased = average(state["mean"], updates, decay)
-        weights = state["weights"].after(decay) if debias else None
-        return correct_bias(biased, weights), {"mean": biased, "weights": weights}
-
-    return Rule(init=init, update=update, statistics=("mean",), state_dtype=stored)
+    if not debias:
+        return per_element(update, mean=fields.like())
+    return per_element(update, once=debiasing(decay), mean=fields.like(), weights=fields.weights())

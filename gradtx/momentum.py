@@ -13,27 +13,32 @@ with learning rate lr is `form="sum"` with lr (1 - b).
 from typing import Any, Literal
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from gradtx import averages, tree
-from gradtx.core.annotations import Dtype, NonNegative, Unit
+from gradtx import averages
+from gradtx.averages import average
+from gradtx.core import fields
+from gradtx.core.annotations import NonNegative, Unit
+from gradtx.core.formula import per_element
 from gradtx.core.rule import Rule
 from gradtx.core.schedule import differs
 from gradtx.core.transform import transform
 
-PyTree = Any
-State = dict[str, Any]
+Step = tuple[Array, dict[str, Array]]
 
 
-@transform
+def _dampening_needs_a_sum(decay: Any, form: str, nesterov: bool, dampening: Any) -> None:
+    if form != "sum" and differs(dampening, 0):
+        raise ValueError(f"gradtx.scale_by_momentum: dampening={dampening:g} needs form='sum', got form={form!r}.")
+
+
+@transform(check=_dampening_needs_a_sum)
 def scale_by_momentum(
     decay: Unit = 0.9,
     *,
     form: Literal["debiased", "average", "sum"] = "debiased",
     nesterov: bool = False,
     dampening: Unit = 0.0,
-    state_dtype: Dtype | None = None,
 ) -> Rule:
     """Replaces the updates by a decayed average or sum of the past ones.
 
@@ -54,8 +59,6 @@ def scale_by_momentum(
       form: "debiased" (Adam's), "average", or "sum" (SGD's).
       nesterov: look one step ahead.
       dampening: in [0, 1), only with form="sum": weight taken from all gradients but the first.
-      state_dtype: None for at least float32; jnp.bfloat16 stores the statistics in half the bytes, rounded
-        stochastically (see the page on low precision).
 
     State: `mu`, like the params in at least float32: 4 bytes per parameter; `weights` (debiased only) and `count`,
     scalars.
@@ -70,42 +73,34 @@ def scale_by_momentum(
     >>> print(f"{v:.2f}")
     1.90
     """
-    if form != "sum" and differs(dampening, 0):
-        raise ValueError(f"gradtx.scale_by_momentum: dampening={dampening:g} needs form='sum', got form={form!r}.")
 
-    def init(params: PyTree) -> State:
-        return {"mu": tree.zeros_like(params), "weights": averages.Weights.none(params) if form == "debiased" else None}
+    def sum_of(g: Array, *, mu: Array, count: Array) -> Step:
+        g = jnp.where(count == 1, g, (1 - dampening) * g)
+        mu = decay * mu + g
+        return decay * mu + g if nesterov else mu, {"mu": mu}
 
-    def sum_of(g: PyTree, state: State, count: Array) -> tuple[PyTree, State]:
-        weighted = g
-        if not (isinstance(dampening, np.floating) and dampening == 0):
-            weighted = tree.map(lambda g, k, t: jnp.where(t == 1, g, k * g), g, k=1 - dampening, t=count)
-        mu = tree.map(lambda m, g, b: b * m + g, state["mu"], weighted, b=decay)
-        ahead = tree.map(lambda m, g, b: b * m + g, mu, weighted, b=decay) if nesterov else mu
-        return ahead, {"mu": mu, "weights": None}
+    def average_of(g: Array, *, mu: Array) -> Step:
+        mu = average(mu, g, decay)
+        return average(mu, g, decay) if nesterov else mu, {"mu": mu}
 
-    def average_of(g: PyTree, state: State, count: Array) -> tuple[PyTree, State]:
-        mu = averages.average(state["mu"], g, decay)
-        weights = state["weights"].after(decay) if form == "debiased" else None
+    def debiased(g: Array, *, mu: Array, now: Array, ahead: Array) -> Step:
+        mu = average(mu, g, decay)
+        return ahead * mu + now * g if nesterov else now * mu, {"mu": mu}
+
+    def once(*, weights: averages.Weights) -> dict[str, Any]:
+        weights = averages.weights_after(weights, decay)
+        now, following = (averages.total(w) for w in (weights, averages.weights_after(weights, decay)))
         if not nesterov:
-            direction = averages.correct_bias(mu, weights)
-        elif weights is None:
-            direction = averages.average(mu, g, decay)
-        else:
-            b, c = decay / weights.total_after(decay), (1 - decay) / weights.total
-            direction = tree.map(lambda m, g, b, c: b * m + c * g, mu, g, b=b, c=c)
-        return direction, {"mu": mu, "weights": weights}
+            return {"weights": weights, "now": 1 / now, "ahead": now}
+        return {"weights": weights, "now": (1 - decay) / now, "ahead": decay / following}
 
-    def update(updates: PyTree, state: State, *, count: Array) -> tuple[PyTree, State]:
-        return (sum_of if form == "sum" else average_of)(updates, state, count)
-
-    return Rule(init=init, update=update, statistics=("mu",), state_dtype=state_dtype)
+    if form == "debiased":
+        return per_element(debiased, once=once, mu=fields.like(), weights=fields.weights())
+    return per_element(sum_of if form == "sum" else average_of, mu=fields.like())
 
 
 @transform
-def scale_by_nadam_momentum(
-    decay: Unit = 0.9, momentum_decay: NonNegative = 4e-3, *, state_dtype: Dtype | None = None
-) -> Rule:
+def scale_by_nadam_momentum(decay: Unit = 0.9, momentum_decay: NonNegative = 4e-3) -> Rule:
     """Nadam's direction with Dozat's warming momentum μ.
 
         μ_t = b (1 - 0.96^(t ψ) / 2);   m <- b m + (1 - b) g
@@ -118,8 +113,6 @@ def scale_by_nadam_momentum(
     Args:
       decay: b in [0, 1), a number or a schedule.
       momentum_decay: ψ >= 0, per update; 0 halves b for ever.
-      state_dtype: None for at least float32; jnp.bfloat16 stores the statistics in half the bytes, rounded
-        stochastically (see the page on low precision).
 
     State: `mu`, like the params in at least float32: 4 bytes per parameter; `weights`, those of μ, and `count`,
     scalars.
@@ -136,15 +129,14 @@ def scale_by_nadam_momentum(
     def momentum_at(t: Array) -> Array:
         return decay * (1 - 0.5 * 0.96 ** (t * momentum_decay))
 
-    def init(params: PyTree) -> State:
-        return {"mu": tree.zeros_like(params), "weights": averages.Weights.none(params)}
+    def once(*, weights: averages.Weights, count: Array) -> dict[str, Any]:
+        now, following = momentum_at(count), momentum_at(count + 1)
+        weights = averages.weights_after(weights, now)
+        ahead = averages.total(averages.weights_after(weights, following))
+        return {"weights": weights, "ahead": following / ahead, "now": (1 - now) / averages.total(weights)}
 
-    def update(updates: PyTree, state: State, *, count: Array) -> tuple[PyTree, State]:
-        t = count.astype(decay.dtype)
-        now, following = momentum_at(t), momentum_at(t + 1)
-        mu = averages.average(state["mu"], updates, decay)
-        weights = state["weights"].after(now)
-        b, c = following / weights.total_after(following), (1 - now) / weights.total
-        return tree.map(lambda m, g, b, c: b * m + c * g, mu, updates, b=b, c=c), {"mu": mu, "weights": weights}
+    def update(g: Array, *, mu: Array, ahead: Array, now: Array) -> Step:
+        mu = average(mu, g, decay)
+        return ahead * mu + now * g, {"mu": mu}
 
-    return Rule(init=init, update=update, statistics=("mu",), state_dtype=state_dtype)
+    return per_element(update, once=once, mu=fields.like(), weights=fields.weights())

@@ -49,3 +49,13 @@ def whole(leaf: Any) -> Any:
     """The leaf replicated, so that each device has all of it."""
     found = of(leaf)
     return leaf if found is None else resharded(leaf, NamedSharding(found.mesh, PartitionSpec(*[None] * leaf.ndim)))
+
+
+def with_axes_of(made: Any, leaf: Any, axes: list[int | None]) -> Any:
+    """A new array, each axis sharded as that axis of a leaf, or not where it is None: where the leaf says how it is."""
+    found = getattr(leaf, "sharding", None) if not isinstance(leaf, Tracer) else of(leaf)
+    if not isinstance(found, NamedSharding):
+        return made
+    spec = [*found.spec, *[None] * (jax.numpy.ndim(leaf) - len(found.spec))]
+    own = NamedSharding(found.mesh, PartitionSpec(*(None if axis is None else spec[axis] for axis in axes)))
+    return resharded(made, own) if isinstance(leaf, Tracer) else jax.device_put(made, own)

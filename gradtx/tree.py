@@ -66,9 +66,13 @@ def precision(*trees: PyTree) -> np.dtype[Any]:
     return np.dtype(np.float64 if double else np.float32)
 
 
-def _compute_dtype(leaf: Any, real: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype of one leaf in arithmetic of precision ``real``."""
-    return np.promote_types(real, np.complex64) if is_complex(leaf) else real
+_precision = precision
+
+
+def compute_dtype(leaf: Any, *, precision: np.dtype[Any] | None = None, real: bool = False) -> np.dtype[Any]:
+    """The dtype of one leaf in arithmetic of this precision, its own if none is given; ``real`` for absolute values."""
+    floating = _precision(leaf) if precision is None else precision
+    return np.promote_types(floating, np.complex64) if is_complex(leaf) and not real else floating
 
 
 def _cast(leaf: Any, dtype: np.dtype[Any]) -> Array:
@@ -84,7 +88,7 @@ def to_compute_dtype(tree: PyTree) -> PyTree:
 
 
 def _widened(leaf: Any) -> Array:
-    return _cast(leaf, _compute_dtype(leaf, precision(leaf)))
+    return _cast(leaf, compute_dtype(leaf))
 
 
 def cast_like(tree: PyTree, like: PyTree, *, finite: bool = False) -> PyTree:
@@ -97,7 +101,7 @@ def cast_like(tree: PyTree, like: PyTree, *, finite: bool = False) -> PyTree:
         dtype = dtype_of(other)
         bounded = finite and not is_complex(other) and not is_discrete(other)
         if bounded and jnp.finfo(dtype).max < jnp.finfo(dtype_of(leaf)).max:
-            leaf = jnp.clip(leaf, *(_as_scalar(end, dtype_of(leaf)) for end in _ends(dtype)))
+            leaf = jnp.clip(leaf, *(as_scalar(end, dtype_of(leaf)) for end in _ends(dtype)))
         return sharding.like(_cast(leaf, dtype), other)
 
     return jax.tree.map(cast, tree, like)
@@ -119,7 +123,7 @@ def map(function: Callable[..., Array], *trees: PyTree, **numbers: Any) -> PyTre
     def at_leaf(*leaves: Any) -> Array:
         real, dtypes = _dtypes_for(tuple([dtype_of(leaf) for leaf in leaves]))
         if real not in scalars:
-            scalars[real] = {name: _as_scalar(number, real) for name, number in numbers.items()}
+            scalars[real] = {name: as_scalar(number, real) for name, number in numbers.items()}
         leaves = tuple([_cast(leaf, dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)])
         if any(dtype != real for dtype in dtypes):  # real numbers scale complex leaves: not a promotion to forbid
             with jax.numpy_dtype_promotion("standard"):
@@ -137,7 +141,7 @@ def _dtypes_for(dtypes: tuple[np.dtype[Any], ...]) -> tuple[np.dtype[Any], tuple
     return real, tuple(complex_ if _is(dtype, jnp.complexfloating) else real for dtype in dtypes)
 
 
-def _as_scalar(number: Any, dtype: np.dtype[Any]) -> Any:
+def as_scalar(number: Any, dtype: np.dtype[Any]) -> Any:
     """A number in the given dtype; Python and NumPy numbers stay NumPy scalars, which cost nothing outside jit."""
     return number.astype(dtype) if isinstance(number, Array | np.generic) else dtype.type(number)
 
@@ -153,9 +157,8 @@ def full_like(tree: PyTree, value: Any, *, real: bool = False) -> PyTree:
     def fill(leaf: Any) -> Array:
         if dtype_of(leaf) == jax.dtypes.float0:  # the gradient of an integer, which is nothing but zero
             return leaf
-        dtype = precision(leaf)
-        dtype = dtype if real else _compute_dtype(leaf, dtype)
-        return _lying_as(leaf, jnp.full_like(leaf, _as_scalar(value, np.dtype(dtype)), dtype=dtype))
+        dtype = compute_dtype(leaf, real=real)
+        return _lying_as(leaf, jnp.full_like(leaf, as_scalar(value, np.dtype(dtype)), dtype=dtype))
 
     return jax.tree.map(fill, tree)
 
@@ -246,7 +249,7 @@ def norm(tree: PyTree, axis: int | tuple[int, ...] | None = None) -> Norm:
 def _norm(axis: int | tuple[int, ...] | None, dtype: np.dtype[Any], leaves: list[Any]) -> Norm:
     squares = jnp.zeros((), dtype)
     for leaf in leaves:
-        squares = squares + _sum_squares(_cast(leaf, _compute_dtype(leaf, dtype)), axis)
+        squares = squares + _sum_squares(_cast(leaf, compute_dtype(leaf, precision=dtype)), axis)
     lost = max(1, sum(jnp.size(leaf) for leaf in leaves)) * jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps
     plain = (squares >= dtype.type(lost)) & jnp.isfinite(squares)
     careful = functools.partial(_careful_norm, axis, float(lost))
@@ -309,7 +312,7 @@ def _for_each(leaves: list[Array], *numbers: Array) -> list[tuple[Array, ...]]:
 
 def _halves(leaves: list[Any], dtype: np.dtype[Any]) -> list[Array]:
     """The leaves in one dtype, of complex ones real and imaginary part."""
-    wide = [_cast(leaf, _compute_dtype(leaf, dtype)) for leaf in leaves]
+    wide = [_cast(leaf, compute_dtype(leaf, precision=dtype)) for leaf in leaves]
     return [part for leaf in wide for part in ((leaf.real, leaf.imag) if is_complex(leaf) else (leaf,))]
 
 
@@ -332,7 +335,7 @@ def times(tree: PyTree, factor: Array, unit: Array) -> PyTree:
 
 @numerics.one_program
 def _times(leaf: Array, factor: Array, unit: Array) -> Array:
-    wide = _cast(leaf, _compute_dtype(leaf, factor.dtype))
+    wide = _cast(leaf, compute_dtype(leaf, precision=factor.dtype))
     with jax.numpy_dtype_promotion("standard"):  # real factors of complex leaves
         return _cast(factor * in_units(wide, unit), dtype_of(leaf))
 
@@ -343,7 +346,7 @@ def shorten(tree: PyTree, norm: Norm, limit: Any) -> PyTree:
     Where elements are infinite, they share the limit and the others become 0; NaN anywhere makes all of it NaN. An
     infinite limit leaves all as it is.
     """
-    return times(tree, *_shortening(norm, _as_scalar(limit, norm.relative.dtype)))
+    return times(tree, *_shortening(norm, as_scalar(limit, norm.relative.dtype)))
 
 
 @numerics.one_program

@@ -70,9 +70,8 @@ def _remedy(reader: Any) -> str:
 
 
 def reading_all(tx: Any) -> list[Any]:
-    """The stages of a transform that compute with every leaf, integers and bools too (see `Rule.discrete`)."""
-    rules = [(stage, getattr(cast(Any, type(stage)), "rule", None) and stage.rule) for stage in _stages(tx)]
-    return [stage for stage, rule in rules if not (rule and rule.discrete)]
+    """The stages of a transform that compute with every leaf, integers and bools too (see `TRAITS`)."""
+    return [stage for stage in _stages(tx) if "integers" not in stage.facts]
 
 
 def _stages(tx: Any) -> list[Any]:
@@ -286,9 +285,7 @@ def checking() -> bool:
     return on and held is None
 
 
-def check_values(
-    who: str, updates: Any, old: dict[str, Any], new: dict[str, Any], nonnegative: tuple[str, ...]
-) -> None:
+def check_values(who: str, updates: Any, old: dict[str, Any], new: dict[str, Any], nonnegative: list[str]) -> None:
     """Make checkify's checks: everything finite, the named statistics not negative, the counter rising."""
     at_step = f"gradtx.{who}, step {{step}}: " if "count" in new else f"gradtx.{who}: "
     known: dict[str, Any] = {"step": new["count"]} if "count" in new else {}

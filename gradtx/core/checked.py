@@ -32,12 +32,9 @@ def checked(inner: Transform) -> Rule:
     gradtx.scale_by_momentum, step 1: state 'mu' at ['w']: 1 of 2 elements not finite (`check` failed)
     """
 
-    def init(params: Params) -> State:
-        return {"inner": inner.init(params)}
-
     def update(updates: Updates, state: State, params: Params = None, **extra: Any) -> tuple[Updates, State]:
         with check.value_checks():
             updates, inner_state = inner.update(updates, state["inner"], params, **extra)
         return updates, {"inner": inner_state}
 
-    return Rule(init=init, update=update, idle=True)
+    return Rule(update=update, traits=("idle",))

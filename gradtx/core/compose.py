@@ -16,13 +16,15 @@ compositions are associative, and `identity()` is neutral in both.
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
 from gradtx.core import record
+from gradtx.core.fields import Declared
 from gradtx.core.foreign import as_transform
-from gradtx.core.rule import Params, Rule, State, Updates, widest
+from gradtx.core.formula import per_element
+from gradtx.core.rule import Facts, Params, Rule, State, Updates, in_a_row
 from gradtx.core.transform import Transform, transform
 
 
@@ -49,72 +51,18 @@ class Composition(Transform):
         return f" {self.symbol} ".join(inside)
 
     @property
+    def facts(self) -> Facts:
+        if "facts" not in self._cache:
+            self._cache["facts"] = in_a_row([stage.facts for stage in self.stages])
+        return self._cache["facts"]
+
+    @property
     def slots(self) -> tuple[str, ...]:
         return tuple(name for stage in self.stages for name in stage.slots)
 
     @property
-    def extra_args(self) -> frozenset[str]:
-        return frozenset[str]().union(*(stage.extra_args for stage in self.stages))
-
-    @property
-    def takes_any(self) -> bool:
-        return any(stage.takes_any for stage in self.stages)
-
-    @property
-    def _required_extra(self) -> frozenset[str]:
-        return frozenset[str]().union(*(stage._required_extra for stage in self.stages))
-
-    @property
-    def needs_params(self) -> bool:
-        return any(stage.needs_params for stage in self.stages)
-
-    @property
-    def observable(self) -> bool:
-        return all(stage.observable for stage in self.stages)
-
-    @property
-    def reads(self) -> Literal["element", "leaf", "tree"]:
-        return widest([stage.reads for stage in self.stages])
-
-    @property
-    def random(self) -> bool:
-        return any(stage.random for stage in self.stages)
-
-    @property
-    def first(self) -> bool:
-        return self.stages[0].first
-
-    @property
-    def final(self) -> bool:
-        return self.stages[-1].final
-
-    @property
-    def guards(self) -> bool:
-        return any(stage.guards for stage in self.stages)
-
-    @property
-    def waits(self) -> bool:
-        return any(stage.waits for stage in self.stages)
-
-    @property
-    def idle(self) -> bool:
-        return all(stage.idle for stage in self.stages)
-
-    @property
-    def descends(self) -> bool:
-        return any(stage.descends for stage in self.stages)
-
-    @property
-    def clips(self) -> bool:
-        return any(stage.clips for stage in self.stages)
-
-    @property
-    def whole_leaves(self) -> bool:
-        return any(stage.whole_leaves for stage in self.stages)
-
-    @property
-    def rules(self) -> dict[str, Rule]:
-        return {key: stage.rules[own] for stage, keys in self._layout() for own, key in keys if own in stage.rules}
+    def declared(self) -> Declared:
+        return {key: d[own] for stage, keys in self._layout() if (d := stage.declared) for own, key in keys if own in d}
 
     def _layout(self) -> list[tuple[Transform, list[tuple[str, str]]]]:
         """Each stage with its entries in the state: (the name it gives itself, its name in the composition)."""
@@ -156,10 +104,6 @@ class Chain(Composition):
     __slots__ = ()
     symbol = ">>"
 
-    @property
-    def observable(self) -> bool:
-        return self.stages[0].observable
-
     def _extras(self, updates: Updates, extra: dict[str, Any]) -> Any:
         yield extra  # the first stage may be told what to measure; the others measure what flows
         extra = {name: value for name, value in extra.items() if name != "observed"}
@@ -172,10 +116,6 @@ class Join(Composition):
 
     __slots__ = ()
     symbol = "+"
-
-    @property
-    def observable(self) -> bool:
-        return self.stages[0].observable
 
     def _extras(self, updates: Updates, extra: dict[str, Any]) -> Any:
         extra = {"observed": updates} | extra
@@ -235,7 +175,7 @@ def _given(who: str, stages: tuple[Any, ...]) -> tuple[Transform, ...]:
 
 
 def _refuse_unobservable(stage: Transform) -> None:
-    if not stage.observable:
+    if "unobserved" in stage.facts:
         raise TypeError(
             f"gradtx.join: {stage!r} cannot stand right of +: it cannot be told to measure the gradient that came in. "
             "Put it first, or use >> if it is to read what the transforms before it wrote."
@@ -244,21 +184,21 @@ def _refuse_unobservable(stage: Transform) -> None:
 
 def _refuse_misplaced(who: str, stages: list[Transform]) -> None:
     for stage in stages[1:]:
-        if stage.first:
+        if "first" in stage.facts:
             raise TypeError(
                 f"{who}: {stage!r} cannot stand behind {stages[0]!r}, which would see gradients that are still scaled. "
                 "Put it first, or the others inside it."
             )
     for place, stage in enumerate(stages):
-        for behind in stages[place + 1 :] if stage.waits else []:
-            if not behind.idle:
+        for behind in stages[place + 1 :] if stage.facts.sometimes else []:
+            if "idle" not in behind.facts:
                 raise TypeError(
                     f"{who}: {behind!r} cannot stand behind {stage!r}, which makes its step at some updates only: at "
                     "the others it would get zeros, and decay, count or remember all the same. Put it inside: "
                     f"{stage.name}(... >> {behind.name}(...), ...)."
                 )
     for stage in stages[:-1]:
-        if stage.final:
+        if "last" in stage.facts:
             raise TypeError(
                 f"{who}: {stages[-1]!r} cannot stand behind {stage!r}, whose updates decide the bits of the params and "
                 "are to be applied as they are. Put it last, or the others inside it."
@@ -318,11 +258,7 @@ def identity() -> Rule:
     >>> gradtx.identity() >> gradtx.clip(1.0) == gradtx.clip(1.0)
     True
     """
-
-    def update(updates: Updates, state: State) -> tuple[Updates, State]:
-        return updates, state
-
-    return Rule(update=update)
+    return per_element(lambda u: u)
 
 
 @transform
@@ -347,4 +283,4 @@ def stateless(f: Callable[[Updates, Params], Updates]) -> Rule:
         with jax.numpy_dtype_promotion("standard"):
             return f(updates, params), state
 
-    return Rule(update=update, reads="tree")
+    return Rule(update=update, reach="tree")

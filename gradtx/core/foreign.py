@@ -9,7 +9,8 @@ import jax
 from gradtx import tree
 from gradtx.core import check, record
 from gradtx.core.annotations import Kind
-from gradtx.core.rule import Params, State, Updates
+from gradtx.core.fields import Declared
+from gradtx.core.rule import Facts, Params, State, Updates
 from gradtx.core.schedule import blame
 from gradtx.core.transform import Transform
 
@@ -45,80 +46,27 @@ class Foreign(Transform):
         return list(inspect.signature(self._arguments["object"].update).parameters.values())
 
     @property
-    def extra_args(self) -> frozenset[str]:
-        return frozenset(p.name for p in self._update_parameters if p.kind is p.KEYWORD_ONLY)
+    def facts(self) -> Facts:
+        # It cannot be asked what it does, nor told which gradient to measure.
+        named = frozenset(p.name for p in self._update_parameters if p.kind is p.KEYWORD_ONLY)
+        any_extra = any(p.kind is p.VAR_KEYWORD for p in self._update_parameters)
+        return Facts(reach="tree", traits=frozenset({"unobserved"}), extra=named, any_extra=any_extra)
 
     @property
-    def takes_any(self) -> bool:
-        return any(p.kind is p.VAR_KEYWORD for p in self._update_parameters)
-
-    @property
-    def _required_extra(self) -> frozenset[str]:
-        return frozenset()
-
-    @property
-    def needs_params(self) -> bool:
-        return False  # it cannot be asked; it will say so itself
-
-    @property
-    def observable(self) -> bool:
-        return False
-
-    @property
-    def reads(self) -> Any:
-        return "tree"
-
-    @property
-    def random(self) -> bool:
-        return False
-
-    @property
-    def first(self) -> bool:
-        return False
-
-    @property
-    def final(self) -> bool:
-        return False
-
-    @property
-    def guards(self) -> bool:
-        return False
-
-    @property
-    def waits(self) -> bool:
-        return False
-
-    @property
-    def idle(self) -> bool:
-        return False  # it cannot be asked
-
-    @property
-    def descends(self) -> bool:
-        return False
-
-    @property
-    def clips(self) -> bool:
-        return False
-
-    @property
-    def whole_leaves(self) -> bool:
-        return True
-
-    @property
-    def rules(self) -> dict[str, Any]:
+    def declared(self) -> Declared:
         return {}
 
     def _init(self, params: Params) -> State:
         return {self._title: self._arguments["object"].init(params)}
 
     def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
-        known = {name: value for name, value in extra.items() if self.takes(name)}
+        known = {name: value for name, value in extra.items() if self.facts.takes(name)}
         with jax.named_scope(self._title), blame(f"foreign.update ({self._title})"), check.foreign_call():
             old = state[self._title]
             result, new = self._arguments["object"].update(updates, old, params, **known)
             result, new = tree.cast_like(result, updates), tree.cast_like(new, old)
             if check.checking():
-                check.check_values(self._title, result, {}, {"state": new}, ())
+                check.check_values(self._title, result, {}, {"state": new}, [])
         return result, {self._title: new}
 
 

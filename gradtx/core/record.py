@@ -35,6 +35,7 @@ class Recorded:
     _parameters: ClassVar[tuple[Parameter, ...]]
     _signature: ClassVar[inspect.Signature]
     _body: ClassVar[Callable[..., Any]]
+    _check: ClassVar[Callable[..., None] | None] = None
 
     _arguments: dict[str, Any]
     _cache: dict[str, Any]
@@ -78,6 +79,8 @@ class Recorded:
     def _checked(cls, arguments: dict[str, Any]) -> Self:
         """A node of normalized arguments whose body has run once, so that every error comes at the call."""
         node = cls._from_arguments(arguments)
+        if cls._check is not None:
+            cls._check(**arguments)
         node._probe()
         return node
 

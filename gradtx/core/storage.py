@@ -1,80 +1,171 @@
-"""Statistics stored in another dtype than they are computed in: the decorator's part of `state_dtype=`.
+"""Statistics stored in fewer bits than they are computed in.
 
     stored v = round(b v + (1 - b) g²),   the rounding a random choice between the two neighbours
 
 An average with decay 0.999 changes by a thousandth of itself per step, and bfloat16 has steps of 1/256 to 1/128:
 rounded to the nearest it would stand still. Rounded stochastically it is right in the mean. What is never averaged away
-(a largest value so far, a difference of two averages) is refused by those who keep it.
+(a largest value so far, a difference of two averages) says so in its field, and is refused.
 """
 
+import dataclasses
+import functools
+import inspect
 import zlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 from jax import Array
 
 from gradtx import numerics, tree
-from gradtx.core.rule import Params, Rule, State
+from gradtx.core import record
+from gradtx.core.annotations import Dtype
+from gradtx.core.fields import Declared, Field, Place, at, declared_fields, put
+from gradtx.core.foreign import as_transform
+from gradtx.core.rule import Facts, Params, State, Updates
+from gradtx.core.transform import Transform
 
-KEY = "rounding_key"
 _ALLOWED = ("bfloat16", "float32", "float64")
 
 
-def one_of(who: str, **dtypes: str | None) -> str | None:
-    """The one that is given of two names for the dtype of the only statistic."""
-    given = {name: dtype for name, dtype in dtypes.items() if dtype is not None}
-    if len(given) > 1:
-        raise ValueError(f"gradtx.{who}: {' and '.join(given)} say the same here; pass one of them.")
-    return next(iter(given.values()), None)
+class Stored(Transform):
+    """A transform, some of whose fields are kept in another dtype; its state keeps the names it has."""
 
+    __slots__ = ()
 
-def check(who: str, rule: Rule) -> None:
-    """Refuse a dtype that statistics cannot live in."""
-    if rule.state_dtype is None:
-        return
-    if not rule.statistics:
-        raise ValueError(f"{who}: its Rule has a state_dtype and names no statistics; name the fields it is about.")
-    if rule.state_dtype not in _ALLOWED:
-        why = "its largest number is 65504, which the square of a gradient of 256 exceeds"
-        why = why if rule.state_dtype == "float16" else "it has too few digits or too small a range for statistics"
-        raise ValueError(
-            f"{who}: state_dtype is {rule.state_dtype!r}; allowed: {', '.join(map(repr, _ALLOWED))}, or None for the "
-            f"compute dtype. In {rule.state_dtype} statistics would be wrong without notice: {why}."
-        )
+    inner: Transform
+    dtype: str
+    fields: tuple[str, ...] | None
 
-
-def lowered(who: str, rule: Rule, fields: State, params: Params) -> State:
-    """The fields as they are stored at first, with the key for rounding."""
-    if rule.state_dtype is None:
-        return fields
-    stored = {
-        name: _cast(who, name, fields[name], rule.state_dtype, params) for name in rule.statistics if name in fields
-    }
-    return fields | stored | {KEY: jax.random.key_data(jax.random.key(zlib.crc32(who.encode())))}
-
-
-def _cast(who: str, name: str, field: Any, dtype: str, params: Params) -> Any:
-    for path, leaf in tree.named_leaves(field):
-        if tree.is_complex(leaf):
-            raise TypeError(
-                f"{who}.init: {name} at {path} is complex ({tree.dtype_of(leaf)}); allowed with state_dtype: real "
-                "leaves. Put split_real_and_imaginary around it."
+    def _probe(self) -> None:
+        who = "gradtx.stored"
+        if self.dtype not in _ALLOWED:
+            why = "its largest number is 65504, which the square of a gradient of 256 exceeds"
+            why = why if self.dtype == "float16" else "it has too few digits or too small a range for statistics"
+            raise ValueError(
+                f"{who}: dtype is {self.dtype!r}; allowed: {', '.join(map(repr, _ALLOWED))}. In {self.dtype} "
+                f"statistics would be wrong without notice: {why}."
             )
-    return tree.stored_as(field, dtype, params)
+        known = {place[-1]: field for place, field in declared_fields(self.inner.declared) if field.storable}
+        for name in self.fields or ():
+            if name not in known:
+                raise ValueError(
+                    f"{who}: {self.inner!r} has no statistic {name!r}; it has: {', '.join(known) or 'none'}."
+                )
+        if not known:
+            raise ValueError(f"{who}: {self.inner!r} has no statistics; allowed: a transform that has.")
+        for place, field in self._places:
+            if field.exact is not None and self.dtype == "bfloat16":
+                raise ValueError(f"{who}: {'/'.join(place)} of {self.inner!r} cannot be in bfloat16: {field.exact}.")
+
+    @property
+    def _places(self) -> list[tuple[Place, Field]]:
+        """The fields that it stores, with their places in the state."""
+        chosen = self.fields
+        return [
+            (p, f)
+            for p, f in declared_fields(self.inner.declared)
+            if f.storable and (chosen is None or p[-1] in chosen)
+        ]
+
+    def expand(self, *, deep: bool = False) -> Transform:
+        return stored(self.inner.expand(deep=deep), self.dtype, self.fields)
+
+    @property
+    def facts(self) -> Facts:
+        return dataclasses.replace(self.inner.facts, random=True)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return (*self.inner.slots, self.name)
+
+    @property
+    def declared(self) -> Declared:
+        return self.inner.declared
+
+    def _init(self, params: Params) -> State:
+        state = self.inner._init(params)
+        for place, _ in self._places:
+            field = at(state, place)
+            for path, leaf in tree.named_leaves(field):
+                if tree.is_complex(leaf):
+                    raise TypeError(
+                        f"gradtx.stored: {'/'.join(place)} at {path} is complex ({tree.dtype_of(leaf)}); allowed: real "
+                        "leaves. Put split_real_and_imaginary around it."
+                    )
+            state = put(state, place, tree.stored_as(field, self.dtype, params))
+        seed = zlib.crc32("/".join(self.inner.slots).encode())
+        return state | {self.name: {"key": jax.random.key_data(jax.random.key(seed))}}
+
+    def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
+        own = {name: entry for name, entry in state.items() if name != self.name}
+        low = [at(own, place) for place, _ in self._places]
+        for (place, _), field in zip(self._places, low, strict=True):
+            own = put(own, place, tree.to_compute_dtype(field))
+        updates, new = self.inner._step(updates, own, params, extra)
+        following, keys = numerics.leaf_keys(state[self.name]["key"], low)
+        for (place, _), old in zip(self._places, low, strict=True):
+            new = put(new, place, jax.tree.map(lambda x, o: _rounded(x, o, next(keys)), at(new, place), old))
+        return updates, new | {self.name: {"key": following}}
 
 
-def rounded(rule: Rule, new: State, old: State, bits: Array | None) -> State:
-    """The new fields in the dtypes of the old ones, the statistics without bias; and the next key."""
-    if bits is None:
-        return tree.cast_like(new, old)
-    kept = {name: field for name, field in old.items() if name not in rule.statistics}
-    stored = {name: old[name] for name in new if name not in kept}
-    following, keys = numerics.leaf_keys(bits, stored)
+def _rounded(x: Array, old: Array, key: Array) -> Array:
+    return numerics.round_stochastically(x, old.dtype, key)
 
-    def at_leaf(x: Array, like: Array) -> Array:
-        return numerics.round_stochastically(x, like.dtype, next(keys))
 
-    fields: State = {KEY: following}
-    fields.update(jax.tree.map(at_leaf, {name: new[name] for name in stored}, stored))
-    fields.update(tree.cast_like({name: new[name] for name in kept}, kept))
-    return fields
+def _stored(inner: Transform, dtype: Dtype, fields: tuple[str, ...] | None = None) -> Transform:
+    raise NotImplementedError  # a record only: Stored says what it does
+
+
+_stored.__name__ = "stored"
+_node = record.define(Stored, _stored)
+
+
+def stored(inner: Any, dtype: Any, fields: Any = None) -> Transform:
+    """Runs `inner` with its statistics stored in another dtype, in fewer bits; they are computed in at least float32.
+
+        v <- round(f(v)),   to one of the two neighbours, at random, so that v is right in the mean
+
+    Source: for the rounding Gupta et al. 2015 (arXiv 1502.02551), section 3.1.
+
+    Args:
+      inner: any transform with statistics. What it computes with is what it has stored, so the same names, checkpoints
+        and places in a composition: `stored(scale_by_momentum(), "bfloat16") + scale_by_rms()` is Adam whose first
+        average is stored low, as optax's `mu_dtype` has it.
+      dtype: jnp.bfloat16, float32 or float64; None returns `inner` as it is.
+      fields: the names of the statistics to store, ("mu",) for example; None for all.
+
+    State: that of inner, the statistics in `dtype`: in bfloat16 2 bytes per parameter where there were 4; and an entry
+    `stored` with a random key, 8 bytes.
+
+    Errors: ValueError for another dtype, in which statistics would be wrong without notice; for a transform without
+    statistics, or without one of these names; and for one that rounding noise would dominate (`amsgrad`'s maximum, the
+    averages of a centered RMSProp). TypeError from init for complex leaves.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.stored(gradtx.adam(1e-3), jnp.bfloat16)
+    >>> gradtx.find(tx.init(jnp.zeros(2)), "nu").dtype
+    dtype(bfloat16)
+    """
+    inner = as_transform(inner, "gradtx.stored: inner")
+    return inner if dtype is None else _node._from_call((inner, dtype, fields), {})
+
+
+record.enter(_node, stored)
+
+
+def stored_by(argument: str) -> Callable[[Callable[..., Transform]], Callable[..., Transform]]:
+    """A factory with one more argument: `ema(0.9, accumulator_dtype=dtype)` is `stored(ema(0.9), dtype)`."""
+
+    def decorate(factory: Callable[..., Transform]) -> Callable[..., Transform]:
+        @functools.wraps(factory)
+        def called(*args: Any, **kwargs: Any) -> Transform:
+            dtype = kwargs.pop(argument, None)
+            return stored(factory(*args, **kwargs), dtype)
+
+        signature = inspect.signature(factory)
+        more = inspect.Parameter(argument, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Dtype | None)
+        cast(Any, called).__signature__ = signature.replace(parameters=[*signature.parameters.values(), more])
+        return record.enter(cast(Any, factory).node, called)
+
+    return decorate

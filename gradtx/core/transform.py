@@ -1,41 +1,45 @@
 """Recorded transforms: the pair (init, update) as a value, and the decorator that makes one of an author's closures.
 
     >>> import gradtx
-    >>> from gradtx import tree
     >>> @gradtx.transform
     ... def scale_by_half_life(half_life: gradtx.Positive = 10.0) -> gradtx.Rule:
-    ...     def update(updates, state, *, count):
-    ...         weight = 0.5 ** (count.astype(half_life.dtype) / half_life)
-    ...         return tree.map(lambda u, weight: weight * u, updates, weight=weight), state
-    ...     return gradtx.Rule(update=update)
+    ...     def update(g, *, count):
+    ...         return 0.5 ** (count / half_life) * g
+    ...     return gradtx.per_element(update)
     >>> tx = scale_by_half_life(5.0)
     >>> tx
     scale_by_half_life(half_life=5.0)
 
-The decorator owns what every transform needs alike: the recorded value, the counter, schedules, dtypes, checks,
-errors. A state is a dict with one entry for each elementary transform, whatever the nesting: `{"scale_by_rms":
-{"count": ..., "nu": ...}, ...}`; so a checkpoint is restored by name, and a transform put in front renames nothing.
+The decorator owns what every transform needs alike: the recorded value, the counter, schedules, dtypes, the initial
+state, checks, errors. A state is a dict with one entry for each elementary transform, whatever the nesting:
+`{"scale_by_rms": {"count": ..., "nu": ...}, ...}`; so a checkpoint is restored by name, and a transform put in front
+renames nothing.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, ParamSpec, cast, overload
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, ParamSpec, cast, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradtx import numerics, sharding, tree
-from gradtx.core import check, meeting, record, storage
+from gradtx.core import check, meeting, record
 from gradtx.core.annotations import Kind, annotations_of, is_traced
-from gradtx.core.attributes import Attributes
+from gradtx.core.arguments import Static
+from gradtx.core.fields import Declared
+from gradtx.core.formula import without_values
 from gradtx.core.method import Method, kept
-from gradtx.core.rule import Params, Rule, State, Updates, wants, widest
-from gradtx.core.schedule import blame, concrete_numbers, placeholders
+from gradtx.core.record import Recorded
+from gradtx.core.rule import Facts, Params, Rule, State, Updates, Wants, around, remembers, wants
+from gradtx.core.schedule import Schedule, blame, concrete_numbers
 
 P = ParamSpec("P")
 
 
-class Transform(Attributes):
+class Transform(Recorded):
     """A gradient transform as a value. `init, update = tx` is the pure pair."""
 
     __slots__ = ()
@@ -74,9 +78,9 @@ class Transform(Attributes):
         who = f"{self._who()}.update"
         self._refuse_sweep("update")
         if check.in_foreign_call():  # they pass on whatever they are given
-            extra = {name: value for name, value in extra.items() if self.takes(name)}
+            extra = {name: value for name, value in extra.items() if self.facts.takes(name)}
         self._check_extra(who, extra)
-        if params is None and self.needs_params:
+        if params is None and self.facts.params:
             raise ValueError(f"{who}: params are missing; this optimizer needs them: tx.update(grads, state, params).")
         key, verified = check.struct_key(updates, state, params), self._cache.setdefault("verified", set())
         if key not in verified:
@@ -85,7 +89,8 @@ class Transform(Attributes):
             verified.add(key)
         met, own, weights, known = meeting.together(who, updates, state, params, extra)
         flowing, new_state = self._step(tree.to_compute_dtype(met), own, weights, known)
-        to_type = sharding.all_like if self.final else functools.partial(tree.cast_like, finite=self.guards)
+        bounded = functools.partial(tree.cast_like, finite="nonfinite" in self.facts)
+        to_type = sharding.all_like if "last" in self.facts else bounded
         return to_type(flowing, updates), sharding.all_like(new_state, state)
 
     def _refuse_sweep(self, method: str) -> None:
@@ -98,15 +103,16 @@ class Transform(Attributes):
             )
 
     def _check_extra(self, who: str, extra: dict[str, Any]) -> None:
+        facts = self.facts
         for name in extra:
-            if not (self.takes(name) or (name == "observed" and self.observable)):
-                hint = record.suggestion(name, self.extra_args)
-                known = f"It accepts: {', '.join(sorted(self.extra_args)) or 'none'}."
+            if not (facts.takes(name) or (name == "observed" and "unobserved" not in facts)):
+                hint = record.suggestion(name, facts.extra)
+                known = f"It accepts: {', '.join(sorted(facts.extra)) or 'none'}."
                 raise TypeError(
                     f"{who}: unknown extra argument {name!r}.{hint} {known} Leave it out, or let gradtx.to_optax(tx) "
                     "drop it."
                 )
-        for name in sorted(self._required_extra - set(extra)):
+        for name in sorted(facts.required - set(extra)):
             raise TypeError(f"{who}: the extra argument {name!r} is missing; pass {name}=... to update.")
 
     def _check_trees(self, who: str, updates: Updates, state: State, params: Params) -> None:
@@ -143,6 +149,21 @@ class Transform(Attributes):
         """What this transform is made of, one level down; with `deep=True`, down to the elementary ones."""
         raise NotImplementedError
 
+    @property
+    def facts(self) -> Facts:
+        """What holds of it: its reach, where it may stand, what it needs."""
+        return self._expanded.facts
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The names of the elementary transforms in it that have a state, in order."""
+        return self._expanded.slots
+
+    @property
+    def declared(self) -> Declared:
+        """The fields that it has declared: {entry of the state: {name: Field}}, deeper where it has others inside."""
+        return self._expanded.declared
+
     def _init(self, params: Params) -> State:
         return self._expanded._init(params)
 
@@ -161,39 +182,172 @@ class Transform(Attributes):
         return any(is_traced(leaf) for leaf in jax.tree.leaves(self)) or is_traced(jnp.zeros(()))
 
 
+class Form:
+    """What the transforms of one factory have in common whose static arguments are equal, whatever their numbers are.
+
+    The body runs once for it, with numbers that have no value.
+    """
+
+    def __init__(self, node: "Elementary"):
+        self.who, self._node_type, self._statics = node._who(), type(node), node._fixed()
+        found: list[Any] = []
+        children = {p.name: node._arguments[p.name] for p in node._parameters if p.is_child}
+        hyper = {p.name: _abstract(children[p.name]) for p in node._parameters if p.kind is Kind.HYPER}
+        with blame(node.name), _no_values(self.who):
+            jax.eval_shape(lambda numbers: found.append(self._read(children | numbers)), hyper)
+        self.facts, self.timed, self.wanted, self.fields, self.has_init, self.remembers, self.program = found[0]
+
+    facts: Facts
+    wanted: Wants
+
+    def body(self, children: dict[str, Any]) -> Rule:
+        """The rule, with these numbers and transforms."""
+        node = self._node_type._from_arguments(self._statics | children)
+        return node._call(node._arguments)
+
+    def _read(self, children: dict[str, Any]) -> tuple[Any, ...]:
+        rule = self.body(children)
+        if not isinstance(cast(Any, rule), Rule):
+            raise TypeError(f"{self.who}: its body returned {rule!r}, and is annotated to return a Rule.")
+        inside = [child for _, child in record.children(children)]
+        inner = [child for child in inside if isinstance(child, Transform)]
+        wanted = wants(rule) if rule.formula is None else rule.formula.wanted(rule)
+        for child in inner:
+            if child.facts.required and not wanted.passes_on:
+                needed = ", ".join(sorted(child.facts.required))
+                raise TypeError(
+                    f"{self.who}: {child!r} needs {needed}, which its update does not pass on; let it accept "
+                    "**extra and hand that to inner.update."
+                )
+        timed = wanted.count or any(p.kind is Kind.HYPER for p in self._node_type._parameters)
+        facts = around(rule, wanted, [child.facts for child in inner], schedules=len(inner) < len(inside))
+        program = None if rule.formula is None else rule.formula.program(self.who, rule, self.body)
+        fields = {name: field for name, field in without_values(rule.fields).items() if not field.given}
+        remembered = remembers(rule) or bool(inner)
+        return facts, timed, wanted, fields, rule.init is not None, remembered, program
+
+
+def _abstract(value: Any) -> Any:
+    """Hyperparameters without their values."""
+    return jax.tree.map(lambda _: jax.ShapeDtypeStruct((), np.float32), value, is_leaf=_is_schedule)
+
+
+@contextlib.contextmanager
+def _no_values(who: str) -> Generator[None]:
+    """Say what a branch on a hyperparameter's value is."""
+    try:
+        yield
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise TypeError(
+            f"{who}: its body asks for the value of a hyperparameter; allowed: arithmetic with it. The numbers may be "
+            "schedules, or of many optimizers at once, so a branch is written jnp.where(condition, one, other), and a "
+            "check of an argument belongs into its annotation, or into @transform(check=...)."
+        ) from error
+
+
+_forms: dict[Any, Form] = {}
+_MOST_FORMS = 4096
+
+
 class Elementary(Transform):
     """A transform whose body returns a Rule."""
 
     __slots__ = ()
 
     def _probe(self) -> None:
-        rule = self.rule
-        if not isinstance(cast(Any, rule), Rule):
-            raise TypeError(f"{self._who()}: its body returned {rule!r}, and is annotated to return a Rule.")
-        storage.check(self._who(), rule)
-        with blame(self.name):
-            wanted = wants(rule)
-        for inner in self._inner:
-            if inner._required_extra and not wanted.passes_on:
-                needed = ", ".join(sorted(inner._required_extra))
-                raise TypeError(
-                    f"{self._who()}: {inner!r} needs {needed}, which its update does not pass on; let it accept "
-                    "**extra and hand that to inner.update."
-                )
+        _ = self._form
 
     @property
-    def rule(self) -> Rule:
-        """The rule as the body gives it, with placeholders for what is not known yet: for asking, not for running."""
-        if "rule" in self._cache:
-            return self._cache["rule"]
-        with blame(self.name):
-            rule = self._call(placeholders(self))
-        if not self._traced:  # a rule built while tracing may hold tracers
-            self._cache["rule"] = rule
-        return rule
+    def _form(self) -> Form:
+        if "form" not in self._cache:
+            key = (type(self), *self._kinds())
+            if key not in _forms:
+                if len(_forms) >= _MOST_FORMS:
+                    del _forms[next(iter(_forms))]
+                _forms[key] = Form(self)
+            self._cache["form"] = _forms[key]
+        return self._cache["form"]
+
+    def _kinds(self) -> Iterator[Any]:
+        """What a form depends on: static arguments by value, the others by structure."""
+        for p in self._parameters:
+            value = self._arguments[p.name]
+            if p.kind is Kind.STATIC:
+                yield Static(value)
+            elif p.kind is not Kind.HYPER or isinstance(value, tuple | dict):
+                yield jax.tree.structure(value, is_leaf=_is_schedule if p.kind is Kind.HYPER else None)
+            else:
+                yield value is None
+
+    def _fixed(self) -> dict[str, Any]:
+        """The static arguments."""
+        return {p.name: self._arguments[p.name] for p in self._parameters if not p.is_child}
 
     def expand(self, *, deep: bool = False) -> Transform:
         return self
+
+    @property
+    def facts(self) -> Facts:
+        return self._form.facts
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return (self.name,) if self._form.timed or self._form.remembers else ()
+
+    @property
+    def declared(self) -> Declared:
+        if not self.slots:
+            return {}
+        inside: Declared = {}
+        if len(self._inner) == 1 and "inner" in self._arguments:
+            inside = {"inner": self._inner[0].declared}
+        elif self._inner:
+            named = {str(place[-1]): child for place, child in record.children(self._arguments)}
+            inside = {"groups": {name: child.declared for name, child in named.items() if isinstance(child, Transform)}}
+        return {self.name: self._form.fields | inside}
+
+    def _numbers(self, count: Any, dtype: np.dtype[Any]) -> dict[str, Any]:
+        """The arguments as the body is given them at this count, in this dtype."""
+        key = ("numbers", dtype)
+        if key not in self._cache:
+            numbers = concrete_numbers(self, count, dtype)
+            fixed = all(isinstance(leaf, float) for leaf in jax.tree.leaves(self)) and not any(
+                _is_schedule(child) for _, child in record.children(self._arguments)
+            )
+            if not fixed:
+                return numbers
+            self._cache[key] = numbers
+        return self._cache[key]
+
+    def _init(self, params: Params) -> State:
+        if not self.slots:
+            return {}
+        form = self._form
+        with jax.named_scope(self.name), blame(f"{self.name}.init"):
+            if "real" in form.facts:
+                check.refuse_complex(f"{self._who()}.init", self.name, params)
+            numbers = self._numbers(0, tree.precision(params))
+            if form.program is not None:
+                fields = form.program.init(self._children(numbers), params, self._inner)
+            else:
+                fields = self._init_by_hand(self._call(numbers), params)
+        return {self.name: ({"count": jnp.zeros((), jnp.int32)} if form.timed else {}) | fields}
+
+    def _init_by_hand(self, rule: Rule, params: Params) -> State:
+        if rule.init is not None:
+            fields = rule.init(params)
+            if not isinstance(cast(Any, fields), dict) or "count" in fields:
+                raise TypeError(
+                    f"{self._who()}.init: returned {fields!r}; allowed: a dict of fields, none called 'count'."
+                )
+            for name in rule.fields.keys() - fields.keys():
+                raise ValueError(
+                    f"{self._who()}: the Rule declares the field {name!r}, which init has not made; its fields: "
+                    f"{', '.join(fields) or 'none'}."
+                )
+            return fields
+        declared = {name: field.init(params, field.start) for name, field in rule.fields.items() if not field.given}
+        return declared | ({"inner": self._inner[0].init(params)} if self._inner else {})
 
     @property
     def _inner(self) -> list[Transform]:
@@ -203,145 +357,64 @@ class Elementary(Transform):
             self._cache["inner"] = [child for _, child in children if isinstance(child, Transform)]
         return self._cache["inner"]
 
-    @property
-    def _timed(self) -> bool:
-        return any(p.kind is Kind.HYPER for p in self._parameters) or wants(self.rule).count
+    def _children(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Of the arguments those that are no structure."""
+        return {p.name: arguments[p.name] for p in self._parameters if p.is_child}
 
-    @property
-    def slots(self) -> tuple[str, ...]:
-        return (self.name,) if self._timed or self.rule.init is not None else ()
-
-    @property
-    def extra_args(self) -> frozenset[str]:
-        wanted = wants(self.rule)
-        passed_on = [inner.extra_args for inner in self._inner] if wanted.passes_on else []
-        return wanted.extra.union(*passed_on)
-
-    @property
-    def takes_any(self) -> bool:
-        return wants(self.rule).passes_on and any(inner.takes_any for inner in self._inner)
-
-    @property
-    def _required_extra(self) -> frozenset[str]:
-        wanted = wants(self.rule)
-        passed_on = [inner._required_extra for inner in self._inner] if wanted.passes_on else []
-        return wanted.extra_required.union(*passed_on)
-
-    @property
-    def needs_params(self) -> bool:
-        wanted = wants(self.rule)
-        return wanted.params_required or (wanted.params and any(inner.needs_params for inner in self._inner))
-
-    @property
-    def observable(self) -> bool:
-        wanted = wants(self.rule)
-        hands_on = wanted.observed or wanted.passes_on or not self._inner
-        return self.rule.observable and hands_on and all(inner.observable for inner in self._inner)
-
-    @property
-    def reads(self) -> Literal["element", "leaf", "tree"]:
-        return widest([self.rule.reads, *(inner.reads for inner in self._inner)])
-
-    @property
-    def random(self) -> bool:
-        rounds = self.rule.state_dtype is not None
-        return rounds or self.rule.random or any(inner.random for inner in self._inner)
-
-    @property
-    def first(self) -> bool:
-        return self.rule.first or any(inner.first for inner in self._inner)
-
-    @property
-    def final(self) -> bool:
-        return self.rule.final or any(inner.final for inner in self._inner)
-
-    @property
-    def guards(self) -> bool:
-        return self.rule.guards or (bool(self._inner) and all(inner.guards for inner in self._inner))
-
-    @property
-    def waits(self) -> bool:
-        return self.rule.waits or any(inner.waits for inner in self._inner)
-
-    @property
-    def idle(self) -> bool:
-        wanted, inside = wants(self.rule), [child for _, child in record.children(self._arguments)]
-        own = self.rule.init is None and not wanted.count and not wanted.params
-        own = own if self.rule.idle is None else self.rule.idle
-        return own and all(isinstance(child, Transform) and child.idle for child in inside)
-
-    @property
-    def descends(self) -> bool:
-        return self.rule.descends or any(inner.descends for inner in self._inner)
-
-    @property
-    def clips(self) -> bool:
-        return self.rule.clips
-
-    @property
-    def whole_leaves(self) -> bool:
-        own = self.rule.reads != "element" if self.rule.whole_leaves is None else self.rule.whole_leaves
-        return own or any(inner.whole_leaves for inner in self._inner)
-
-    @property
-    def rules(self) -> dict[str, Rule]:
-        return {self.name: self.rule} if self.slots else {}
-
-    def _init(self, params: Params) -> State:
-        if not self.slots:
-            return {}
-        with jax.named_scope(self.name), blame(f"{self.name}.init"):
-            rule = cast(Rule, self._call(concrete_numbers(self, 0, tree.precision(params))))
-            if not rule.complex:
-                check.refuse_complex(f"{self._who()}.init", self.name, params)
-            fields = {} if rule.init is None else rule.init(params)
-        if not isinstance(cast(Any, fields), dict) or "count" in fields:
-            raise TypeError(f"{self._who()}.init: returned {fields!r}; allowed: a dict of fields, none called 'count'.")
-        fields = storage.lowered(self._who(), rule, fields, params)
-        for field in set(rule.nonnegative) - set(fields):
-            raise ValueError(
-                f"{self._who()}: the Rule calls {field!r} nonnegative, a field that its state has not; its fields: "
-                f"{', '.join(fields) or 'none'}."
-            )
-        return {self.name: ({"count": jnp.zeros((), jnp.int32)} if self._timed else {}) | fields}
+    def _known(self, extra: dict[str, Any]) -> dict[str, Any]:
+        """The extra arguments that its update names or passes on."""
+        facts, observable = self.facts, "unobserved" not in self.facts
+        return {n: value for n, value in extra.items() if facts.takes(n) or (n == "observed" and observable)}
 
     def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
         own: State = state[self.name] if self.slots else {}
+        form = self._form
         with jax.named_scope(self.name), blame(f"{self.name}.update"):
-            numbers = concrete_numbers(self, own.get("count", 0), tree.precision(updates, own, params))
-            rule = cast(Rule, self._call(numbers))
-            if not rule.complex:
+            if "real" in form.facts:
                 check.refuse_complex(f"{self._who()}.update", self.name, updates)
-            fields = {name: value for name, value in own.items() if name not in ("count", storage.KEY)}
+            numbers = self._numbers(own.get("count", 0), tree.precision(updates, own, params))
+            fields = {name: value for name, value in own.items() if name != "count"}
             timed = {"count": numerics.saturating_increment(own["count"])} if "count" in own else {}
-            returned: Any = rule.update(updates, fields, **self._named(rule, updates, params, extra, timed))
-            if not isinstance(returned, tuple) or len(cast(Any, returned)) != 2:
-                raise TypeError(f"{self._who()}.update: returned {returned!r}; allowed: a pair (updates, state).")
-            result, new_fields = cast(tuple[Any, Any], returned)
-            check.check_unchanged(
-                f"{self._who()}.update", "the updates it returned", result, "those it was given", updates
-            )
-            check.check_unchanged(f"{self._who()}.update", "the state it returned", new_fields, "the old state", fields)
-            result = tree.cast_like(result, updates)
-            new = timed | storage.rounded(rule, new_fields, fields, own.get(storage.KEY))
+            if form.program is not None:
+                count, extra = timed.get("count"), self._known(extra)
+                result, new = form.program.update(
+                    self._children(numbers), updates, fields, params, count, extra, self._inner
+                )
+            else:
+                named = self._named(updates, params, extra, timed)
+                result, new = self._by_hand(self._call(numbers), updates, fields, named)
+            new = timed | new
             if check.checking():
-                check.check_values(self.name, result, own, new, rule.nonnegative)
+                signed = [name for name, field in form.fields.items() if field.nonnegative]
+                check.check_values(self.name, result, own, new, signed)
         return result, ({self.name: new} if self.slots else {})
 
-    def _named(
-        self, rule: Rule, updates: Updates, params: Params, extra: dict[str, Any], timed: State
-    ) -> dict[str, Any]:
+    def _by_hand(self, rule: Rule, updates: Updates, fields: State, named: dict[str, Any]) -> tuple[Updates, State]:
+        returned: Any = rule.update(updates, fields, **named)
+        if not isinstance(returned, tuple) or len(cast(Any, returned)) != 2:
+            raise TypeError(f"{self._who()}.update: returned {returned!r}; allowed: a pair (updates, state).")
+        result, new = cast(tuple[Any, Any], returned)
+        who = f"{self._who()}.update"
+        check.check_unchanged(who, "the updates it returned", result, "those it was given", updates)
+        check.check_unchanged(who, "the state it returned", new, "the old state", fields)
+        return tree.cast_like(result, updates), tree.cast_like(new, fields)
+
+    def _named(self, updates: Updates, params: Params, extra: dict[str, Any], timed: State) -> dict[str, Any]:
         """The keyword arguments that the author's update names."""
-        wanted = wants(rule)
-        passed_on = [name for name in extra if wanted.passes_on and self.takes(name)]
-        named = {name: value for name, value in extra.items() if name in wanted.extra.union(passed_on)}
-        if wanted.observed or (wanted.passes_on and self.observable and "observed" in extra):
-            named["observed"] = extra.get("observed", updates)
+        wanted, named = self._form.wanted, self._known(extra)
+        if not (wanted.observed or wanted.passes_on):
+            named.pop("observed", None)
+        if wanted.observed:
+            named.setdefault("observed", updates)
         if wanted.count:
             named |= timed
         if wanted.params:
             named["params"] = params
         return named
+
+
+def _is_schedule(value: Any) -> bool:
+    return isinstance(value, Schedule)
 
 
 class Named(Transform):
@@ -369,11 +442,23 @@ class Named(Transform):
 def transform(body: Callable[P, Rule]) -> Callable[P, Transform]: ...
 @overload
 def transform(body: Callable[P, Transform]) -> Callable[P, Transform]: ...
-def transform(body: Callable[..., Any]) -> Callable[..., Transform]:
-    """Make a recorded transform of a function that returns a `Rule` or another transform. See the module's example."""
+@overload
+def transform(*, check: Callable[P, None]) -> Callable[[Callable[P, Any]], Callable[P, Transform]]: ...
+def transform(body: Any = None, *, check: Any = None) -> Any:
+    """Make a recorded transform of a function that returns a `Rule` or another transform. See the module's example.
+
+    Args:
+      body: the factory; its annotations say which of its arguments are hyperparameters, and in which range.
+      check: a function of the same arguments that raises where they do not go together. Only here hyperparameters have
+        their values; a number that JAX traces has none here either.
+    """
+    if body is None:
+        return functools.partial(transform, check=check)
     hints = annotations_of(body)
     returns = hints.get("return")
     bases: dict[Any, type[Transform]] = {Rule: Elementary, Transform: Named}
     if returns not in bases:
         raise TypeError(f"{body.__name__}: its return annotation is {returns!r}; allowed: Rule or Transform.")
-    return record.factory_of(record.define(bases[returns], body, hints))
+    node = record.define(bases[returns], body, hints)
+    node._check = None if check is None else staticmethod(check)
+    return record.factory_of(node)

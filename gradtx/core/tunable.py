@@ -51,7 +51,7 @@ def tunable(inner: Transform) -> Rule:
         updates, inner_state = tx.update(updates, state["inner"], params, **extra)
         return updates, {"hyperparameters": state["hyperparameters"], "inner": inner_state}
 
-    return Rule(init=init, update=update, idle=True)
+    return Rule(init=init, update=update, traits=("idle",))
 
 
 def with_hyperparameters(tx: Transform, hyperparameters: dict[str, Any]) -> Transform:

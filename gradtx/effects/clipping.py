@@ -15,17 +15,16 @@ become 0. NaN has no limit: it stays, and makes NaN of all that was measured tog
 
 from typing import Annotated, Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gradtx import sharding, tree
+from gradtx.core import fields
 from gradtx.core.annotations import Interval, NonNegative, PositiveInt
+from gradtx.core.formula import Summed, norm_in_units, per_element, per_leaf
 from gradtx.core.rule import Rule
 from gradtx.core.transform import transform
 
-PyTree = Any
-State = dict[str, Any]
 Percent = Annotated[Any, Interval(0, 100, closed_high=True)]
 Limit = Annotated[Any, Interval(0, closed_low=False, closed_high=True)]
 
@@ -44,11 +43,7 @@ def clip(max_delta: Limit) -> Rule:
     >>> tx.update(-4.0, tx.init(0.0))[0]
     Array(-1., dtype=float32)
     """
-
-    def update(updates: PyTree, state: State) -> tuple[PyTree, State]:
-        return tree.map(lambda u, limit: jnp.clip(u, -limit, limit), updates, limit=max_delta), state
-
-    return Rule(update=update, complex=False, clips=True)
+    return per_element(lambda u: jnp.clip(u, -max_delta, max_delta), traits=("real", "clips"))
 
 
 @transform
@@ -70,10 +65,14 @@ def clip_by_global_norm(max_norm: Limit) -> Rule:
     {'a': Array([0.6], dtype=float32), 'b': Array([0.8], dtype=float32)}
     """
 
-    def update(updates: PyTree, state: State) -> tuple[PyTree, State]:
-        return tree.shorten(updates, tree.norm(updates), max_norm), state
+    def update(u: Array, *, size: tree.Norm) -> Array:
+        return tree.shorten(u, size, max_norm)
 
-    return Rule(update=update, reads="tree", clips=True, whole_leaves=False)
+    return per_element(update, _measure_norm, traits=("clips",))
+
+
+def _measure_norm(u: Array) -> dict[str, Summed]:
+    return {"size": norm_in_units(u)}
 
 
 @transform
@@ -93,11 +92,7 @@ def clip_by_leaf_norm(max_norm: Limit) -> Rule:
     >>> tx.update(g, tx.init(g))[0]
     {'a': Array([0.6, 0.8], dtype=float32), 'b': Array([0.5], dtype=float32)}
     """
-
-    def update(updates: PyTree, state: State) -> tuple[PyTree, State]:
-        return jax.tree.map(lambda u: tree.shorten(u, tree.norm(u), max_norm), updates), state
-
-    return Rule(update=update, reads="leaf", clips=True)
+    return per_leaf(lambda u: tree.shorten(u, tree.norm(u), max_norm), traits=("clips",))
 
 
 @transform
@@ -117,14 +112,7 @@ def clip_by_block_rms(threshold: Limit) -> Rule:
     >>> tx.update(jnp.array([2.0, -2.0]), tx.init(jnp.zeros(2)))[0]
     Array([ 1., -1.], dtype=float32)
     """
-
-    def update(updates: PyTree, state: State) -> tuple[PyTree, State]:
-        def at_leaf(u: Array) -> Array:
-            return tree.shorten(u, tree.norm(u), threshold * threshold.dtype.type(u.size**0.5))
-
-        return jax.tree.map(at_leaf, updates), state
-
-    return Rule(update=update, reads="leaf", clips=True)
+    return per_leaf(lambda u: tree.shorten(u, tree.norm(u), threshold * u.size**0.5), traits=("clips",))
 
 
 @transform
@@ -154,21 +142,12 @@ def adaptive_grad_clip(clipping: Limit, eps: NonNegative = 1e-3, *, axis: int | 
            [2. , 0.4]], dtype=float32)
     """
 
-    def update(updates: PyTree, state: State, params: PyTree) -> tuple[PyTree, State]:
-        def at_leaf(u: Array, w: Array) -> Array:
-            over = _unit_axes(jnp.shape(u)) if axis is None else axis
-            size = tree.norm(u, over)
-            limits = tree.map(
-                lambda length, k, eps: jnp.where(k == jnp.inf, k, k * jnp.maximum(length, eps)),
-                tree.norm(w, over).value,
-                k=clipping,
-                eps=eps,
-            )
-            return tree.shorten(u, size, limits)
+    def update(u: Array, *, params: Array) -> Array:
+        over = _unit_axes(u.shape) if axis is None else axis
+        longest = clipping * jnp.maximum(tree.norm(params, over).value, eps)
+        return tree.shorten(u, tree.norm(u, over), jnp.where(clipping == jnp.inf, clipping, longest))
 
-        return jax.tree.map(at_leaf, updates, params), state
-
-    return Rule(update=update, reads="leaf", idle=True, clips=True)
+    return per_leaf(update, traits=("idle", "clips"))
 
 
 def _unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -203,25 +182,21 @@ def clip_by_percentile(percentile: Percent, window: PositiveInt = 1000) -> Rule:
     Array(-2., dtype=float32)
     """
 
-    def init(params: PyTree) -> State:
-        norms = jnp.zeros(window, tree.precision(params))
-        return {"norms": norms, "filled": jnp.zeros((), jnp.int32), "next": jnp.zeros((), jnp.int32)}
-
-    def update(updates: PyTree, state: State) -> tuple[PyTree, State]:
-        norm = tree.norm(updates)
-        length = norm.value.astype(state["norms"].dtype)
+    def once(*, size: tree.Norm, norms: Array, filled: Array, next: Array) -> dict[str, Any]:  # noqa: A002 - a field
+        length = size.value
         finite = jnp.isfinite(length)
         one = finite.astype(jnp.int32)
-        new = {
-            "norms": jnp.where(finite & (jnp.arange(window, dtype=jnp.int32) == state["next"]), length, state["norms"]),
-            "filled": jnp.minimum(state["filled"] + one, window),
-            "next": (state["next"] + one) % window,
-        }
-        limit = _percentile(new["norms"], new["filled"], percentile)
-        shortened = tree.shorten(updates, norm, limit)
-        return tree.map(lambda u, v: jnp.where(new["filled"] > 0, v, u), updates, shortened), new
+        norms = jnp.where(finite & (jnp.arange(window, dtype=jnp.int32) == next), length, norms)
+        filled = jnp.minimum(filled + one, window)
+        moved = {"norms": norms, "filled": filled, "next": (next + one) % window}
+        return moved | {"size": size, "limit": _percentile(norms, filled, percentile), "any": filled > 0}
 
-    return Rule(init=init, update=update, reads="tree", nonnegative=("norms",), clips=True, whole_leaves=False)
+    def update(u: Array, *, size: tree.Norm, limit: Array, any: Array) -> Array:  # noqa: A002 - of the norms
+        return jnp.where(any, tree.shorten(u, size, limit), u)
+
+    counts = {"filled": fields.integer(per="tree"), "next": fields.integer(per="tree")}
+    norms = fields.history(window, per="tree", nonnegative=True)
+    return per_element(update, _measure_norm, once, traits=("clips",), norms=norms, **counts)
 
 
 def _percentile(norms: Array, filled: Array, percent: Any) -> Array:

@@ -9,18 +9,14 @@ Where it stands in a composition says which decay it is:
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradtx import tree
-from gradtx.core import selection
+from gradtx.core import fields
 from gradtx.core.annotations import NonNegative
+from gradtx.core.formula import per_element
 from gradtx.core.rule import Rule
 from gradtx.core.transform import transform
-
-PyTree = Any
-State = dict[str, Any]
 
 
 @transform
@@ -64,27 +60,11 @@ def add_decayed_weights(
     >>> tx.update({"kernel": jnp.zeros(1), "bias": jnp.zeros(1)}, tx.init(params), params)[0]
     {'bias': Array([0.], dtype=float32), 'kernel': Array([0.5], dtype=float32)}
     """
+    sign = -1 if flip_sign else 1
 
-    def chosen(params: PyTree) -> tuple[bool, ...]:
-        everything = (True,) * len(jax.tree.leaves(params))
-        return everything if mask is None else selection.flags("gradtx.add_decayed_weights", mask, params, params)
-
-    def init(params: PyTree) -> State:
-        return {"initial": jax.tree.map(jnp.copy, selection.keep(params, chosen(params)))} if toward_initial else {}
-
-    def decayed(u: Array, w: Array, *w0: Array, decay: Array) -> Array:
-        pull = decay * (w - w0[0] if w0 else w)
+    def update(u: Array, *, params: Array, initial: Array | None = None) -> Array:
+        pull = sign * weight_decay * (params if initial is None else params - initial)
         return u + (jnp.where(jnp.sign(u) * jnp.sign(pull) >= 0, pull, 0) if cautious else pull)
 
-    def update(updates: PyTree, state: State, params: PyTree) -> tuple[PyTree, State]:
-        flags, sign = chosen(params), -1 if flip_sign else 1
-        here = (selection.keep(updates, flags), selection.keep(params, flags), *state.values())
-        new = tree.map(decayed, *here, decay=sign * weight_decay)
-        return selection.put(new, updates, flags), state
-
-    return Rule(
-        init=init if toward_initial else None,
-        update=update,
-        complex=not cautious,
-        whole_leaves=mask is not None,
-    )
+    kept = {"initial": fields.copy(dtype="params")} if toward_initial else {}
+    return per_element(update, only=mask, traits=("real",) if cautious else (), **kept)

@@ -7,18 +7,14 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gradtx import tree
-from gradtx.core import selection
 from gradtx.core.annotations import NonNegative
+from gradtx.core.formula import per_leaf
 from gradtx.core.rule import Rule
 from gradtx.core.transform import transform
-
-PyTree = Any
-State = dict[str, Any]
 
 
 @transform
@@ -49,24 +45,15 @@ def scale_by_trust_ratio(
     Array([ 0., 50.], dtype=float32)
     """
 
-    def at_leaf(u: Array, w: Array) -> Array:
-        size, length = tree.norm(u), tree.norm(w).value
-        dtype = tree.precision(u, w)
-        relative, unit, length = (x.astype(dtype) for x in (*size, length))
-        least, coefficient, small = (x.astype(dtype) for x in (min_norm, trust_coefficient, eps))
-        length, relative = jnp.maximum(length, least), jnp.maximum(relative, least * unit)
+    def update(u: Array, *, params: Array) -> Array:
+        size, length = tree.norm(u), jnp.maximum(tree.norm(params).value, min_norm)
+        relative = jnp.maximum(size.relative, min_norm * size.unit)
         as_it_is = (length == 0) | (relative == 0)
-        below = jnp.where(as_it_is, 1, relative + small * unit)
-        return tree.times(u, jnp.where(as_it_is, 1, coefficient * length / below), jnp.where(as_it_is, 1, unit))
+        below = jnp.where(as_it_is, 1, relative + eps * size.unit)
+        factor = jnp.where(as_it_is, 1, trust_coefficient * length / below)
+        return tree.times(u, factor, jnp.where(as_it_is, 1, size.unit))
 
-    def update(updates: PyTree, state: State, params: PyTree) -> tuple[PyTree, State]:
-        scaled = jax.tree.map(at_leaf, updates, params)
-        if mask is None:
-            return scaled, state
-        chosen = selection.flags("gradtx.scale_by_trust_ratio", mask, params, params)
-        return selection.put(selection.keep(scaled, chosen), updates, chosen), state
-
-    return Rule(update=update, reads="leaf", idle=True)
+    return per_leaf(update, only=mask, traits=("idle",))
 
 
 @transform
@@ -90,13 +77,10 @@ def centralize(*, output_axis: int = 0) -> Rule:
     if not -2 <= output_axis <= 1:
         raise ValueError(f"gradtx.centralize: output_axis is {output_axis}; allowed: -2, -1, 0, 1.")
 
-    def at_leaf(u: Array) -> Array:
+    def update(u: Array) -> Array:
         if u.ndim < 2:
             return u
         others = tuple(axis for axis in range(u.ndim) if axis != output_axis % u.ndim)
         return u - jnp.mean(u, others, keepdims=True)
 
-    def update(updates: PyTree, state: State) -> tuple[PyTree, State]:
-        return tree.map(at_leaf, updates), state
-
-    return Rule(update=update, reads="leaf")
+    return per_leaf(update)

@@ -4,19 +4,15 @@
 add_noise(2 * lr, 0.0)`, whose noise stays, is Langevin dynamics.
 """
 
-import itertools
-from typing import Any
-
 import jax
 from jax import Array
 
-from gradtx import numerics, tree
+from gradtx.core import fields
 from gradtx.core.annotations import NonNegative, NonNegativeInt
+from gradtx.core.formula import per_element
 from gradtx.core.rule import Rule
 from gradtx.core.transform import transform
-
-PyTree = Any
-State = dict[str, Any]
+from gradtx.numerics import root
 
 
 @transform
@@ -43,20 +39,7 @@ def add_noise(eta: NonNegative, gamma: NonNegative, key: NonNegativeInt = 0) -> 
     0.10
     """
 
-    def init(params: PyTree) -> State:
-        return {"key": jax.random.key_data(jax.random.key(key))}
+    def update(u: Array, *, key: Array, count: Array) -> Array:
+        return u + root(eta / count**gamma) * jax.random.normal(key, u.shape, u.dtype)
 
-    def update(updates: PyTree, state: State, *, count: Array) -> tuple[PyTree, State]:
-        following, now = jax.random.split(jax.random.wrap_key_data(state["key"]))
-        numbers = itertools.count()
-
-        def noise(leaf: Array) -> Array:
-            return jax.random.normal(jax.random.fold_in(now, next(numbers)), leaf.shape, leaf.dtype)
-
-        deviation = numerics.root(eta / count.astype(eta.dtype) ** gamma)
-        # The barrier keeps XLA from multiplying the deviation into the draws in some programs and not in others.
-        draws = jax.lax.optimization_barrier(jax.tree.map(noise, updates))
-        noisy = tree.map(lambda u, n, deviation: u + deviation * n, updates, draws, deviation=deviation)
-        return noisy, {"key": jax.random.key_data(following)}
-
-    return Rule(init=init, update=update, random=True)
+    return per_element(update, key=fields.key(key))

@@ -4,14 +4,14 @@ from typing import Annotated, Any
 
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
-from gradtx import numerics, tree
+from gradtx import numerics
+from gradtx.core import fields
 from gradtx.core.annotations import Fraction, Interval, NonNegative, NonNegativeInt, PositiveInt, Unit
+from gradtx.core.formula import per_element
 from gradtx.core.rule import Rule
 from gradtx.core.transform import transform
 
-PyTree = Any
 State = dict[str, Any]
 Between = Annotated[Any, Interval(0, 1, closed_low=False)]
 
@@ -59,42 +59,34 @@ def reduce_on_plateau(
     Array(0.5, dtype=float32)
     """
 
-    def init(params: PyTree) -> State:
-        dtype = tree.precision(params)
-        numbers = {"scale": 1, "best_value": jnp.finfo(dtype).max, "avg_value": 0}
-        counts = ("avg_count", "plateau_count", "cooldown_count")
-        return {name: jnp.full((), value, dtype) for name, value in numbers.items()} | {
-            name: jnp.zeros((), jnp.int32) for name in counts
-        }
-
-    def update(updates: PyTree, state: State, *, value: ArrayLike) -> tuple[PyTree, State]:
-        if jnp.shape(value):
-            raise ValueError(
-                f"gradtx.reduce_on_plateau.update: value has shape {jnp.shape(value)}; allowed: one number, the loss. "
-                "Pass its mean."
-            )
-        number, weight = state["avg_count"] + 1, state["avg_count"].astype(state["avg_value"].dtype)
-        mean = (weight * state["avg_value"] + jnp.asarray(value).astype(weight.dtype)) / (weight + 1)
-        complete = number == numerics.within_int32(accumulation_size)
-        waiting = state | {"avg_value": mean, "avg_count": number}
-        judged = after(state, mean) | {"avg_value": jnp.zeros_like(mean), "avg_count": jnp.zeros_like(number)}
-        new = {name: jnp.where(complete, judged[name], waiting[name]) for name in state}
-        return tree.map(lambda u, scale: scale * u, updates, scale=new["scale"]), new
-
-    def after(state: State, mean: Array) -> State:
-        best, cooling = state["best_value"], state["cooldown_count"] > 0
-        number = {name: x.astype(best.dtype) for name, x in (("rtol", rtol), ("atol", atol), ("factor", factor))}
-        better = mean < (1 - number["rtol"]) * best - number["atol"]
-        worse = jnp.where(better | cooling, 0, numerics.saturating_increment(state["plateau_count"]))
+    def once(
+        *,
+        value: Array,
+        scale: Array,
+        best_value: Array,
+        avg_value: Array,
+        avg_count: Array,
+        plateau_count: Array,
+        cooldown_count: Array,
+    ) -> State:
+        number = avg_count + 1
+        mean = (avg_count * avg_value + value) / number
+        complete, cooling = number == numerics.within_int32(accumulation_size), cooldown_count > 0
+        better = mean < (1 - rtol) * best_value - atol
+        worse = jnp.where(better | cooling, 0, numerics.saturating_increment(plateau_count))
         reduce = worse >= numerics.within_int32(patience)
-        smaller = jnp.where(reduce, number["factor"] * state["scale"], state["scale"])
+        smaller = jnp.maximum(jnp.where(reduce, factor * scale, scale), min_scale)
+        rest = jnp.where(reduce, numerics.within_int32(cooldown), jnp.maximum(cooldown_count - 1, 0))
         return {
-            "scale": jnp.where(cooling, state["scale"], jnp.maximum(smaller, min_scale.astype(best.dtype))),
-            "best_value": jnp.where(better, mean, best),
-            "plateau_count": jnp.where(reduce, 0, worse),
-            "cooldown_count": jnp.where(
-                reduce, numerics.within_int32(cooldown), jnp.maximum(state["cooldown_count"] - 1, 0)
-            ),
+            "scale": jnp.where(complete & ~cooling, smaller, scale),
+            "best_value": jnp.where(complete & better, mean, best_value),
+            "avg_value": jnp.where(complete, 0, mean),
+            "avg_count": jnp.where(complete, 0, number),
+            "plateau_count": jnp.where(complete, jnp.where(reduce, 0, worse), plateau_count),
+            "cooldown_count": jnp.where(complete, rest, cooldown_count),
         }
 
-    return Rule(init=init, update=update)
+    numbers = {"scale": 1.0, "best_value": "largest", "avg_value": 0.0}
+    kept = {name: fields.integer(per="tree") for name in ("avg_count", "plateau_count", "cooldown_count")}
+    kept |= {name: fields.scalar(start, per="tree") for name, start in numbers.items()}
+    return per_element(lambda u, *, scale: scale * u, once=once, value=fields.argument(), **kept)

@@ -4,17 +4,13 @@
 - `scale_by_sign()` after an average of gradients is signum.
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 
-from gradtx import tree
 from gradtx.core.annotations import Finite, NonNegative
+from gradtx.core.formula import per_element
 from gradtx.core.rule import Rule
 from gradtx.core.schedule import Schedule
 from gradtx.core.transform import Transform, transform
-
-PyTree = Any
 
 
 @transform
@@ -31,11 +27,7 @@ def scale(step_size: Finite) -> Rule:
     >>> tx.update(4.0, tx.init(0.0))[0]
     Array(-2., dtype=float32)
     """
-
-    def update(updates: PyTree, state: dict[str, Any]) -> tuple[PyTree, dict[str, Any]]:
-        return tree.map(lambda u, step_size: step_size * u, updates, step_size=step_size), state
-
-    return Rule(update=update)
+    return per_element(lambda u: step_size * u)
 
 
 @transform
@@ -55,11 +47,7 @@ def scale_by_learning_rate(learning_rate: NonNegative, *, flip_sign: bool = True
     Array(-2., dtype=float32)
     """
     sign = -1 if flip_sign else 1
-
-    def update(updates: PyTree, state: dict[str, Any]) -> tuple[PyTree, dict[str, Any]]:
-        return tree.map(lambda u, rate: rate * u, updates, rate=sign * learning_rate), state
-
-    return Rule(update=update, descends=flip_sign)
+    return per_element(lambda u: sign * learning_rate * u, traits=("descends",) if flip_sign else ())
 
 
 @transform
@@ -95,8 +83,4 @@ def scale_by_sign() -> Rule:
     >>> gradtx.scale_by_sign().update(-4.0, {})[0]
     Array(-1., dtype=float32)
     """
-
-    def update(updates: PyTree, state: dict[str, Any]) -> tuple[PyTree, dict[str, Any]]:
-        return tree.map(jnp.sign, updates), state
-
-    return Rule(update=update, complex=False)
+    return per_element(lambda u: jnp.sign(u), traits=("real",))

@@ -7,7 +7,7 @@ recent steps as well, so that it needs no learning rate.
 from typing import Any
 
 from gradtx.adaptive import scale_by_adadelta, scale_by_adagrad, scale_by_rms
-from gradtx.core.annotations import Dtype, NonNegative, Unit
+from gradtx.core.annotations import NonNegative, Unit
 from gradtx.core.compose import identity
 from gradtx.core.transform import Transform, transform
 from gradtx.effects.decay import add_decayed_weights
@@ -22,7 +22,6 @@ def adagrad(
     eps: NonNegative = 1e-7,
     *,
     eps_in_sqrt: bool = True,
-    state_dtype: Dtype | None = None,
 ) -> Transform:
     """Adagrad: each parameter's step shrinks with the gradients it has seen.
 
@@ -36,7 +35,6 @@ def adagrad(
       initial_accumulator_value: s before the first update, >= 0. [gradient²]
       eps: >= 0. [gradient²] inside the root, [gradient] outside.
       eps_in_sqrt: where eps is added.
-      state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
 
     State: `sum_of_squares`, 4 bytes per parameter.
 
@@ -46,7 +44,7 @@ def adagrad(
     >>> gradtx.adagrad(0.01).expand()
     scale_by_adagrad(initial_accumulator_value=0.1, eps=1e-07) >> scale_by_learning_rate(learning_rate=0.01)
     """
-    scaling = scale_by_adagrad(initial_accumulator_value, eps, eps_in_sqrt=eps_in_sqrt, state_dtype=state_dtype)
+    scaling = scale_by_adagrad(initial_accumulator_value, eps, eps_in_sqrt=eps_in_sqrt)
     return scaling >> scale_by_learning_rate(learning_rate)
 
 
@@ -63,7 +61,6 @@ def rmsprop(
     nesterov: bool = False,
     bias_correction: bool = False,
     lr_inside_momentum: bool = True,
-    state_dtype: Dtype | None = None,
 ) -> Transform:
     """RMSProp: Adagrad that forgets; with momentum, a decayed sum of the *scaled* gradients.
 
@@ -83,7 +80,6 @@ def rmsprop(
       nesterov: needs momentum.
       bias_correction: divide v by 1 - b^t.
       lr_inside_momentum: whether the learning rate enters that sum or multiplies it.
-      state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
 
     State: `nu`, 4 bytes per parameter; 4 more each for `mu` of centered and of momentum.
 
@@ -102,12 +98,11 @@ def rmsprop(
         centered=centered,
         eps_in_sqrt=eps_in_sqrt,
         initial_scale=initial_scale,
-        state_dtype=state_dtype,
     )
     step = scale_by_learning_rate(learning_rate)
     velocity = identity()
     if momentum is not None:
-        velocity = scale_by_momentum(momentum, form="sum", nesterov=nesterov, state_dtype=state_dtype)
+        velocity = scale_by_momentum(momentum, form="sum", nesterov=nesterov)
     return scaling >> step >> velocity if lr_inside_momentum else scaling >> velocity >> step
 
 
@@ -119,7 +114,6 @@ def adadelta(
     *,
     weight_decay: NonNegative | None = None,
     mask: Any = None,
-    state_dtype: Dtype | None = None,
 ) -> Transform:
     """Adadelta: steps of the size of the recent steps, in the direction that the recent gradients call unusual.
 
@@ -134,7 +128,6 @@ def adadelta(
       eps: >= 0; sets the size of the first steps.
       weight_decay: None, or >= 0: adds weight_decay · w to the gradient (L2), as optax.
       mask: which leaves; see `add_decayed_weights`.
-      state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
 
     State: `mean_square_gradient`, `mean_square_step`, 8 bytes per parameter.
 
@@ -147,4 +140,4 @@ def adadelta(
     if weight_decay is None and mask is not None:
         raise ValueError("gradtx.adadelta: mask needs weight_decay.")
     decay = identity() if weight_decay is None else add_decayed_weights(weight_decay, mask)
-    return decay >> scale_by_adadelta(rho, eps, state_dtype=state_dtype) >> scale_by_learning_rate(learning_rate)
+    return decay >> scale_by_adadelta(rho, eps) >> scale_by_learning_rate(learning_rate)

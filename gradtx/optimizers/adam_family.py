@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from gradtx.adaptive import scale_by_adam, scale_by_infinity_norm, scale_by_rms
 from gradtx.core.annotations import Dtype, NonNegative, Unit
+from gradtx.core.storage import stored
 from gradtx.core.transform import Transform, transform
 from gradtx.effects.decay import add_decayed_weights
 from gradtx.effects.scaling import scale_by_learning_rate
@@ -29,7 +30,6 @@ def adam(
     nesterov: bool = False,
     eps_hat: bool = False,
     mu_dtype: Dtype | None = None,
-    state_dtype: Dtype | None = None,
 ) -> Transform:
     """Adam: momentum and RMSProp side by side, both with their bias corrected.
 
@@ -46,8 +46,7 @@ def adam(
       eps_root: >= 0, added inside the root besides. [gradient²]
       nesterov: Nadam's direction.
       eps_hat: Kingma's eps-hat in place of eps.
-      mu_dtype: of `mu` alone; None for state_dtype.
-      state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
+      mu_dtype: of `mu` alone, `stored` in this dtype; None for at least float32.
 
     State: `mu` and `nu`, 8 bytes per parameter.
 
@@ -58,8 +57,8 @@ def adam(
     >>> gradtx.adam(1e-3).expand()
     scale_by_momentum(decay=0.9) + scale_by_rms(decay=0.999, eps=1e-08) >> scale_by_learning_rate(learning_rate=0.001)
     """
-    direction = scale_by_momentum(b1, nesterov=nesterov, state_dtype=mu_dtype or state_dtype)
-    scaling = scale_by_rms(b2, eps, eps_root=eps_root, eps_hat=eps_hat, state_dtype=state_dtype)
+    direction = stored(scale_by_momentum(b1, nesterov=nesterov), mu_dtype)
+    scaling = scale_by_rms(b2, eps, eps_root=eps_root, eps_hat=eps_hat)
     return direction + scaling >> scale_by_learning_rate(learning_rate)
 
 
@@ -76,7 +75,6 @@ def adamw(
     nesterov: bool = False,
     eps_hat: bool = False,
     mu_dtype: Dtype | None = None,
-    state_dtype: Dtype | None = None,
 ) -> Transform:
     """Adam with decoupled weight decay.
 
@@ -89,8 +87,7 @@ def adamw(
       learning_rate, b1, b2, eps, eps_root, nesterov, eps_hat: as `adam`.
       weight_decay: >= 0, a number or a schedule; lr · weight_decay of each weight goes at each step.
       mask: which leaves decay; see `add_decayed_weights`.
-      mu_dtype: of `mu` alone; None for state_dtype.
-      state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
+      mu_dtype: of `mu` alone, `stored` in this dtype; None for at least float32.
 
     State: that of `adam`, 8 bytes per parameter. It needs the params.
 
@@ -101,7 +98,7 @@ def adamw(
     (add_decayed_weights(weight_decay=0.0001, mask=None), scale_by_learning_rate(learning_rate=0.001))
     """
     adam_direction = scale_by_adam(
-        b1, b2, eps, eps_root=eps_root, nesterov=nesterov, eps_hat=eps_hat, mu_dtype=mu_dtype, state_dtype=state_dtype
+        b1, b2, eps, eps_root=eps_root, nesterov=nesterov, eps_hat=eps_hat, mu_dtype=mu_dtype
     )
     return adam_direction >> add_decayed_weights(weight_decay, mask) >> scale_by_learning_rate(learning_rate)
 
@@ -117,7 +114,6 @@ def amsgrad(
     eps_root: NonNegative | None = None,
     eps_hat: bool = False,
     mu_dtype: Dtype | None = None,
-    state_dtype: Dtype | None = None,
 ) -> Transform:
     """Adam that divides by the largest second moment so far, so that no step size grows again.
 
@@ -130,8 +126,7 @@ def amsgrad(
     Args:
       learning_rate, b1, b2, eps, eps_root, eps_hat: as `adam`.
       maximum: of the "corrected" or the "raw" average.
-      mu_dtype: of `mu` alone; None for state_dtype.
-      state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
+      mu_dtype: of `mu` alone, `stored` in this dtype; None for at least float32.
 
     State: `mu`, `nu`, `nu_max`, 12 bytes per parameter.
 
@@ -141,8 +136,8 @@ def amsgrad(
     >>> gradtx.amsgrad(1e-3).expand().stages[0]
     scale_by_momentum(decay=0.9) + scale_by_rms(decay=0.999, eps=1e-08, maximum='corrected')
     """
-    scaling = scale_by_rms(b2, eps, eps_root=eps_root, eps_hat=eps_hat, maximum=maximum, state_dtype=state_dtype)
-    return scale_by_momentum(b1, state_dtype=mu_dtype or state_dtype) + scaling >> scale_by_learning_rate(learning_rate)
+    scaling = scale_by_rms(b2, eps, eps_root=eps_root, eps_hat=eps_hat, maximum=maximum)
+    return stored(scale_by_momentum(b1), mu_dtype) + scaling >> scale_by_learning_rate(learning_rate)
 
 
 @transform
@@ -153,7 +148,6 @@ def adamax(
     eps: NonNegative = 1e-8,
     *,
     eps_in_max: bool = True,
-    state_dtype: Dtype | None = None,
 ) -> Transform:
     """Adam with the decayed maximum of the gradients in place of their root mean square.
 
@@ -165,7 +159,6 @@ def adamax(
     Args:
       learning_rate, b1, b2, eps: as `adam`.
       eps_in_max: where eps is added.
-      state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
 
     State: `mu` and `nu`, 8 bytes per parameter.
 
@@ -175,15 +168,15 @@ def adamax(
     >>> gradtx.adamax(2e-3).expand().stages[0]
     scale_by_momentum(decay=0.9) + scale_by_infinity_norm(decay=0.999, eps=1e-08)
     """
-    scaling = scale_by_infinity_norm(b2, eps, eps_in_max=eps_in_max, state_dtype=state_dtype)
-    return scale_by_momentum(b1, state_dtype=state_dtype) + scaling >> scale_by_learning_rate(learning_rate)
+    scaling = scale_by_infinity_norm(b2, eps, eps_in_max=eps_in_max)
+    return scale_by_momentum(b1) + scaling >> scale_by_learning_rate(learning_rate)
 
 
-def _nadam_direction(b1: Any, momentum_decay: Any, state_dtype: str | None) -> Transform:
+def _nadam_direction(b1: Any, momentum_decay: Any, mu_dtype: str | None) -> Transform:
     """Nadam's direction with constant b1, or with Dozat's warming momentum."""
-    if momentum_decay is None:
-        return scale_by_momentum(b1, nesterov=True, state_dtype=state_dtype)
-    return scale_by_nadam_momentum(b1, momentum_decay, state_dtype=state_dtype)
+    warming = momentum_decay is not None
+    direction = scale_by_nadam_momentum(b1, momentum_decay) if warming else scale_by_momentum(b1, nesterov=True)
+    return stored(direction, mu_dtype)
 
 
 @transform
@@ -197,7 +190,6 @@ def nadam(
     eps_root: NonNegative | None = None,
     eps_hat: bool = False,
     mu_dtype: Dtype | None = None,
-    state_dtype: Dtype | None = None,
 ) -> Transform:
     """Adam with Nesterov's look-ahead in its direction.
 
@@ -209,8 +201,7 @@ def nadam(
     Args:
       learning_rate (lr), b1, b2, eps, eps_root, eps_hat: as `adam`.
       momentum_decay: None for constant b1, or ψ >= 0 of Dozat's μ_t = b1 (1 - 0.96^(t ψ) / 2).
-      mu_dtype: of `mu` alone; None for state_dtype.
-      state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
+      mu_dtype: of `mu` alone, `stored` in this dtype; None for at least float32.
 
     State: `mu` and `nu`, 8 bytes per parameter.
 
@@ -220,10 +211,8 @@ def nadam(
     >>> gradtx.nadam(2e-3).expand().stages[0]
     scale_by_momentum(decay=0.9, nesterov=True) + scale_by_rms(decay=0.999, eps=1e-08)
     """
-    scaling = scale_by_rms(b2, eps, eps_root=eps_root, eps_hat=eps_hat, state_dtype=state_dtype)
-    return _nadam_direction(b1, momentum_decay, mu_dtype or state_dtype) + scaling >> scale_by_learning_rate(
-        learning_rate
-    )
+    scaling = scale_by_rms(b2, eps, eps_root=eps_root, eps_hat=eps_hat)
+    return _nadam_direction(b1, momentum_decay, mu_dtype) + scaling >> scale_by_learning_rate(learning_rate)
 
 
 @transform
@@ -239,7 +228,6 @@ def nadamw(
     eps_root: NonNegative | None = None,
     eps_hat: bool = False,
     mu_dtype: Dtype | None = None,
-    state_dtype: Dtype | None = None,
 ) -> Transform:
     """Nadam with decoupled weight decay: w <- w - lr (u + weight_decay w), u being Nadam's direction.
 
@@ -248,8 +236,7 @@ def nadamw(
     Args:
       learning_rate, b1, b2, eps, momentum_decay, eps_root, eps_hat: as `nadam`.
       weight_decay, mask: as `adamw`.
-      mu_dtype: of `mu` alone; None for state_dtype.
-      state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
+      mu_dtype: of `mu` alone, `stored` in this dtype; None for at least float32.
 
     State: that of `nadam`, 8 bytes per parameter. It needs the params.
 
@@ -259,6 +246,6 @@ def nadamw(
     >>> gradtx.nadamw(1e-3, weight_decay=0.01).expand().stages[1]
     add_decayed_weights(weight_decay=0.01, mask=None)
     """
-    scaling = scale_by_rms(b2, eps, eps_root=eps_root, eps_hat=eps_hat, state_dtype=state_dtype)
-    direction = _nadam_direction(b1, momentum_decay, mu_dtype or state_dtype) + scaling
+    scaling = scale_by_rms(b2, eps, eps_root=eps_root, eps_hat=eps_hat)
+    direction = _nadam_direction(b1, momentum_decay, mu_dtype) + scaling
     return direction >> add_decayed_weights(weight_decay, mask) >> scale_by_learning_rate(learning_rate)

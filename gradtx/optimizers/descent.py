@@ -5,9 +5,9 @@
 changes.
 """
 
-from gradtx.core import storage
 from gradtx.core.annotations import Dtype, NonNegative, Unit
 from gradtx.core.schedule import differs
+from gradtx.core.storage import stored
 from gradtx.core.transform import Transform, transform
 from gradtx.effects.scaling import scale_by_learning_rate
 from gradtx.momentum import scale_by_momentum
@@ -22,7 +22,6 @@ def sgd(
     dampening: Unit = 0.0,
     lr_inside_momentum: bool = False,
     accumulator_dtype: Dtype | None = None,
-    state_dtype: Dtype | None = None,
 ) -> Transform:
     """Gradient descent, by itself or with momentum.
 
@@ -37,12 +36,11 @@ def sgd(
       nesterov: needs momentum.
       dampening: in [0, 1): gradients after the first enter v with weight 1 - dampening (PyTorch).
       lr_inside_momentum: sum the steps instead of the gradients.
-      state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
-      accumulator_dtype: another name for state_dtype, optax's.
+      accumulator_dtype: of `mu`, `stored` in this dtype; None for at least float32.
 
     State: none but counters without momentum; with it `mu`, 4 bytes per parameter.
 
-    Errors: ValueError for nesterov, dampening, lr_inside_momentum or a dtype without momentum, or for both dtypes.
+    Errors: ValueError for nesterov, dampening, lr_inside_momentum or a dtype without momentum.
 
     >>> import gradtx
     >>> gradtx.sgd(0.1, momentum=0.9).expand()
@@ -55,11 +53,10 @@ def sgd(
             "dampening": differs(dampening, 0),
             "lr_inside_momentum": lr_inside_momentum,
             "accumulator_dtype": accumulator_dtype is not None,
-            "state_dtype": state_dtype is not None,
         }
         for name in (name for name, given in asked.items() if given):
             raise ValueError(f"gradtx.sgd: {name} needs momentum; pass momentum=0.9, for example.")
         return step
-    stored = storage.one_of("sgd", accumulator_dtype=accumulator_dtype, state_dtype=state_dtype)
-    velocity = scale_by_momentum(momentum, form="sum", nesterov=nesterov, dampening=dampening, state_dtype=stored)
+    velocity = scale_by_momentum(momentum, form="sum", nesterov=nesterov, dampening=dampening)
+    velocity = stored(velocity, accumulator_dtype)
     return step >> velocity if lr_inside_momentum else velocity >> step

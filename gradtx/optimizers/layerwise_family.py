@@ -7,7 +7,7 @@ lamb    Adam's direction, as long as the weights
 from typing import Any
 
 from gradtx.adaptive import scale_by_adam
-from gradtx.core.annotations import Dtype, NonNegative, Unit
+from gradtx.core.annotations import NonNegative, Unit
 from gradtx.core.transform import Transform, transform
 from gradtx.effects.decay import add_decayed_weights
 from gradtx.effects.layerwise import scale_by_trust_ratio
@@ -25,7 +25,6 @@ def lamb(
     eps_root: NonNegative | None = None,
     weight_decay: NonNegative = 0.0,
     mask: Any = None,
-    state_dtype: Dtype | None = None,
 ) -> Transform:
     """LAMB: AdamW, with every layer's step as long as the layer's weights.
 
@@ -40,7 +39,6 @@ def lamb(
       b1, b2, eps, eps_root: as `adam`.
       weight_decay: >= 0, a number or a schedule.
       mask: which leaves decay; all adapt. See `add_decayed_weights`.
-      state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
 
     State: that of `adam`, 8 bytes per parameter. It needs the params.
 
@@ -50,7 +48,7 @@ def lamb(
     >>> gradtx.lamb(1e-3).expand().stages[2:]
     (scale_by_trust_ratio(min_norm=0.0, trust_coefficient=1.0, eps=0.0), scale_by_learning_rate(learning_rate=0.001))
     """
-    direction = scale_by_adam(b1, b2, eps, eps_root=eps_root, state_dtype=state_dtype)
+    direction = scale_by_adam(b1, b2, eps, eps_root=eps_root)
     decayed = direction >> add_decayed_weights(weight_decay, mask)
     return decayed >> scale_by_trust_ratio() >> scale_by_learning_rate(learning_rate)
 
@@ -65,7 +63,6 @@ def lars(
     momentum: Unit = 0.9,
     nesterov: bool = False,
     mask: Any = None,
-    state_dtype: Dtype | None = None,
 ) -> Transform:
     """LARS: momentum over gradients that are, layer by layer, as long as the weights.
 
@@ -87,7 +84,6 @@ def lars(
       momentum: b in [0, 1), a number or a schedule.
       nesterov: look one step ahead.
       mask: which leaves decay and adapt; the others follow plain momentum. See `masked`.
-      state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
 
     State: `mu`, 4 bytes per parameter. It needs the params.
 
@@ -98,5 +94,5 @@ def lars(
     (scale_by_learning_rate(learning_rate=0.1), scale_by_momentum(decay=0.9, form='sum'))
     """
     adapted = add_decayed_weights(weight_decay, mask) >> scale_by_trust_ratio(0.0, trust_coefficient, eps, mask=mask)
-    velocity = scale_by_momentum(momentum, form="sum", nesterov=nesterov, state_dtype=state_dtype)
+    velocity = scale_by_momentum(momentum, form="sum", nesterov=nesterov)
     return adapted >> scale_by_learning_rate(learning_rate) >> velocity

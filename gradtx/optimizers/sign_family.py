@@ -3,8 +3,8 @@
 from typing import Any
 
 from gradtx.adaptive import scale_by_lion
-from gradtx.core import storage
 from gradtx.core.annotations import Dtype, NonNegative, Unit
+from gradtx.core.storage import stored
 from gradtx.core.transform import Transform, transform
 from gradtx.effects.decay import add_decayed_weights
 from gradtx.effects.scaling import scale_by_learning_rate, scale_by_sign
@@ -17,7 +17,6 @@ def signum(
     beta: Unit = 0.9,
     *,
     accumulator_dtype: Dtype | None = None,
-    state_dtype: Dtype | None = None,
 ) -> Transform:
     """Steps by the sign of the average gradient.
 
@@ -28,17 +27,15 @@ def signum(
     Args:
       learning_rate: >= 0, a number or a schedule. [params per step]
       beta: b in [0, 1), a number or a schedule.
-      state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
-      accumulator_dtype: another name for state_dtype, optax's.
+      accumulator_dtype: of `mu`, `stored` in this dtype; None for at least float32.
 
-    State: `mu`, 4 bytes per parameter. Errors: TypeError for complex leaves, ValueError for both dtypes.
+    State: `mu`, 4 bytes per parameter. Errors: TypeError for complex leaves.
 
     >>> import gradtx
     >>> gradtx.signum(1e-3).expand().stages[:2]
     (scale_by_momentum(decay=0.9, form='average'), scale_by_sign())
     """
-    stored = storage.one_of("signum", accumulator_dtype=accumulator_dtype, state_dtype=state_dtype)
-    direction = scale_by_momentum(beta, form="average", state_dtype=stored)
+    direction = stored(scale_by_momentum(beta, form="average"), accumulator_dtype)
     return direction >> scale_by_sign() >> scale_by_learning_rate(learning_rate)
 
 
@@ -51,7 +48,6 @@ def lion(
     weight_decay: NonNegative = 1e-3,
     mask: Any = None,
     mu_dtype: Dtype | None = None,
-    state_dtype: Dtype | None = None,
 ) -> Transform:
     """Lion: the sign of one average of gradients, while a longer one is kept; with decoupled weight decay.
 
@@ -65,15 +61,13 @@ def lion(
       b1, b2: decays in [0, 1), numbers or schedules.
       weight_decay: >= 0, a number or a schedule.
       mask: which leaves decay; see `add_decayed_weights`.
-      state_dtype: of its statistics; None for at least float32, jnp.bfloat16 for half the bytes (`scale_by_momentum`).
-      mu_dtype: another name for state_dtype, optax's.
+      mu_dtype: of `mu`, `stored` in this dtype; None for at least float32.
 
-    State: `mu`, 4 bytes per parameter. It needs the params. Errors: TypeError for complex leaves,
-    ValueError for both dtypes.
+    State: `mu`, 4 bytes per parameter. It needs the params. Errors: TypeError for complex leaves.
 
     >>> import gradtx
     >>> gradtx.lion(1e-4).expand().stages[0]
     scale_by_lion(b1=0.9, b2=0.99)
     """
-    direction = scale_by_lion(b1, b2, mu_dtype=mu_dtype, state_dtype=state_dtype)
+    direction = scale_by_lion(b1, b2, mu_dtype=mu_dtype)
     return direction >> add_decayed_weights(weight_decay, mask) >> scale_by_learning_rate(learning_rate)

@@ -93,7 +93,7 @@ def bound(tx: Transform) -> float:
     two products is fused with their sum is up to the compiler. Twice as many where elements are summed, in an order
     that is up to the compiler too, and twice as many where a number is a schedule's, whose own rounding comes first.
     """
-    return 8.0 * (1 if tx.reads == "element" else 2) * (2 if is_scheduled(tx) else 1)
+    return 8.0 * (1 if tx.facts.reads == "element" else 2) * (2 if is_scheduled(tx) else 1)
 
 
 def fail(law: str, tx: Any, problem: str) -> NoReturn:
@@ -108,7 +108,7 @@ def assert_close(
 
     What reads the params rounds in units of them, so an ulp is one of the largest of its leaf and of all params.
     """
-    leaves = jax.tree.leaves(params) if tx.needs_params else []
+    leaves = jax.tree.leaves(params) if tx.facts.params else []
     least = max((float(np.abs(np.asarray(leaf)).max(initial=0)) for leaf in leaves), default=0.0)
     assert_same(law, tx, actual, expected, bound(tx) if ulps is None else ulps, least)
 

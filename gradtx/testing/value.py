@@ -14,6 +14,7 @@ from gradtx import tree
 from gradtx.core import check
 from gradtx.core.apply import tree_equal
 from gradtx.core.config import from_config
+from gradtx.core.fields import Field
 from gradtx.core.record import registry
 from gradtx.core.transform import Transform
 from gradtx.schedules.curves import constant_schedule, linear_schedule
@@ -68,11 +69,11 @@ def dtypes_stay(tx: Transform, params: PyTree, *, lower: tuple[str, ...] = (), *
                     continue
                 raise
             for path, leaf in tree.named_leaves(updates):
-                expected = np.promote_types(of_gradients, np.float32) if tx.final else np.dtype(of_gradients)
+                expected = np.promote_types(of_gradients, np.float32) if "last" in tx.facts else np.dtype(of_gradients)
                 if leaf.dtype != expected:
                     fail("dtypes_stay", tx, f"{who}: the update at {path} is {leaf.dtype}, not {expected}.")
-            for name, rule in tx.rules.items():
-                for path, leaf in tree.named_leaves({field: state[name][field] for field in rule.nonnegative}):
+            for name, entry in tx.declared.items():
+                for path, leaf in tree.named_leaves({field: state[name][field] for field in _signed(entry)}):
                     if tree.is_complex(leaf):
                         fail("dtypes_stay", tx, f"{who}: in {name}, {path} is complex; allowed: real, as it is >= 0.")
             if jax.tree.structure(new) != jax.tree.structure(state):
@@ -113,10 +114,15 @@ def state_is_as_declared(tx: Transform, params: PyTree, **extra: Any) -> None:
                 tx,
                 f"at {name}: the count is {entry['count']}; allowed: int32 from 0 in steps of 1.",
             )
-    for name, rule in tx.rules.items():
-        for field in rule.nonnegative:
+    for name, entry in tx.declared.items():
+        for field in _signed(entry):
             if any((leaf < 0).any() for leaf in jax.tree.leaves(state[name][field])):
                 fail("state_is_as_declared", tx, f"at {name}: {field!r} is declared nonnegative, and is negative.")
+
+
+def _signed(entry: dict[str, Any]) -> list[str]:
+    """The fields of an entry that are declared never to be negative."""
+    return [name for name, field in entry.items() if isinstance(field, Field) and field.nonnegative]
 
 
 @law
@@ -125,13 +131,14 @@ def empty_leaves_pass(tx: Transform, params: PyTree, **extra: Any) -> None:
     for empty in ({}, (None,), {"none": None, "empty": ()}):
         updates, _ = tx.update(empty, tx.init(empty), empty, **extra)
         assert_same("empty_leaves_pass", tx, updates, empty)
-    filled = {"params": params, "none": None, "empty": {}, "size 0": jnp.zeros(0)}
-    (gradient,) = gradients(filled, 1)
-    updates, state = take_step(tx, gradient, tx.init(filled), filled, extra)
-    expected, _ = take_step(tx, gradient["params"], tx.init(params), params, extra)
-    assert_same("empty_leaves_pass", tx, updates, gradient | {"params": expected})
-    if jax.tree.structure(state) != jax.tree.structure(tx.init(filled)):
-        fail("empty_leaves_pass", tx, "with None among the params, update changes the structure of the state.")
+    for shape in ((0, 3),) if tx.facts.reach == "matrix" else ((0,), (0, 3)):
+        filled = {"params": params, "none": None, "empty": {}, "size 0": jnp.zeros(shape)}
+        (gradient,) = gradients(filled, 1)
+        updates, state = take_step(tx, gradient, tx.init(filled), filled, extra)
+        expected, _ = take_step(tx, gradient["params"], tx.init(params), params, extra)
+        assert_same("empty_leaves_pass", tx, updates, gradient | {"params": expected})
+        if jax.tree.structure(state) != jax.tree.structure(tx.init(filled)):
+            fail("empty_leaves_pass", tx, "with None among the params, update changes the structure of the state.")
 
 
 @law
@@ -158,12 +165,12 @@ def integers_are_refused(tx: Transform, params: PyTree, **extra: Any) -> None:
 
 @law
 def reads_what_it_says(tx: Transform, params: PyTree, **extra: Any) -> None:
-    """`tx.reads` is true: "element": each update depends on its own gradients only, and elements may change places.
+    """`tx.facts.reads` is true: "element": each update depends on its own gradients only; elements may change places.
 
     "leaf": on the gradients of its leaf. Nothing is to be shown for "tree". Where a transform draws random numbers
     elements do not change places, since each place has its own draws.
     """
-    if tx.reads == "tree":
+    if tx.facts.reads == "tree":
         return
     grads = gradients(params)
     expected = trajectory(tx, params, grads, extra, take_step)["updates"]
@@ -180,12 +187,12 @@ def reads_what_it_says(tx: Transform, params: PyTree, **extra: Any) -> None:
         rest, others = jax.tree.leaves(actual), jax.tree.leaves(expected)
         for parts in (rest, others):  # what may differ is taken out
             whole = parts[chosen].reshape(len(grads), -1)
-            parts[chosen] = whole[:, 1:] if tx.reads == "element" else whole[:, :0]
+            parts[chosen] = whole[:, 1:] if tx.facts.reads == "element" else whole[:, :0]
         names = [path for path, _ in tree.named_leaves(params)]
         assert_same(
             "reads_what_it_says", tx, dict(zip(names, rest, strict=True)), dict(zip(names, others, strict=True))
         )
-    if tx.reads == "element" and not tx.random:
+    if tx.facts.reads == "element" and not tx.facts.random:
         mixed = functools.partial(jax.tree.map, lambda leaf: jnp.flip(jnp.ravel(leaf)).reshape(leaf.shape))
         actual = trajectory(tx, mixed(params), [mixed(gradient) for gradient in grads], extra, take_step)["updates"]
         in_their_places = stacked(mixed(pick(index, expected)) for index in range(len(grads)))

@@ -120,7 +120,7 @@ def one_step(plan: Plan, tx: Transform, carry: Carry, batch: PyTree) -> tuple[Ca
 
     def scaled_at(params: PyTree) -> tuple[Array, Any]:
         value, rest = value_at(params)
-        return _scaled(value, find(carry["tx"], "loss_scale")) if tx.first else value, (value, rest)
+        return _scaled(value, find(carry["tx"], "loss_scale")) if "first" in tx.facts else value, (value, rest)
 
     (_, (value, (aux, state))), grads = jax.value_and_grad(scaled_at, has_aux=True)(params)
     grads = _ascent(grads)
@@ -132,9 +132,11 @@ def one_step(plan: Plan, tx: Transform, carry: Carry, batch: PyTree) -> tuple[Ca
         "grad_fn": lambda params: _ascent(jax.grad(scaled_at, has_aux=True)(params)[0]),
     }
     # What takes any is optax's, whose line searches refuse names that they do not know.
-    extra = {name: offered[name] for name in offered if name in tx.extra_args or (tx.takes_any and name != "grad_fn")}
+    extra = {
+        name: offered[name] for name in offered if name in tx.facts.extra or (tx.facts.any_extra and name != "grad_fn")
+    }
 
-    if tx.guards:  # a step that is skipped leaves no trace
+    if "nonfinite" in tx.facts:  # a step that is skipped leaves no trace
         state = jax.tree.map(functools.partial(jnp.where, _is_sound(state)), state, carry["model_state"])
 
     def moved() -> Carry:

@@ -130,7 +130,7 @@ def minimize(
     read = read_loss(_WHO, loss, has_aux=has_aux, has_data=data is not None)
     inputs.check_evaluate(_WHO, evaluate)
     inputs.check_callable(_WHO, "stop", stop, "the history")
-    nonfinite = ("continue" if tx.guards else "stop") if nonfinite is None else nonfinite
+    nonfinite = ("continue" if "nonfinite" in tx.facts else "stop") if nonfinite is None else nonfinite
     stop_at_nonfinite = inputs.choice(_WHO, "nonfinite", nonfinite, ("stop", "continue")) == "stop"
     total = inputs.total_steps(_WHO, source, epochs=epochs, steps=steps)
     chunk = None if steps_per_call is None else inputs.positive(_WHO, "steps_per_call", steps_per_call)
@@ -138,7 +138,7 @@ def minimize(
     every = None if evaluate is None and stop is None else every
     begin = _begin(tx, params, key, state, model_state)
     goes_back = stop_at_nonfinite and source.stream is None and _bytes(params) <= _KEPT_BYTES
-    plan = Plan(read, source.sampling, stop_at_nonfinite and not goes_back, stop_when_failed=tx.guards)
+    plan = Plan(read, source.sampling, stop_at_nonfinite and not goes_back, stop_when_failed="nonfinite" in tx.facts)
     given = {"params": params, "model_state": model_state if state is None else state["model_state"]}
     like = tree.shapes(given)
     inputs.check_loss(_WHO, plan, like, source.example)

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from gradtx import numerics, tree
-from gradtx.core.annotations import Dtype
+from gradtx.core import fields
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform, transform
 from gradtx.wrappers.placing import refuse_first
@@ -28,7 +28,6 @@ def accumulate(
     *,
     use_grad_mean: bool = True,
     skip_nonfinite: bool = False,
-    state_dtype: Dtype | None = None,
 ) -> Rule:
     """Hands `inner` the mean of `every` gradients, once they are there; until then the updates are zero.
 
@@ -44,8 +43,6 @@ def accumulate(
         (one that gives less is taken for 1).
       use_grad_mean: False hands over the sum.
       skip_nonfinite: leave a gradient with NaN or infinity out, and count it: k others make a step.
-      state_dtype: of the accumulator; None for at least float32, jnp.bfloat16 for half the bytes, rounded
-        stochastically.
 
     State: `{"accumulate": {"accumulated": like the params, 4 bytes per parameter; "micro_step", "update_count",
     "skipped" (int32, the last with skip_nonfinite); "inner": inner's state}}`.
@@ -61,11 +58,6 @@ def accumulate(
     """
     _check_every(every)
     refuse_first("accumulate", inner)
-
-    def init(params: PyTree) -> State:
-        counts = ["micro_step", "update_count", *(["skipped"] if skip_nonfinite else [])]
-        state: State = {name: jnp.zeros((), jnp.int32) for name in counts}
-        return state | {"accumulated": tree.zeros_like(params), "inner": inner.init(params)}
 
     def update(updates: PyTree, state: State, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
         taken = tree.all_finite(updates) if skip_nonfinite else jnp.ones((), bool)
@@ -94,16 +86,10 @@ def accumulate(
             new["skipped"] = jnp.where(taken, skipped, numerics.saturating_increment(skipped))
         return result, new
 
-    return Rule(
-        init=init,
-        update=update,
-        reads="tree" if skip_nonfinite else "element",
-        observable=False,
-        whole_leaves=False,
-        waits=True,
-        statistics=("accumulated",),
-        state_dtype=state_dtype,
-    )
+    counts = ["micro_step", "update_count", *(["skipped"] if skip_nonfinite else [])]
+    kept = {name: fields.integer(per="tree") for name in counts} | {"accumulated": fields.like()}
+    traits = ("unobserved", "sums") if skip_nonfinite else ("unobserved",)
+    return Rule(update=update, acts="sometimes", traits=traits, fields=kept)
 
 
 def _check_every(every: Any) -> None:

@@ -20,21 +20,17 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradtx import numerics, tree
-from gradtx.averages import Weights
-from gradtx.core import check
-from gradtx.core.annotations import Dtype, NonNegativeInt, PositiveInt, Unit
+from gradtx.averages import total, weights_after
+from gradtx.core import check, fields
+from gradtx.core.annotations import NonNegativeInt, PositiveInt, Unit
 from gradtx.core.apply import apply_updates
+from gradtx.core.fields import Field
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform, transform
 from gradtx.wrappers.placing import refuse_waiting
 
 PyTree = Any
 State = dict[str, Any]
-
-
-def copies(params: PyTree) -> PyTree:
-    """The params in at least float32, in buffers of their own: they and the state can be donated together."""
-    return jax.tree.map(jnp.copy, tree.to_compute_dtype(params))
 
 
 def towards(average: PyTree, values: PyTree, share: Array) -> PyTree:
@@ -45,23 +41,19 @@ def towards(average: PyTree, values: PyTree, share: Array) -> PyTree:
 def _averaging(
     who: str,
     inner: Transform,
-    start: Callable[[PyTree], State],
     share: Callable[[State, Array], Any],
-    state_dtype: str | None,
+    **kept: Field,
 ) -> Rule:
-    """The params averaged around `inner`: `share(state, count)` gives c, and the fields of `start` anew."""
+    """The params averaged around `inner`: `share(state, count)` gives c, and its own fields anew."""
     refuse_waiting(who, inner)
-
-    def init(params: PyTree) -> State:
-        return {"inner": inner.init(params), "average": copies(params)} | start(params)
 
     def update(updates: PyTree, state: State, params: PyTree, *, count: Array, **extra: Any) -> tuple[PyTree, State]:
         updates, inner_state = inner.update(updates, state["inner"], params, **extra)
-        c, fields = share(state, count)
+        c, own = share(state, count)
         average = towards(state["average"], apply_updates(params, updates), c)
-        return updates, {"inner": inner_state, "average": average} | fields
+        return updates, {"inner": inner_state, "average": average} | own
 
-    return Rule(init=init, update=update, statistics=("average",), state_dtype=state_dtype, whole_leaves=True)
+    return Rule(update=update, traits=("leaves",), fields={"average": fields.copy()} | kept)
 
 
 @transform
@@ -71,7 +63,6 @@ def exponential_averaging(
     *,
     debias: bool = True,
     from_first: bool = False,
-    state_dtype: Dtype | None = None,
 ) -> Rule:
     """Keeps an exponentially weighted average of the params that `inner` makes.
 
@@ -87,7 +78,6 @@ def exponential_averaging(
       decay: b in [0, 1), a number or a schedule. About 1 / (1 - b) iterates are remembered.
       debias: the initial params have no weight.
       from_first: for debias=False, start from the params after the first update.
-      state_dtype: None for at least float32; jnp.bfloat16 stores the average in half the bytes, rounded stochastically.
 
     State: `inner`, its state; `average`, like the params in at least float32: 4 bytes per parameter; `weights` (with
     debias) and `count`, scalars. It needs the params. `averaged_params(state)` reads the average.
@@ -110,20 +100,18 @@ def exponential_averaging(
             "weight either; allowed: from_first=True with debias=False."
         )
 
-    def start(params: PyTree) -> State:
-        return {"weights": Weights.none(params) if debias else None}
-
     def share(state: State, count: Array) -> tuple[Array, State]:
         if not debias:
-            return jnp.where(count == 1, 1.0, 1 - decay) if from_first else 1 - decay, {"weights": None}
-        weights = state["weights"].after(decay)
-        return (1 - decay) / weights.total, {"weights": weights}
+            return jnp.where(count == 1, 1.0, 1 - decay) if from_first else 1 - decay, {}
+        weights = weights_after(state["weights"], decay)
+        return (1 - decay) / total(weights), {"weights": weights}
 
-    return _averaging("exponential_averaging", inner, start, share, state_dtype)
+    kept = {"weights": fields.weights()} if debias else {}
+    return _averaging("exponential_averaging", inner, share, **kept)
 
 
 @transform
-def polyak_averaging(inner: Transform, *, state_dtype: Dtype | None = None) -> Rule:
+def polyak_averaging(inner: Transform) -> Rule:
     """Keeps the mean of all the params that `inner` has made.
 
         average <- average + (w - average) / t
@@ -133,7 +121,6 @@ def polyak_averaging(inner: Transform, *, state_dtype: Dtype | None = None) -> R
 
     Args:
       inner: a whole optimizer; what acts on the updates behind it is not averaged.
-      state_dtype: None for at least float32; jnp.bfloat16 stores the average in half the bytes, rounded stochastically.
 
     State: `inner`, its state; `average`, like the params in at least float32: 4 bytes per parameter; `count`, a scalar.
     It needs the params. `averaged_params(state)` reads the average.
@@ -153,13 +140,11 @@ def polyak_averaging(inner: Transform, *, state_dtype: Dtype | None = None) -> R
     def share(state: State, count: Array) -> tuple[Array, State]:
         return 1 / count.astype(tree.precision(state["average"])), {}
 
-    return _averaging("polyak_averaging", inner, lambda params: {}, share, state_dtype)
+    return _averaging("polyak_averaging", inner, share)
 
 
 @transform
-def stochastic_weight_averaging(
-    inner: Transform, start: NonNegativeInt, every: PositiveInt, *, state_dtype: Dtype | None = None
-) -> Rule:
+def stochastic_weight_averaging(inner: Transform, start: NonNegativeInt, every: PositiveInt) -> Rule:
     """Keeps the mean of the params after update `start` and after every `every`-th from there on.
 
         at t = start + n every, n = 0, 1, ...:   average <- average + (w - average) / (n + 1)
@@ -172,7 +157,6 @@ def stochastic_weight_averaging(
       inner: a whole optimizer; what acts on the updates behind it is not averaged.
       start: number of updates before the first that counts, and that one; 0 counts the initial params.
       every: updates from one that counts to the next.
-      state_dtype: None for at least float32; jnp.bfloat16 stores the average in half the bytes, rounded stochastically.
 
     State: `inner`, its state; `average`, like the params in at least float32: 4 bytes per parameter, the initial params
     before update `start`; `count`, a scalar. It needs the params. `averaged_params(state)` reads the average.
@@ -196,7 +180,7 @@ def stochastic_weight_averaging(
         c = 1 / number.astype(tree.precision(state["average"]))
         return jnp.where((since >= 0) & (since % cycle == 0), c, jnp.zeros_like(c)), {}
 
-    return _averaging("stochastic_weight_averaging", inner, lambda params: {}, share, state_dtype)
+    return _averaging("stochastic_weight_averaging", inner, share)
 
 
 def averaged_params(state: PyTree, params: PyTree = None) -> PyTree:

@@ -9,43 +9,18 @@ Masks and labels are said in one of three ways (see `gradtx.masked`), and are ab
 """
 
 import dataclasses
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from gradtx import tree
 from gradtx.core import record, selection
+from gradtx.core.routing import MASKED, asking, labels_of, on_leaves, shape_of
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform, transform
-from gradtx.wrappers import extras
 
 PyTree = Any
 State = dict[str, Any]
-Flags = tuple[bool, ...]
-
-
-def _inside(
-    inner: Transform, chosen: Flags, updates: PyTree, state: State, params: PyTree, extra: dict[str, Any]
-) -> tuple[PyTree, State]:
-    """The update of the chosen leaves only: the others are None in what comes back."""
-
-    def down(values: PyTree) -> PyTree:
-        return selection.keep(values, chosen)
-
-    def up(values: PyTree) -> PyTree:
-        return selection.put(values, params, chosen)
-
-    known = extras.translated(extra, updates, down, up)
-    return inner.update(down(updates), state, None if params is None else down(params), **known)
-
-
-def _asking(spec: Any, update: Callable[..., Any]) -> Callable[..., Any]:
-    """The update; where a function of the params says which leaves are meant, params are required."""
-    if not selection.is_function(spec):
-        return update
-    return lambda updates, state, params, **extra: update(updates, state, params, **extra)
 
 
 @transform
@@ -77,7 +52,7 @@ def masked(inner: Transform, mask: Any) -> Rule:
     >>> tx.update(params, tx.init(params), params)[0]
     {'bias': Array([1., 1.], dtype=float32), 'kernel': Array([0.5, 0.5], dtype=float32)}
     """
-    if inner.first:
+    if "first" in inner.facts:
         raise TypeError(
             f"gradtx.masked: {inner!r} takes gradients that are still scaled, and those of the leaves that are not "
             "selected would stay so; put it around, with masked inside it."
@@ -88,10 +63,10 @@ def masked(inner: Transform, mask: Any) -> Rule:
 
     def update(updates: PyTree, state: State, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
         chosen = selection.flags("gradtx.masked", mask, updates, params)
-        new, inner_state = _inside(inner, chosen, updates, state["inner"], params, extra)
+        new, inner_state = on_leaves(inner, chosen, updates, state["inner"], params, extra)
         return selection.put(new, updates, chosen), {"inner": inner_state}
 
-    return Rule(init=init, update=_asking(mask, update), idle=True, whole_leaves=True, discrete=True)
+    return Rule(init=init, update=asking(mask, update), traits=MASKED)
 
 
 @transform
@@ -117,7 +92,7 @@ def freeze(mask: Any) -> Rule:
         chosen = selection.flags("gradtx.freeze", mask, updates, params)
         return selection.put(tree.zeros_like(selection.keep(updates, chosen)), updates, chosen), state
 
-    return Rule(update=_asking(mask, update), idle=True, whole_leaves=True, discrete=True)
+    return Rule(update=asking(mask, update), reach="element", traits=MASKED)
 
 
 @transform
@@ -145,92 +120,12 @@ def train_only(inner: Transform, mask: Any) -> Rule:
 
     def update(updates: PyTree, state: State, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
         chosen = selection.flags("gradtx.train_only", mask, updates, params)
-        new, inner_state = _inside(inner, chosen, updates, state["inner"], params, extra)
+        new, inner_state = on_leaves(inner, chosen, updates, state["inner"], params, extra)
         frozen = tuple(not flag for flag in chosen)
         still = selection.put(tree.zeros_like(selection.keep(updates, frozen)), updates, frozen)
         return selection.put(new, still, chosen), {"inner": inner_state}
 
-    return Rule(init=init, update=_asking(mask, update), idle=True, whole_leaves=True, discrete=True)
-
-
-@transform
-def partition(transforms: dict[str, Transform], param_labels: Any) -> Rule:
-    """Gives each leaf to the transform of its group.
-
-    Source: as optax.partition. Learning rates, schedules, decays and any other argument for each group are those of
-    the group's transform.
-
-    Args:
-      transforms: a dict of transforms by the group's name.
-      param_labels: the name of each leaf's group, said as a mask is (see `masked`), with names in place of bools:
-        `{"*/kernel": "matrices", "*": "vectors"}`, or `lambda path, leaf: "vectors" if leaf.ndim < 2 else "matrices"`.
-        Leaves of integers or bools belong in a group of `freeze("*")`.
-
-    State: `{"partition": {"groups": {group: its transform's state}}}`, leaves of other groups being None in it;
-    `find(state, "matrices/nu")` reads it.
-
-    Errors: ValueError for a label without a transform, with the leaf's path; TypeError where some groups but not
-    all take scaled gradients; those of `masked`. A warning for a transform without a leaf. `groups(tx, params)` prints
-    what is where.
-
-    >>> import gradtx, jax.numpy as jnp
-    >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
-    >>> tx = gradtx.partition(
-    ...     {"matrices": gradtx.adamw(1e-3), "vectors": gradtx.sgd(0.1)}, {"*/kernel": "matrices", "*": "vectors"}
-    ... )
-    >>> gradtx.groups(tx, params)
-    group     leaves  parameters  transform
-    matrices       1           6  adamw(learning_rate=0.001, b1=0.9, b2=0.999, eps=1e-08)
-    vectors        1           3  sgd(learning_rate=0.1, momentum=None, nesterov=False)
-    """
-    _refuse_wrong_groups(transforms)
-
-    def init(params: PyTree) -> State:
-        labels = _labels(transforms, param_labels, params, params)
-        for name in transforms:
-            if labels and name not in labels:
-                warnings.warn(
-                    f"gradtx.partition: no leaf has the label {name!r}; its transform does nothing.", stacklevel=2
-                )
-        inside = {name: selection.keep(params, tuple(label == name for label in labels)) for name in transforms}
-        return {"groups": {name: tx.init(inside[name]) for name, tx in transforms.items()}}
-
-    def update(updates: PyTree, state: State, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
-        labels, result, states = _labels(transforms, param_labels, updates, params), updates, {}
-        for name, tx in transforms.items():
-            chosen = tuple(label == name for label in labels)
-            known = {key: value for key, value in extra.items() if tx.takes(key) or key == "observed"}
-            new, states[name] = _inside(tx, chosen, updates, state["groups"][name], params, known)
-            result = selection.put(new, result, chosen)
-        return result, {"groups": states}
-
-    return Rule(init=init, update=_asking(param_labels, update), idle=True, whole_leaves=True, discrete=True)
-
-
-def _refuse_wrong_groups(transforms: dict[str, Transform]) -> None:
-    if not transforms:
-        raise ValueError("gradtx.partition: got no transforms; pass a dict of at least one.")
-    for name in transforms:
-        if type(name) is not str:
-            raise TypeError(f"gradtx.partition: a group is called {name!r}; allowed: a str.")
-    scaled = [name for name, tx in transforms.items() if tx.first]
-    if scaled and len(scaled) < len(transforms):
-        raise TypeError(
-            f"gradtx.partition: the group {scaled[0]!r} takes gradients that are still scaled, and others do not: "
-            f"{transforms[scaled[0]]!r}. Put it around the partition."
-        )
-
-
-def _labels(transforms: dict[str, Transform], param_labels: Any, updates: PyTree, params: PyTree) -> tuple[str, ...]:
-    who = "gradtx.partition"
-    labels = selection.labels(who, param_labels, updates, params, argument="param_labels")
-    for path, label in zip(selection.paths(updates), labels, strict=True):
-        if label not in transforms:
-            raise ValueError(
-                f"{who}: the leaf {path!r} has the label {label!r}, for which there is no transform; there are: "
-                f"{', '.join(map(repr, transforms))}."
-            )
-    return labels
+    return Rule(init=init, update=asking(mask, update), traits=MASKED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,9 +174,11 @@ def groups(tx: Transform, params: PyTree) -> Groups:
         problem = "has no groups" if not found else "has groups in several places: ask for each by itself"
         raise ValueError(f"gradtx.groups: {tx!r} {problem}; allowed: partition, masked, train_only, freeze in it.")
     grouping, arguments = found[0], found[0].arguments
-    if grouping.name == "partition":
-        labels = _labels(arguments["transforms"], arguments["param_labels"], params, params)
-        names = {name: repr(inner) for name, inner in arguments["transforms"].items()}
+    if grouping.name in ("partition", "by_shape"):
+        transforms = arguments.get("transforms", arguments)
+        param_labels = arguments.get("param_labels", shape_of)
+        labels = labels_of(f"gradtx.{grouping.name}", transforms, param_labels, params, params)
+        names = {name: repr(inner) for name, inner in transforms.items()}
     else:
         who = f"gradtx.{grouping.name}"
         labels = tuple(
@@ -300,7 +197,7 @@ def groups(tx: Transform, params: PyTree) -> Groups:
 
 def _grouping(tx: Transform) -> list[Transform]:
     """The outermost transforms in it that treat leaves differently."""
-    if tx.name in ("partition", "masked", "train_only", "freeze"):
+    if tx.name in ("partition", "by_shape", "masked", "train_only", "freeze"):
         return [tx]
     inside = [child for _, child in record.children(tx.arguments) if isinstance(child, Transform)]
     found = [grouping for child in inside for grouping in _grouping(child)]

@@ -17,11 +17,12 @@ from jax import Array
 from jax.core import Tracer
 
 from gradtx import numerics, tree
-from gradtx.core import check, meeting, record
+from gradtx.core import check, fields, meeting, record
 from gradtx.core.annotations import PositiveInt
 from gradtx.core.apply import apply_updates
+from gradtx.core.formula import per_element
 from gradtx.core.rule import Rule
-from gradtx.core.transform import Elementary, Transform, transform
+from gradtx.core.transform import Transform, transform
 from gradtx.wrappers.placing import refuse_final, refuse_first
 
 PyTree = Any
@@ -50,12 +51,12 @@ def _all_fine(updates: PyTree, result: PyTree, old: tuple[State, PyTree], new: t
 
 def _is_light(tx: Transform) -> bool:
     """Whether running it twice costs little: arithmetic on elements, or a clip; no draws, no calls of the loss."""
-    if tx.random or tx.takes("value_fn") or tx.takes("grad_fn"):
+    if tx.facts.random or tx.facts.takes("value_fn") or tx.facts.takes("grad_fn"):
         return False
     tx = tx.expand(deep=True)
-    own = [tx.rule.reads == "element" or tx.clips] if isinstance(tx, Elementary) else []
-    inside = (child for _, child in record.children(tx.arguments) if isinstance(child, Transform))
-    return all(own) and all(map(_is_light, inside))
+    inside = [child for _, child in record.children(tx.arguments) if isinstance(child, Transform)]
+    light = tx.facts.reads == "element" or "clips" in tx.facts or bool(inside)
+    return light and all(map(_is_light, inside))
 
 
 def update_if_finite(
@@ -119,14 +120,10 @@ def skip_nonfinite(inner: Transform, max_consecutive: PositiveInt) -> Rule:
     """
     refuse_first("skip_nonfinite", inner)
 
-    def init(params: PyTree) -> State:
-        counts = {"skipped": jnp.zeros((), jnp.int32), "consecutive": jnp.zeros((), jnp.int32)}
-        return counts | {"failed": jnp.zeros((), bool), "inner": inner.init(params)}
-
     def update(
         updates: PyTree, state: State, params: PyTree = None, *, value: Any = None, **extra: Any
     ) -> tuple[PyTree, State]:
-        if inner.takes("value"):
+        if inner.facts.takes("value"):
             extra["value"] = value
         allowed = ~state["failed"] if value is None else ~state["failed"] & jnp.isfinite(value)
         result, inner_state, fine = update_if_finite(inner, updates, state["inner"], params, extra, allowed)
@@ -139,7 +136,8 @@ def skip_nonfinite(inner: Transform, max_consecutive: PositiveInt) -> Rule:
             "inner": inner_state,
         }
 
-    return Rule(init=init, update=update, reads="tree", observable=False, guards=True, whole_leaves=False)
+    kept = {name: fields.integer(per="tree") for name in ("skipped", "consecutive")} | {"failed": fields.flag()}
+    return Rule(update=update, traits=("sums", "unobserved", "nonfinite"), fields=kept)
 
 
 def has_failed(state: Any) -> Array:
@@ -162,11 +160,7 @@ def zero_nonfinite() -> Rule:
     >>> gradtx.zero_nonfinite().update(jnp.array([1.0, jnp.nan, -jnp.inf]), {})[0]
     Array([1., 0., 0.], dtype=float32)
     """
-
-    def update(updates: PyTree, state: State) -> tuple[PyTree, State]:
-        return tree.map(lambda g: jnp.where(jnp.isfinite(g), g, jnp.zeros_like(g)), updates), state
-
-    return Rule(update=update)
+    return per_element(lambda g: jnp.where(jnp.isfinite(g), g, 0))
 
 
 @transform
@@ -192,7 +186,7 @@ def conditionally(inner: Transform, should_transform_fn: Callable[..., Any]) -> 
     >>> float(u), float(tx.update(4.0, state)[0])
     (2.0, 4.0)
     """
-    if inner.descends:
+    if "descends" in inner.facts:
         raise TypeError(
             f"gradtx.conditionally: {inner!r} has a learning rate. At the other steps the gradients would pass through "
             "as they are, and apply_updates would add them to the params, uphill. Use conditionally_mask, whose "
@@ -238,9 +232,6 @@ def _conditional(
     refuse_final(who, inner)
     refuse_first(who, inner)
 
-    def init(params: PyTree) -> State:
-        return {"inner": inner.init(params)}
-
     def update(
         updates: PyTree, state: State, params: PyTree = None, *, count: Array, **extra: Any
     ) -> tuple[PyTree, State]:
@@ -258,4 +249,4 @@ def _conditional(
         )
         return result, {"inner": inner_state}
 
-    return Rule(init=init, update=update, observable=False, waits=waits)
+    return Rule(update=update, acts="sometimes" if waits else "always", traits=("unobserved",))

@@ -17,14 +17,14 @@ from jax import Array
 
 from gradtx import numerics, sharding, tree
 from gradtx.adaptive import scale_by_rms
-from gradtx.core import check
-from gradtx.core.annotations import Dtype, Fraction, NonNegative, PositiveInt, Unit
+from gradtx.core import check, fields
+from gradtx.core.annotations import Fraction, NonNegative, PositiveInt, Unit
 from gradtx.core.apply import apply_updates
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform, transform
 from gradtx.effects.decay import add_decayed_weights
 from gradtx.effects.scaling import scale_by_learning_rate
-from gradtx.wrappers.averaging import copies, towards
+from gradtx.wrappers.averaging import towards
 from gradtx.wrappers.placing import refuse_final, refuse_waiting
 
 PyTree = Any
@@ -51,7 +51,6 @@ def lookahead(
     slow_step_size: Fraction = 0.5,
     *,
     reset_state: bool = False,
-    state_dtype: Dtype | None = None,
 ) -> Rule:
     """Lets `inner` run ahead, and draws the params back towards slow ones every `sync_period` updates.
 
@@ -69,7 +68,6 @@ def lookahead(
       slow_step_size: α in [0, 1], a number or a schedule.
       reset_state: give `inner` the state it starts with, counters and schedules too, at each synchronization. Its
         random keys go on, else every period would draw the same numbers.
-      state_dtype: None for at least float32; jnp.bfloat16 stores slow in half the bytes, rounded stochastically.
 
     State: `inner`, its state; `slow`, like the params in at least float32: 4 bytes per parameter; `count`, a scalar. It
     needs the params.
@@ -90,9 +88,6 @@ def lookahead(
     refuse_final("lookahead", inner)
     refuse_waiting("lookahead", inner)
 
-    def init(params: PyTree) -> State:
-        return {"inner": inner.init(params), "slow": copies(params)}
-
     def update(updates: PyTree, state: State, params: PyTree, *, count: Array, **extra: Any) -> tuple[PyTree, State]:
         updates, inner_state = inner.update(updates, state["inner"], params, **extra)
         period = numerics.within_int32(sync_period)
@@ -108,7 +103,7 @@ def lookahead(
             inner_state = jax.tree.map(lambda old, new: _reset(old, new, due), inner_state, fresh)
         return updates, {"inner": inner_state, "slow": slow}
 
-    return Rule(init=init, update=update, observable=False, statistics=("slow",), state_dtype=state_dtype)
+    return Rule(update=update, traits=("unobserved",), fields={"slow": fields.copy()})
 
 
 def _reset(old: Array, new: Array, due: Array) -> Array:
@@ -123,8 +118,6 @@ def schedule_free(
     learning_rate: NonNegative,
     b1: Unit = 0.9,
     weight_lr_power: NonNegative = 2.0,
-    *,
-    state_dtype: Dtype | None = None,
 ) -> Rule:
     """Averages the path of `inner` so that its learning rate need not fall.
 
@@ -144,7 +137,6 @@ def schedule_free(
         (`warmup_constant_schedule`), and never let it fall.
       b1: in [0, 1): how near y lies to x.
       weight_lr_power: p >= 0; 0 weighs all steps alike, those of a warmup too.
-      state_dtype: None for at least float32; jnp.bfloat16 stores z and x in half the bytes, rounded stochastically.
 
     State: `inner`, its state; `z` and `average`, which is x, like the params in at least float32: 8 bytes per
     parameter; `b1`, `weight_sum`, `largest` and `count`, scalars. It needs the params. `averaged_params(state)` reads
@@ -165,11 +157,6 @@ def schedule_free(
     refuse_final("schedule_free", inner)
     refuse_waiting("schedule_free", inner)
 
-    def init(params: PyTree) -> State:
-        zero = jnp.zeros((), tree.precision(params))
-        scalars = {"weight_sum": zero, "largest": jnp.copy(zero), "b1": jnp.asarray(b1, zero.dtype)}
-        return {"inner": inner.init(params), "z": copies(params), "average": copies(params)} | scalars
-
     def update(updates: PyTree, state: State, params: PyTree, **extra: Any) -> tuple[PyTree, State]:
         updates, inner_state = inner.update(updates, state["inner"], params, **extra)
         outside = moved_from_outside(params, _between(state["average"], state["z"], state["b1"]), state["z"])
@@ -184,15 +171,10 @@ def schedule_free(
         scalars = {"weight_sum": weight_sum, "largest": largest, "b1": b1}
         return tree.map(lambda y, w: y - w, y, params), {"inner": inner_state, "z": z, "average": x} | scalars
 
-    return Rule(
-        init=init,
-        update=update,
-        nonnegative=("weight_sum", "largest"),
-        observable=False,
-        statistics=("z", "average"),
-        state_dtype=state_dtype,
-        whole_leaves=True,
-    )
+    numbers = {"weight_sum": 0.0, "largest": 0.0, "b1": b1}
+    kept = {name: fields.scalar(start, per="tree", nonnegative=True) for name, start in numbers.items()}
+    kept |= {"z": fields.copy(), "average": fields.copy()}
+    return Rule(update=update, traits=("unobserved", "leaves"), fields=kept)
 
 
 def _between(x: PyTree, z: PyTree, b1: Array) -> PyTree:
@@ -213,7 +195,6 @@ def schedule_free_sgd(
     *,
     weight_decay: NonNegative | None = None,
     weight_lr_power: NonNegative = 2.0,
-    state_dtype: Dtype | None = None,
 ) -> Transform:
     """Gradient descent under `schedule_free`.
 
@@ -224,7 +205,7 @@ def schedule_free_sgd(
 
     Args:
       learning_rate: >= 0, a number or a schedule that does not fall. [params² per loss]
-      b1, weight_lr_power, state_dtype: as `schedule_free`.
+      b1, weight_lr_power: as `schedule_free`.
       weight_decay: None, or >= 0, a number or a schedule.
 
     State: that of `schedule_free`, 8 bytes per parameter. It needs the params.
@@ -237,7 +218,7 @@ def schedule_free_sgd(
     """
     step = scale_by_learning_rate(learning_rate)
     inner = step if weight_decay is None else add_decayed_weights(weight_decay) >> step
-    return schedule_free(inner, learning_rate, b1, weight_lr_power, state_dtype=state_dtype)
+    return schedule_free(inner, learning_rate, b1, weight_lr_power)
 
 
 @transform
@@ -249,7 +230,6 @@ def schedule_free_adamw(
     *,
     weight_decay: NonNegative = 0.0,
     weight_lr_power: NonNegative = 2.0,
-    state_dtype: Dtype | None = None,
 ) -> Transform:
     """AdamW, its momentum replaced by that of `schedule_free`.
 
@@ -262,7 +242,6 @@ def schedule_free_adamw(
     Args:
       learning_rate: >= 0, a number or a schedule that does not fall. [params per step]
       b1, weight_lr_power: as `schedule_free`.
-      state_dtype: of z, x and v; see there.
       b2: in [0, 1), a number or a schedule.
       eps: >= 0. [gradient]
       weight_decay: >= 0, a number or a schedule; lr · weight_decay of each weight at y goes at each step.
@@ -275,6 +254,6 @@ def schedule_free_adamw(
     >>> [stage.name for stage in gradtx.schedule_free_adamw().expand().inner.stages]
     ['scale_by_rms', 'add_decayed_weights', 'scale_by_learning_rate']
     """
-    scaling = scale_by_rms(b2, eps, state_dtype=state_dtype)
+    scaling = scale_by_rms(b2, eps)
     step = scaling >> add_decayed_weights(weight_decay) >> scale_by_learning_rate(learning_rate)
-    return schedule_free(step, learning_rate, b1, weight_lr_power, state_dtype=state_dtype)
+    return schedule_free(step, learning_rate, b1, weight_lr_power)

@@ -75,7 +75,11 @@ def monitor(inner: Transform, prefix: str | None = None) -> Rule:
         return {f"{front}{key}": jnp.asarray(value, jnp.float32) for key, value in numbers.items()}
 
     def init(params: PyTree) -> State:
-        names = ["gradient_norm", "update_norm", *(["clipped_norm", "clipped_fraction"] if inner.clips else [])]
+        names = [
+            "gradient_norm",
+            "update_norm",
+            *(["clipped_norm", "clipped_fraction"] if "clips" in inner.facts else []),
+        ]
         state = inner.init(params)
         return {"metrics": named({key: jnp.zeros(()) for key in names}, state), "inner": state}
 
@@ -93,12 +97,12 @@ def monitor(inner: Transform, prefix: str | None = None) -> Rule:
             result, new = updates, {}
             for stage, out, own in inner._steps(updates, state["inner"], params, extra):
                 new |= own
-                if stage.clips:
+                if "clips" in stage.facts:
                     clip(norm if result is updates else tree.global_norm(result), out)
                 result = out
         else:
             result, new = inner.update(updates, state["inner"], params, **extra)
-            if inner.clips:
+            if "clips" in inner.facts:
                 clip(norm, result)
         numbers["update_norm"] = tree.global_norm(result)
         if clipped:

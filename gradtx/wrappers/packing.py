@@ -12,13 +12,12 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from gradtx.core import check
+from gradtx.core import check, views
 from gradtx.core.annotations import PositiveInt
 from gradtx.core.compose import Chain, numbered
 from gradtx.core.record import registry
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform, transform
-from gradtx.wrappers import extras
 from gradtx.wrappers.layout import Layout, chosen, named
 
 PyTree = Any
@@ -85,7 +84,7 @@ def in_buckets(inner: Transform, *, fewest: PositiveInt = 2) -> Rule:
     >>> gradtx.find(state, "mu")["buckets"]["0"].shape
     (6,)
     """
-    if inner.whole_leaves:
+    if not inner.facts.joinable:
         _refuse_whole("in_buckets", inner)
 
     def init(params: PyTree) -> State:
@@ -95,12 +94,11 @@ def in_buckets(inner: Transform, *, fewest: PositiveInt = 2) -> Rule:
     def update(updates: PyTree, state: State, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
         layout = Layout.read(state["layout"])
         _refuse_other("gradtx.in_buckets.update", layout, updates)
-        known = extras.translated(extra, updates, layout.join, functools.partial(layout.split, like=updates))
-        joined = None if params is None else layout.join(params)
-        result, inner_state = inner.update(layout.join(updates), state["inner"], joined, **known)
+        up = functools.partial(layout.split, like=updates)
+        result, inner_state = views.inside(inner, updates, state["inner"], params, extra, layout.join, up)
         return layout.split(result, updates), {"layout": state["layout"], "inner": inner_state}
 
-    return Rule(init=init, update=update, idle=True, whole_leaves=True)
+    return Rule(init=init, update=update, traits=("idle", "leaves"))
 
 
 @transform
@@ -136,9 +134,9 @@ def pack(inner: Transform, *, fewest: PositiveInt | None = None) -> Transform:
     """
     expanded = inner.expand(deep=True)
     stages = list(expanded.stages) if isinstance(expanded, Chain) else [expanded]
-    if all(stage.whole_leaves and stage.name != "in_buckets" for stage in stages):
+    if all(not stage.facts.joinable and stage.name != "in_buckets" for stage in stages):
         _refuse_whole("pack", inner)
-    runs = [(whole, list(run)) for whole, run in itertools.groupby(stages, key=lambda stage: stage.whole_leaves)]
+    runs = [(whole, list(run)) for whole, run in itertools.groupby(stages, key=lambda stage: not stage.facts.joinable)]
     return registry["chain"](*itertools.chain(*(run if whole else _packed(run, fewest) for whole, run in runs)))
 
 
@@ -148,11 +146,11 @@ def _packed(run: list[Transform], fewest: int | None) -> list[Transform]:
     Behind the last that gains, what asks for the params stays as it is, and so do those that follow: XLA computes it
     while it cuts the leaves out of the buckets, and the params need not be joined.
     """
-    saved = [_statistics(stage) + (stage.reads == "tree") for stage in run]
+    saved = [_statistics(stage) + (stage.facts.reads == "tree") for stage in run]
     if not any(saved):
         return run
     behind = range(max(index for index, kernels in enumerate(saved) if kernels) + 1, len(run))
-    end = next((index for index in behind if run[index].needs_params), len(run))
+    end = next((index for index in behind if run[index].facts.params), len(run))
     fewest = (256 if sum(saved) > 1 else 512) if fewest is None else fewest
     return [in_buckets(registry["chain"](*run[:end]), fewest=fewest), *run[end:]]
 
@@ -160,8 +158,7 @@ def _packed(run: list[Transform], fewest: int | None) -> list[Transform]:
 def _statistics(stage: Transform) -> int:
     """How many numbers a stage keeps for each element."""
     leaf = jax.ShapeDtypeStruct((2, 3, 5), jnp.bfloat16)  # of which master weights are kept too
-    states = [jax.eval_shape(rule.init, leaf) for rule in stage.rules.values() if rule.init is not None]
-    return sum(kept.shape == leaf.shape for kept in jax.tree.leaves(states))
+    return sum(kept.shape == leaf.shape for kept in jax.tree.leaves(jax.eval_shape(stage.init, leaf)))
 
 
 # Their states, leaf by leaf -------------------------------------------------------------------------------------------

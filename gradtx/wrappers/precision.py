@@ -18,11 +18,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradtx import numerics, tree
-from gradtx.core import selection
+from gradtx.core import fields, selection, views
 from gradtx.core.annotations import NonNegativeInt, PositiveInt
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform, transform
-from gradtx.wrappers import extras
 from gradtx.wrappers.guards import update_if_finite
 from gradtx.wrappers.placing import refuse_final, refuse_first
 
@@ -73,9 +72,6 @@ def stochastic_rounding(inner: Transform, key: NonNegativeInt = 0) -> Rule:
     """
     refuse_final("stochastic_rounding", inner, also_final=True)
 
-    def init(params: PyTree) -> State:
-        return {"key": jax.random.key_data(jax.random.key(key)), "inner": inner.init(params)}
-
     def update(updates: PyTree, state: State, params: PyTree, **extra: Any) -> tuple[PyTree, State]:
         steps, inner_state = inner.update(updates, state["inner"], params, **extra)
         following, keys = numerics.leaf_keys(state["key"], params)
@@ -89,7 +85,7 @@ def stochastic_rounding(inner: Transform, key: NonNegativeInt = 0) -> Rule:
 
         return jax.tree.map(at_leaf, steps, params), {"key": following, "inner": inner_state}
 
-    return Rule(init=init, update=update, random=True, final=True)
+    return Rule(update=update, place="last", fields={"key": fields.key(key)})
 
 
 @transform
@@ -122,10 +118,6 @@ def kahan_summation(inner: Transform) -> Rule:
     """
     refuse_final("kahan_summation", inner, also_final=True)
 
-    def init(params: PyTree) -> State:
-        zeros = tree.cast_like(tree.zeros_like(params), params)
-        return {"compensation": zeros, "inner": inner.init(params)}
-
     def update(updates: PyTree, state: State, params: PyTree, **extra: Any) -> tuple[PyTree, State]:
         steps, inner_state = inner.update(updates, state["inner"], params, **extra)
         wanted = tree.map(lambda u, c: u + c, steps, state["compensation"])
@@ -133,7 +125,7 @@ def kahan_summation(inner: Transform) -> Rule:
         made = _difference(new, params)
         return made, {"compensation": tree.map(lambda y, d: y - d, wanted, made), "inner": inner_state}
 
-    return Rule(init=init, update=update, final=True)
+    return Rule(update=update, place="last", fields={"compensation": fields.remainder()})
 
 
 @transform
@@ -175,13 +167,13 @@ def master_weights(inner: Transform) -> Rule:
         outside = selection.keep(params, low)
         image = _image(state["master"], outside)
         master = tree.map(lambda W, i, w: jnp.where(i == w, W, w), state["master"], image, outside)
-        known = extras.translated(extra, updates, lambda values: values, lambda inside: tree.cast_like(inside, params))
+        known = views.translated(extra, updates, lambda values: values, lambda inside: tree.cast_like(inside, params))
         steps, inner_state = inner.update(updates, state["inner"], selection.put(master, params, low), **known)
         new = tree.map(lambda W, u: W + u, master, selection.keep(steps, low))
         moved = _difference(_image(new, outside), outside)
         return selection.put(moved, steps, low), {"master": new, "inner": inner_state}
 
-    return Rule(init=init, update=update, final=True)
+    return Rule(init=init, update=update, place="last", fields={"master": fields.copy()})
 
 
 def _image(master: PyTree, like: PyTree) -> PyTree:
@@ -236,10 +228,11 @@ def loss_scaling(
             raise ValueError(f"gradtx.loss_scaling: {name} is {number!r}; allowed: a number greater than {low:g}.")
         if number > float(jnp.finfo(jnp.float32).max):
             raise ValueError(f"gradtx.loss_scaling: {name} is {number!r}; allowed: a number that float32 can hold.")
+    kept = {name: fields.integer(per="tree") for name in (("good_steps", "skipped") if dynamic else ())}
 
     def init(params: PyTree) -> State:
-        counts = {name: jnp.zeros((), jnp.int32) for name in ("good_steps", "skipped")} if dynamic else {}
-        return counts | {"loss_scale": jnp.array(scale, jnp.float32), "inner": inner.init(params)}
+        numbers = {name: field.init(params, field.start) for name, field in kept.items()}
+        return numbers | {"loss_scale": jnp.array(scale, jnp.float32), "inner": inner.init(params)}
 
     def update(updates: PyTree, state: State, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
         s = state["loss_scale"]
@@ -268,11 +261,5 @@ def loss_scaling(
         smaller = jnp.maximum(s / factor, jnp.minimum(s, min_scale))
         return jnp.where(fine, jnp.where(grows, larger, s), smaller)
 
-    return Rule(
-        init=init,
-        update=update,
-        reads="tree" if dynamic else "element",
-        first=True,
-        guards=dynamic,
-        whole_leaves=False,
-    )
+    traits = ("sums", "nonfinite") if dynamic else ()
+    return Rule(init, update, place="first", traits=traits, fields=kept)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradtx import numerics, tree
-from gradtx.core import check
+from gradtx.core import check, fields
 from gradtx.core.annotations import NonNegative, NonNegativeInt
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform, transform
@@ -59,9 +59,6 @@ def sam(inner: Transform, rho: NonNegative = 0.05, key: NonNegativeInt = 0) -> R
     """
     refuse_first("sam", inner)
 
-    def init(params: PyTree) -> State:
-        return {"key": jax.random.key_data(jax.random.key(key)), "inner": inner.init(params)}
-
     def update(
         updates: PyTree, state: State, params: PyTree, *, grad_fn: Callable[[PyTree], PyTree], **extra: Any
     ) -> tuple[PyTree, State]:
@@ -71,11 +68,11 @@ def sam(inner: Transform, rho: NonNegative = 0.05, key: NonNegativeInt = 0) -> R
         point, following = _rounded(perturbed, params, state["key"])
         gradient = grad_fn(point)
         check.check_alike("gradtx.sam", "what grad_fn returns", gradient, "params", params)
-        known = {"grad_fn": grad_fn} if "grad_fn" in inner.extra_args else {}
+        known = {"grad_fn": grad_fn} if "grad_fn" in inner.facts.extra else {}
         updates, inner_state = inner.update(tree.cast_like(gradient, updates), state["inner"], params, **extra, **known)
         return updates, {"key": following, "inner": inner_state}
 
-    return Rule(init=init, update=update, reads="tree", random=True, observable=False)
+    return Rule(update=update, reach="tree", traits=("unobserved",), fields={"key": fields.key(key)})
 
 
 def _rounded(point: PyTree, params: PyTree, bits: Array) -> tuple[PyTree, Array]:

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from gradtx import tree
+from gradtx.core import views
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform, transform
-from gradtx.wrappers import extras
 
 PyTree = Any
 State = dict[str, Any]
@@ -59,9 +59,8 @@ def split_real_and_imaginary(inner: Transform) -> Rule:
         return {"inner": inner.init(_split(params))}
 
     def update(updates: PyTree, state: State, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
-        known = extras.translated(extra, updates, _split, lambda values: _merged(values, updates))
-        parts = None if params is None else _split(params)
-        result, inner_state = inner.update(_split(updates), state["inner"], parts, **known)
+        up = lambda values: _merged(values, updates)  # noqa: E731 - the way back
+        result, inner_state = views.inside(inner, updates, state["inner"], params, extra, _split, up)
         return _merged(result, updates), {"inner": inner_state}
 
-    return Rule(init=init, update=update, whole_leaves=True)
+    return Rule(init=init, update=update, traits=("leaves",))

@@ -1,0 +1,200 @@
+"""Views: another form of the tree is shown to a transform inside, and its updates are turned back.
+
+    u = up(inner(down(g)))
+
+A mask shows some leaves, `pack` shows leaves joined end to end, SOAP shows an eigenbasis. A view may remember
+something, and it may be refreshed every so often; then it says how what the inner transform remembers is carried along:
+
+    return through(View(down, up, observe, refresh, every=10, move=move, left=fields.basis(0), ...), inner)
+
+Extra arguments go down with the gradients: trees like the params (`grad`, `observed`) are shown as gradients are, and
+functions of the params (`value_fn`, `grad_fn`) are called with what `up` makes of the inner params. The rest, `value`
+above all, passes as it is.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradtx import numerics
+from gradtx.core.fields import Declared, Field, at, declared_fields, put
+from gradtx.core.formula import Body, Compiled, Numbers, Pass, check_fields, names_of
+from gradtx.core.rule import Rule, State, Wants
+
+PyTree = Any
+Extra = dict[str, Any]
+Turn = Callable[[PyTree], PyTree]
+_TREES = ("grad", "observed")
+
+
+def inside(
+    inner: Any, updates: PyTree, state: State, params: PyTree, extra: Extra, down: Turn, up: Turn
+) -> tuple[PyTree, State]:
+    """The inner update of what `down` shows; what comes back is still as the inner transform made it.
+
+    Args:
+      inner, updates, state, params, extra: a transform, and what its update is to be given, as it is outside.
+      down: from a tree like the params to what the inner transform sees.
+      up: from params that the inner transform sees to those outside, for functions of the params.
+    """
+    known = translated(extra, updates, down, up)
+    return inner.update(down(updates), state, None if params is None else down(params), **known)
+
+
+def translated(extra: Extra, like: PyTree, down: Turn, up: Turn) -> Extra:
+    """The extra arguments as the inner transform is to see them; `like` is a tree of the outer params' structure."""
+
+    def translate(name: str, value: Any) -> Any:
+        if value is None:
+            return None
+        if name == "value_fn":
+            return lambda params, *args, **kwargs: value(up(params), *args, **kwargs)
+        if name == "grad_fn":
+            return lambda params, *args, **kwargs: down(value(up(params), *args, **kwargs))
+        return down(value) if name in _TREES or (name != "value" and _alike(value, like)) else value
+
+    return {name: translate(name, value) for name, value in extra.items()}
+
+
+def _alike(value: Any, like: PyTree) -> bool:
+    """Whether a tree has the structure of another, and its shapes or a number in place of an array."""
+    structure, leaves, others = jax.tree.structure(value), jax.tree.leaves(value), jax.tree.leaves(like)
+    if structure != jax.tree.structure(like) or any(callable(leaf) for leaf in leaves):
+        return False
+    numbers = not jax.tree_util.treedef_is_leaf(structure)
+    return all(np.shape(a) == np.shape(b) or (numbers and np.ndim(a) == 0) for a, b in zip(leaves, others, strict=True))
+
+
+# Views of a leaf ------------------------------------------------------------------------------------------------------
+
+
+class View:
+    """Another form of each leaf, and the way back.
+
+    Args:
+      down: `down(x, *, names...)`: what the inner transform sees of a leaf. The names are fields of the view.
+      up: `up(x, *, names...)`: the way back, for the updates of the inner transform.
+      observe: `observe(g, *, names...)`, returning {field: value}: after each step, from the gradient.
+      refresh: `refresh(g, *, names...)`, returning {field: value}: after the first step, and every `every` steps from
+        there on, all leaves in one branch.
+      every: steps from one refresh to the next, at least 1.
+      move: `move(x, field, old, new)`: a field of the inner transform after a refresh; `field` says what kind it is
+        (`field.nonnegative` for squares), `old` and `new` are the fields of the view, by name. None: all stay.
+      reach: "leaf", or "matrix", which refuses other leaves by name.
+      fields: what the view remembers of each leaf.
+    """
+
+    def __init__(
+        self,
+        down: Callable[..., Array],
+        up: Callable[..., Array],
+        observe: Pass = None,
+        refresh: Pass = None,
+        *,
+        every: int = 1,
+        move: Callable[[Array, Field, Any, Any], Array] | None = None,
+        reach: Literal["leaf", "matrix"] = "leaf",
+        **fields: Field,
+    ):
+        check_fields("gradtx.View", fields)
+        self.passes: dict[str, Pass] = {"down": down, "up": up, "observe": observe, "refresh": refresh}
+        self.every, self.move, self.reach, self.fields = every, move, reach, fields
+
+    def wanted(self, rule: Rule) -> Wants:
+        """What its update names."""
+        names_of(rule, self.passes, without_leaf="", closed=True)
+        none = frozenset[str]()
+        return Wants(True, False, True, self.passes["refresh"] is not None, none, none, passes_on=True)
+
+    def program(self, who: str, rule: Rule, body: Body) -> "Seen":
+        """The program of a rule with this view."""
+        return Seen(who, rule, body)
+
+
+def through(view: View, inner: Any) -> Rule:
+    """What a factory returns that runs `inner`, its argument, on what a view shows of each leaf."""
+    del inner  # the language knows it: it is the transform among the arguments of the factory
+    down = view.passes["down"]
+    assert down is not None
+    return Rule(update=down, reach=view.reach, fields=view.fields, traits=("leaves",), formula=view)
+
+
+class Seen(Compiled):
+    """A view as a program."""
+
+    def __init__(self, who: str, rule: Rule, body: Body):
+        super().__init__(who, rule, body, lambda rule: rule.formula.passes)
+        assert isinstance(rule.formula, View)
+        self.every, self.moves = rule.formula.every, rule.formula.move is not None
+        self.moved = jax.jit(self._moved, static_argnums=1, inline=True)
+
+    def init(self, numbers: Numbers, params: PyTree, inner: list[Any]) -> State:
+        """The state before the first update."""
+        own = self.first(numbers, params)
+        return own | {"inner": inner[0].init(self._turned("down", numbers, params, own))}
+
+    def update(
+        self, numbers: Numbers, u: PyTree, own: State, params: PyTree, count: Any, extra: Extra, inner: list[Any]
+    ) -> tuple[PyTree, State]:
+        """One step of the whole tree."""
+        self.refuse_others(u)
+        fields = {name: value for name, value in own.items() if name != "inner"}
+        down, up = (functools.partial(self._turned, way, numbers, fields=fields) for way in ("down", "up"))
+        result, state = inside(inner[0], u, own["inner"], params, extra, down, up)
+        result, g = up(result), extra.get("observed", u)
+        result = jax.tree.map(lambda new, old: self.like("what up returned", new, old), result, u)
+        if "observe" in self.names:
+            fields = self._renewed("observe", numbers, g, fields)
+        if "refresh" in self.names:
+            due = (count - 1) % numerics.within_int32(self.every) == 0
+            fields, state = numerics.branch(
+                due,
+                lambda: self._refreshed(numbers, g, fields, state, inner[0].declared),
+                lambda: (fields, state),
+            )
+        return result, fields | {"inner": state}
+
+    def _columns(self, fields: State) -> dict[str, list[Any]]:
+        return {name: jax.tree.leaves(value) for name, value in fields.items()}
+
+    def _turned(self, way: str, numbers: Numbers, values: PyTree, fields: State) -> PyTree:
+        leaves, structure = jax.tree.flatten(values)
+        return structure.unflatten(self.each(way, numbers, leaves, {}, self._columns(fields)))
+
+    def _renewed(self, title: str, numbers: Numbers, g: PyTree, fields: State) -> State:
+        leaves, structure = jax.tree.flatten(g)
+        rows = self.each(title, numbers, leaves, {}, self._columns(fields))
+        return fields | {name: structure.unflatten([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+
+    def _refreshed(
+        self, numbers: Numbers, g: PyTree, fields: State, state: State, declared: Declared
+    ) -> tuple[State, State]:
+        """New fields of the view, and what the inner transform remembers, carried along."""
+        new = self._renewed("refresh", numbers, g, fields)
+        structure: Any = jax.tree.structure(g)
+        old_rows, new_rows = (
+            [dict(zip(some, row, strict=True)) for row in zip(*map(jax.tree.leaves, some.values()), strict=True)]
+            for some in (fields, new)
+        )
+        for place, field in declared_fields(declared) if self.moves else ():
+            if field.per == "leaf":
+                xs = jax.tree.leaves(at(state, place))
+                rows = zip(xs, old_rows, new_rows, strict=True)
+                moved = [self.moved(numbers, field, x, old, now) for x, old, now in rows]
+                state = put(state, place, structure.unflatten(moved))
+        return new, state
+
+    def _moved(self, numbers: Numbers, field: Field, x: Array, old: Any, new: Any) -> Array:
+        move = self.body(numbers).formula.move
+        with jax.numpy_dtype_promotion("standard"):
+            return self.like("what move returned", move(x, field, old, new), x)
+
+    def finished(self, title: str, made: Any, u: Any, named: dict[str, Any], real: np.dtype[Any]) -> Any:
+        if title in ("down", "up"):
+            return jnp.asarray(made)
+        return self.checked(made, named, set(made) & self.kept.keys() if isinstance(made, dict) else set())
