@@ -14,6 +14,8 @@ from gradtx.core.annotations import PositiveInt as PositiveInt
 from gradtx.core.annotations import Unit as Unit
 from gradtx.core.apply import apply_updates as apply_updates
 from gradtx.core.apply import tree_equal as tree_equal
+from gradtx.core.carrying import CarryOver as CarryOver
+from gradtx.core.carrying import carry_over as carry_over
 from gradtx.core.checked import checked as checked
 from gradtx.core.compose import chain as chain
 from gradtx.core.compose import identity as identity
@@ -47,6 +49,9 @@ from gradtx.core.schedule import Schedule as Schedule
 from gradtx.core.schedule import custom_schedule as custom_schedule
 from gradtx.core.schedule import schedule as schedule
 from gradtx.core.state import find as find
+from gradtx.core.state import set_step_count as set_step_count
+from gradtx.core.state import state_bytes as state_bytes
+from gradtx.core.state import state_sharding as state_sharding
 from gradtx.core.state import step_count as step_count
 from gradtx.core.storage import stored as stored
 from gradtx.core.rule import Params as Params
@@ -91,6 +96,14 @@ from gradtx.adaptive import scale_by_infinity_norm as scale_by_infinity_norm
 from gradtx.adaptive import scale_by_lion as scale_by_lion
 from gradtx.adaptive import scale_by_rms as scale_by_rms
 
+from gradtx.matrices.factored import scale_by_factored_rms as scale_by_factored_rms
+from gradtx.matrices.factored import scale_by_param_block_rms as scale_by_param_block_rms
+from gradtx.relatives import scale_by_belief as scale_by_belief
+from gradtx.relatives import scale_by_radam as scale_by_radam
+from gradtx.relatives import scale_by_rectified_rms as scale_by_rectified_rms
+from gradtx.relatives import scale_by_rprop as scale_by_rprop
+from gradtx.relatives import scale_by_yogi as scale_by_yogi
+
 # Effects
 from gradtx.effects.clipping import adaptive_grad_clip as adaptive_grad_clip
 from gradtx.effects.clipping import clip as clip
@@ -120,8 +133,13 @@ from gradtx.optimizers.adam_family import amsgrad as amsgrad
 from gradtx.optimizers.adam_family import nadam as nadam
 from gradtx.optimizers.adam_family import nadamw as nadamw
 from gradtx.optimizers.descent import sgd as sgd
+from gradtx.optimizers.factored_family import adafactor as adafactor
 from gradtx.optimizers.layerwise_family import lamb as lamb
 from gradtx.optimizers.layerwise_family import lars as lars
+from gradtx.optimizers.relatives_family import adabelief as adabelief
+from gradtx.optimizers.relatives_family import radam as radam
+from gradtx.optimizers.relatives_family import rprop as rprop
+from gradtx.optimizers.relatives_family import yogi as yogi
 from gradtx.optimizers.sign_family import lion as lion
 from gradtx.optimizers.sign_family import signum as signum
 

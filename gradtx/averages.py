@@ -83,6 +83,17 @@ def debiasing(decay: Any) -> Callable[..., dict[str, Any]]:
     return once
 
 
+def debiasing_each(**decays: Any) -> Callable[..., dict[str, Any]]:
+    """The same for several averages: `debiasing_each(mu=b1, nu=b2)` gives `mu_correction` and `nu_correction`."""
+
+    def once(*, weights: dict[str, Weights]) -> dict[str, Any]:
+        made = {name: debiasing(decay)(weights=weights[name]) for name, decay in decays.items()}
+        corrections = {f"{name}_correction": one["correction"] for name, one in made.items()}
+        return {"weights": {name: one["weights"] for name, one in made.items()}} | corrections
+
+    return once
+
+
 @stored_by("accumulator_dtype")
 @transform
 def ema(decay: Unit, *, debias: bool = True) -> Rule:

@@ -2,8 +2,15 @@
 
 There `jax.typeof(x).sharding` says how an array is sharded, under a trace too, and JAX refuses to choose between arrays
 that are sharded differently. On a mesh with automatic axes the type says nothing, and the compiler decides.
+
+Inside `jax.shard_map` each device has a shard of its own. What is to be summed over all of a leaf, or all leaves, is
+then summed over the axes that are named (`axis_name=`) and on which the leaf varies.
 """
 
+import contextlib
+import contextvars
+import math
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -53,9 +60,75 @@ def whole(leaf: Any) -> Any:
 
 def with_axes_of(made: Any, leaf: Any, axes: list[int | None]) -> Any:
     """A new array, each axis sharded as that axis of a leaf, or not where it is None: where the leaf says how it is."""
-    found = getattr(leaf, "sharding", None) if not isinstance(leaf, Tracer) else of(leaf)
+    found = of(leaf) if isinstance(leaf, Tracer) else getattr(leaf, "sharding", None)
     if not isinstance(found, NamedSharding):
         return made
-    spec = [*found.spec, *[None] * (jax.numpy.ndim(leaf) - len(found.spec))]
-    own = NamedSharding(found.mesh, PartitionSpec(*(None if axis is None else spec[axis] for axis in axes)))
+    own = of_axes(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=found), axes)
     return resharded(made, own) if isinstance(leaf, Tracer) else jax.device_put(made, own)
+
+
+def of_axes(leaf: Any, axes: list[int | None]) -> Any:
+    """The sharding of an array each of whose axes is sharded as that axis of a leaf, or replicated."""
+    found = leaf.sharding
+    if not isinstance(found, NamedSharding):
+        return found
+    spec = [*found.spec, *[None] * (len(leaf.shape) - len(found.spec))]
+    return NamedSharding(found.mesh, PartitionSpec(*(None if axis is None else spec[axis] for axis in axes)))
+
+
+# Inside shard_map -----------------------------------------------------------------------------------------------------
+
+_over: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("over", default=())
+
+
+@contextlib.contextmanager
+def over(axis_name: str | tuple[str, ...] | None) -> Generator[None]:
+    """While this is open, sums over a leaf or a tree go over these axes of a mesh too."""
+    names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
+    token = _over.set(names or _over.get())
+    try:
+        yield
+    finally:
+        _over.reset(token)
+
+
+def named_axes() -> tuple[str, ...]:
+    """The axes that sums go over here."""
+    return _over.get()
+
+
+def axes_of(*leaves: Any) -> tuple[str, ...]:
+    """Of the axes that are named those on which one of the leaves varies; all where that is not tracked."""
+    names = _over.get()
+    tracked = bool(names) and bool(_varying(jax.lax.axis_index(names)))
+    varying = frozenset[str]().union(*map(_varying, leaves)) if tracked else frozenset(names)
+    return tuple(name for name in names if name in varying)
+
+
+def _varying(leaf: Any) -> frozenset[str]:
+    """The axes on which a leaf varies, as JAX 0.10 and 0.8 write them."""
+    kind: Any = jax.typeof(leaf)
+    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else getattr(kind, "vma", frozenset())
+
+
+def number_of_shards(*leaves: Any) -> int:
+    """Of how many shards the leaves are."""
+    return math.prod(jax.lax.axis_size(name) for name in axes_of(*leaves))
+
+
+def summed(value: Any) -> Any:
+    """The sum over all shards."""
+    names = axes_of(value)
+    return jax.lax.psum(value, names) if names else value
+
+
+def largest(value: Any) -> Any:
+    """The largest of all shards."""
+    names = axes_of(value)
+    return jax.lax.pmax(value, names) if names else value
+
+
+def everywhere(flag: Any) -> Any:
+    """Whether a flag is set on all shards."""
+    names = axes_of(flag)
+    return jax.lax.psum((~flag).astype(np.int32), names) == 0 if names else flag

@@ -235,41 +235,55 @@ class Norm(NamedTuple):
         return jnp.where(infinite, jnp.inf, self.relative / jnp.where(infinite, 1, self.unit))
 
 
-def norm(tree: PyTree, axis: int | tuple[int, ...] | None = None) -> Norm:
+Axis = int | tuple[int, ...] | None
+
+
+def norm(tree: PyTree, axis: Axis = None) -> Norm:
     """The norm over all elements of all leaves; with an axis, along it, where it stays with length 1.
 
     Usually the root of the plain sum of squares. Only where that is not finite, or so small that squares may have been
     lost on the way, the elements are measured again, in other units.
     """
-    leaves = jax.tree.leaves(tree)
-    return _traced_once(axis, precision(tree), joined(leaves) if axis is None else leaves)
+    leaves, over = jax.tree.leaves(tree), sharding.named_axes()
+    if over and axis is not None and sharding.axes_of(*leaves):
+        raise ValueError(
+            "gradtx: a norm along an axis of a leaf that is sharded inside shard_map; allowed: norms of whole leaves. "
+            "Which axis is sharded is not known there: gather the leaf, or leave it replicated."
+        )
+    whole = axis is None and not over
+    return _traced_once(axis, precision(tree), over, joined(leaves) if whole else leaves)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _norm(axis: int | tuple[int, ...] | None, dtype: np.dtype[Any], leaves: list[Any]) -> Norm:
+def number_of_elements(leaf: Any) -> int:
+    """The elements of a leaf, those of all shards inside shard_map."""
+    return jnp.size(leaf) * (sharding.number_of_shards(leaf) if sharding.named_axes() else 1)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _norm(axis: Axis, dtype: np.dtype[Any], over: tuple[str, ...], leaves: list[Any]) -> Norm:
     squares = jnp.zeros((), dtype)
     for leaf in leaves:
-        squares = squares + _sum_squares(_cast(leaf, compute_dtype(leaf, precision=dtype)), axis)
-    lost = max(1, sum(jnp.size(leaf) for leaf in leaves)) * jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps
+        squares = squares + _sum_squares(_cast(leaf, compute_dtype(leaf, precision=dtype)), axis, over)
+    lost = max(1, sum(number_of_elements(leaf) for leaf in leaves)) * jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps
     plain = (squares >= dtype.type(lost)) & jnp.isfinite(squares)
-    careful = functools.partial(_careful_norm, axis, float(lost))
+    careful = functools.partial(_careful_norm, axis, over, float(lost))
     return numerics.branch(jnp.all(plain), _plain_norm, careful, squares, plain, leaves)
 
 
 @_norm.defjvp
 def _norm_jvp(
-    axis: int | tuple[int, ...] | None, dtype: np.dtype[Any], primals: tuple[Any], tangents: tuple[Any]
+    axis: Axis, dtype: np.dtype[Any], over: tuple[str, ...], primals: tuple[Any], tangents: tuple[Any]
 ) -> tuple[Norm, Norm]:
     """`d|x| = sum of (x / |x|) dx`, in whichever way the norm was found: 0 where it is 0 or infinite."""
-    size = _norm(axis, dtype, *primals)
+    size = _norm(axis, dtype, over, *primals)
     change = jnp.zeros_like(size.relative)
     for x, dx in zip(_halves(primals[0], dtype), _halves(tangents[0], dtype), strict=True):
         along = numerics.divide(in_units(x, size.unit), size.relative) * dx
-        change = change + jnp.sum(along, axis=axis, keepdims=axis is not None)
+        change = change + sharding.summed(jnp.sum(along, axis=axis, keepdims=axis is not None))
     return size, Norm(size.unit * change, jnp.zeros_like(size.unit))
 
 
-_traced_once = numerics.one_program(_norm, static_argnums=(0, 1))  # for each kind of leaf
+_traced_once = numerics.one_program(_norm, static_argnums=(0, 1, 2))  # for each kind of leaf
 
 
 def _plain_norm(squares: Array, plain: Array, leaves: list[Any]) -> Norm:
@@ -277,7 +291,7 @@ def _plain_norm(squares: Array, plain: Array, leaves: list[Any]) -> Norm:
 
 
 def _careful_norm(
-    axis: int | tuple[int, ...] | None, lost: float, squares: Array, plain: Array, leaves: list[Any]
+    axis: Axis, over: tuple[str, ...], lost: float, squares: Array, plain: Array, leaves: list[Any]
 ) -> Norm:
     """In units of a power of two, which brings what is too large or too small into the middle.
 
@@ -290,7 +304,7 @@ def _careful_norm(
     unit = jnp.where(squares > 1, number(to_small), number(to_large))
     measured = jnp.zeros_like(squares)
     for leaf, u, limit in _for_each(_halves(leaves, squares.dtype), unit, jnp.asarray(most, squares.dtype)):
-        measured = measured + _sum_squares(jnp.minimum(u * jnp.abs(leaf), limit), axis)
+        measured = measured + _sum_squares(jnp.minimum(u * jnp.abs(leaf), limit), axis, over)
     measured = jnp.where(jnp.isnan(squares), squares, measured)
     infinite, length = jnp.round(measured / number(most**2)), numerics.root(measured)
     # The nearer 1 / unit is to the norm, the fewer digits are lost later; both stay within the numbers.
@@ -316,9 +330,9 @@ def _halves(leaves: list[Any], dtype: np.dtype[Any]) -> list[Array]:
     return [part for leaf in wide for part in ((leaf.real, leaf.imag) if is_complex(leaf) else (leaf,))]
 
 
-@functools.partial(numerics.one_program, static_argnums=1)
-def _sum_squares(leaf: Array, axis: int | tuple[int, ...] | None) -> Array:
-    return jnp.sum(numerics.abs_squared(leaf), axis=axis, keepdims=axis is not None)
+@functools.partial(numerics.one_program, static_argnums=(1, 2))
+def _sum_squares(leaf: Array, axis: Axis, over: tuple[str, ...]) -> Array:
+    return sharding.summed(jnp.sum(numerics.abs_squared(leaf), axis=axis, keepdims=axis is not None))
 
 
 def in_units(leaf: Array, unit: Array) -> Array:
@@ -374,7 +388,7 @@ def all_finite(tree: PyTree) -> Array:
     fine = jnp.ones((), bool)
     for leaf in jax.tree.leaves(tree):
         fine = fine & jnp.all(jnp.isfinite(leaf))
-    return fine
+    return sharding.everywhere(fine)
 
 
 def path_name(path: tuple[Any, ...]) -> str:

@@ -21,11 +21,11 @@ from typing import Any
 import jax
 
 from gradtx.core import record
-from gradtx.core.fields import Declared
+from gradtx.core.fields import Place
 from gradtx.core.foreign import as_transform
 from gradtx.core.formula import per_element
 from gradtx.core.rule import Facts, Params, Rule, State, Updates, in_a_row
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Elementary, Transform, transform
 
 
 class Composition(Transform):
@@ -61,8 +61,12 @@ class Composition(Transform):
         return tuple(name for stage in self.stages for name in stage.slots)
 
     @property
-    def declared(self) -> Declared:
-        return {key: d[own] for stage, keys in self._layout() if (d := stage.declared) for own, key in keys if own in d}
+    def parts(self) -> dict[Place, Elementary]:
+        found: dict[Place, Elementary] = {}
+        for stage, keys in self._layout():
+            names = dict(keys)
+            found |= {(names[place[0]], *place[1:]): part for place, part in stage.parts.items()}
+        return found
 
     def _layout(self) -> list[tuple[Transform, list[tuple[str, str]]]]:
         """Each stage with its entries in the state: (the name it gives itself, its name in the composition)."""

@@ -11,8 +11,7 @@ From it follow `init`, the bytes, the sign, how the state is sharded, and whethe
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -22,18 +21,18 @@ import numpy as np
 from gradtx import sharding, tree
 
 PyTree = Any
-Axes = Callable[[int], tuple[Any, ...]]
+Axes = Callable[[tuple[int, ...]], tuple[Any, ...]]
 
 
 class Length(int):
     """The length of an axis that the parameter does not have."""
 
 
-def _its_own(ndim: int) -> tuple[int, ...]:
-    return tuple(range(ndim))
+def _its_own(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(range(len(shape)))
 
 
-def _none(ndim: int) -> tuple[int, ...]:
+def _none(shape: tuple[int, ...]) -> tuple[int, ...]:
     return ()
 
 
@@ -44,7 +43,7 @@ class Field:
     Args:
       start: the value before the first update: a number, a dict of numbers, "params" (a copy), "identity", or
         "largest", the largest number of the dtype.
-      axes: of a parameter with n axes the axes of the state: the parameter's own, by index, or a `Length`.
+      axes: of a parameter's shape the axes of the state: the parameter's own, by index, or a `Length`.
       per: one for each "leaf", or one for the whole "tree".
       dtype: "compute" (at least float32), "params" (that of the parameter), "count" (int32), "flag" (bool), or "key"
         (a random key).
@@ -77,7 +76,7 @@ class Field:
         discrete = {"count": np.dtype(np.int32), "flag": np.dtype(bool)}
         dtype = discrete.get(self.dtype) or tree.precision(params)
         start = jnp.finfo(dtype).max if isinstance(start, str) else start
-        return jax.tree.map(lambda number: jnp.full(self.axes(0), tree.as_scalar(number, dtype), dtype), start)
+        return jax.tree.map(lambda number: jnp.full(self.axes(()), tree.as_scalar(number, dtype), dtype), start)
 
     def _at_leaf(self, leaf: Any, start: Any) -> Any:
         if isinstance(start, str) and start == "params":
@@ -88,15 +87,19 @@ class Field:
             return tree.full_like(leaf, start, real=self.real)
         if tree.is_discrete(leaf):
             return leaf
-        axes = self.axes(jnp.ndim(leaf))
+        axes = self.axes(jnp.shape(leaf))
         shape = tuple(int(axis) if isinstance(axis, Length) else jnp.shape(leaf)[axis] for axis in axes)
         dtype = np.dtype(np.int32) if self.dtype == "count" else tree.compute_dtype(leaf, real=self.real)
         if isinstance(start, str):
             made = jnp.eye(*shape, dtype=dtype)
         else:
             made = jnp.full(shape, tree.as_scalar(start, dtype), dtype)
-        kept = [None if isinstance(axis, Length) or axes.count(axis) > 1 else axis for axis in axes]
-        return sharding.with_axes_of(made, leaf, kept)
+        return sharding.with_axes_of(made, leaf, self.kept_axes(jnp.shape(leaf)))
+
+    def kept_axes(self, shape: tuple[int, ...]) -> list[int | None]:
+        """Of each axis of the state the axis of the parameter whose sharding it has; None for replicated ones."""
+        axes = self.axes(shape)
+        return [None if isinstance(axis, Length) or axes.count(axis) > 1 else axis for axis in axes]
 
 
 def like(start: Any = 0.0, *, exact: str | None = None) -> Field:
@@ -127,25 +130,29 @@ def remainder() -> Field:
 def sums(axis: int, start: Any = 0.0) -> Field:
     """Real, never negative, without one axis of the parameter: sums or means of squares over that axis."""
 
-    def others(ndim: int) -> tuple[int, ...]:
-        return tuple(i for i in range(ndim) if i != axis % ndim)
+    def others(shape: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(i for i in range(len(shape)) if i != axis % len(shape))
 
     return Field(start, axes=others, real=True, nonnegative=True)
 
 
+def _twice(axis: int) -> Axes:
+    return lambda shape: (axis % len(shape), axis % len(shape))
+
+
 def gram(axis: int, start: Any = 0.0) -> Field:
     """A square matrix along one axis of the parameter: an average of `g gᵀ`. n² numbers for an axis of length n."""
-    return Field(start, axes=lambda ndim: (axis % ndim, axis % ndim))
+    return Field(start, axes=_twice(axis))
 
 
 def basis(axis: int) -> Field:
     """A square matrix along one axis of the parameter that starts as the identity: an eigenbasis."""
-    return Field("identity", axes=lambda ndim: (axis % ndim, axis % ndim), exact="rounding makes it no basis any more")
+    return Field("identity", axes=_twice(axis), exact="rounding makes it no basis any more")
 
 
 def history(length: int, *, per: Literal["leaf", "tree"] = "leaf", nonnegative: bool = False) -> Field:
     """The last `length` arrays like the parameter, along a new first axis; of a tree, the last numbers."""
-    return Field(axes=lambda ndim: (Length(length), *range(ndim)), per=per, nonnegative=nonnegative)
+    return Field(axes=lambda shape: (Length(length), *range(len(shape))), per=per, nonnegative=nonnegative)
 
 
 def scalar(start: Any = 0.0, *, per: Literal["leaf", "tree"] = "leaf", nonnegative: bool = False) -> Field:
@@ -168,9 +175,13 @@ def key(seed: int = 0) -> Field:
     return Field(seed, axes=_none, per="tree", dtype="key")
 
 
-def weights() -> Field:
-    """The sum of the weights of an average (see `averages.debiasing`): two numbers for the whole tree."""
-    return Field({"given": 0.0, "left": 1.0}, axes=_none, per="tree", nonnegative=True)
+def weights(*names: str) -> Field:
+    """The sum of the weights of an average, two numbers for the whole tree; of several averages, by their names.
+
+    `averages.debiasing` moves one, `averages.debiasing_each` several.
+    """
+    one = {"given": 0.0, "left": 1.0}
+    return Field(dict.fromkeys(names, one) or one, axes=_none, per="tree", nonnegative=True)
 
 
 def argument(per: Literal["leaf", "tree"] = "tree") -> Field:
@@ -180,18 +191,8 @@ def argument(per: Literal["leaf", "tree"] = "tree") -> Field:
 
 # The fields of a whole state ------------------------------------------------------------------------------------------
 
-Declared = dict[str, Any]
-"""The fields of a state, by name, as deep as it is: {entry: {name: Field, "inner": {entry: ...}}}."""
 Place = tuple[str, ...]
-
-
-def declared_fields(declared: Declared, place: Place = ()) -> Iterator[tuple[Place, Field]]:
-    """Every declared field, with its place in the state."""
-    for name, value in declared.items():
-        if isinstance(value, Field):
-            yield (*place, name), value
-        else:
-            yield from declared_fields(value, (*place, name))
+"""Where something is in a state, by names: ("scale_by_rms", "nu")."""
 
 
 def at(state: Any, place: Place) -> Any:
@@ -203,8 +204,3 @@ def put(state: Any, place: Place, value: Any) -> Any:
     """A copy of the state with another value at a place."""
     name, *rest = place
     return state | {name: put(state[name], tuple(rest), value) if rest else value}
-
-
-def number_of_bytes(value: PyTree) -> int:
-    """The bytes of the arrays in a tree of arrays or of their shapes."""
-    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(value))

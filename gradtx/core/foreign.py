@@ -9,10 +9,10 @@ import jax
 from gradtx import tree
 from gradtx.core import check, record
 from gradtx.core.annotations import Kind
-from gradtx.core.fields import Declared
+from gradtx.core.fields import Place
 from gradtx.core.rule import Facts, Params, State, Updates
 from gradtx.core.schedule import blame
-from gradtx.core.transform import Transform
+from gradtx.core.transform import Elementary, Transform
 
 
 class Foreign(Transform):
@@ -53,7 +53,7 @@ class Foreign(Transform):
         return Facts(reach="tree", traits=frozenset({"unobserved"}), extra=named, any_extra=any_extra)
 
     @property
-    def declared(self) -> Declared:
+    def parts(self) -> dict[Place, Elementary]:
         return {}
 
     def _init(self, params: Params) -> State:

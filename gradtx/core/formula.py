@@ -27,7 +27,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from gradtx import tree
+from gradtx import sharding, tree
 from gradtx.core import selection
 from gradtx.core.fields import Field
 from gradtx.core.rule import Reach, Rule, State, Wants
@@ -237,7 +237,8 @@ def _sum_up(parts: list[Summed], real: np.dtype[Any]) -> Any:
     if parts[0].how in ("norm", "norm_in_units"):
         size = tree.norm(values)
         return size.value if parts[0].how == "norm" else size
-    numbers = [value.astype(tree.compute_dtype(value, precision=real)) for value in values]
+    over_shards = sharding.summed if parts[0].how == "total" else sharding.largest
+    numbers = [over_shards(value.astype(tree.compute_dtype(value, precision=real))) for value in values]
     return functools.reduce(jnp.add if parts[0].how == "total" else jnp.maximum, numbers)
 
 
@@ -258,11 +259,12 @@ class Compiled:
     def __init__(self, who: str, rule: Rule, body: Body, passes: Callable[[Rule], dict[str, Pass]]):
         self.who, self.body, self.passes, self.reach = who, body, passes, rule.reach
         self.fields = without_values(rule.fields)
+        self.needs_whole = rule.reach != "element" and "norms" not in rule.traits
         self.names = {title: _names(f)[0] for title, f in passes(rule).items() if f is not None}
         self.kept = {name: field for name, field in self.fields.items() if not field.given}
         self.of_leaves = {name for name, field in self.fields.items() if field.per == "leaf"}
         self.of_tree = {name for name, field in self.kept.items() if field.per == "tree"} - {"key"}
-        self.steps = {title: jax.jit(functools.partial(self._run, title), inline=True) for title in self.names}
+        self.jitted = {title: jax.jit(self._run, static_argnums=(0, 1), inline=True) for title in self.names}
         traced = [name for name, field in rule.fields.items() if isinstance(field.start, Tracer)]
         self.starts = jax.jit(lambda numbers: {n: body(numbers).fields[n].start for n in traced}) if traced else None
 
@@ -273,7 +275,13 @@ class Compiled:
         return {name: field.init(params, starts.get(name, field.start)) for name, field in self.kept.items()}
 
     def refuse_others(self, values: PyTree) -> None:
-        """Refuse what is no matrix, for a formula that is for matrices."""
+        """Refuse what is no matrix, for a formula of matrices; and shards, for one that needs whole leaves."""
+        if self.needs_whole and sharding.named_axes() and any(map(sharding.axes_of, jax.tree.leaves(values))):
+            raise ValueError(
+                f"{self.who}: it needs whole leaves, and axis_name={sharding.named_axes()} says that these are shards; "
+                "allowed inside shard_map: what works element by element or by norms. Gather the leaves, or call update "
+                "outside shard_map."
+            )
         for path, leaf in tree.named_leaves(values) if self.reach == "matrix" else ():
             if jnp.ndim(leaf) != 2:
                 raise ValueError(
@@ -291,12 +299,16 @@ class Compiled:
         stack: bool = False,
     ) -> list[Any]:
         """One pass over all leaves: what `us` has of each, with what is one for all and what is of each leaf."""
-        fixed, step = self.named(title, shared, columns), self.steps[title]
+        fixed, step = self.named(title, shared, columns), self.step(title)
         mine = [(name, columns[name]) for name in self.names[title] if name in columns]
         rows = [(u, {name: column[i] for name, column in mine}) for i, u in enumerate(us)]
         if stack and len(rows) > 1:
             return _in_batches(lambda u, own: step(numbers, u, fixed | own), rows)
         return [step(numbers, u, fixed | own) for u, own in rows]
+
+    def step(self, title: str) -> Callable[..., Any]:
+        """A pass as a program; another one inside shard_map, where sums go over axes of the mesh."""
+        return functools.partial(self.jitted[title], title, sharding.named_axes())
 
     def named(self, title: str, shared: dict[str, Any], columns: Any = ()) -> dict[str, Any]:
         """What a pass names, of what is one for the whole tree."""
@@ -310,7 +322,7 @@ class Compiled:
                 )
         return {name: shared[name] for name in names if name in shared and name not in columns}
 
-    def _run(self, title: str, numbers: Numbers, u: Any, named: dict[str, Any]) -> Any:
+    def _run(self, title: str, over: tuple[str, ...], numbers: Numbers, u: Any, named: dict[str, Any]) -> Any:
         """One pass over one leaf, traced: all in the compute dtype, and back in the dtypes that came."""
         of_leaf = {name: value for name, value in named.items() if name in self.of_leaves or name in _OF_LEAVES}
         real = tree.precision(numbers, named) if title == "once" else tree.precision(u, of_leaf)
@@ -441,7 +453,7 @@ class Program(Compiled):
             real = tree.precision(us, columns)
             shared |= {name: _sum_up([row[0][name] for row in rows], real) for name in rows[0][0]}
         if "once" in self.names:
-            made = self.steps["once"](numbers, None, self.named("once", shared))
+            made = self.step("once")(numbers, None, self.named("once", shared))
             shared |= made
             new |= {name: made[name] for name in self.of_tree}
         rows = self.each("update", numbers, us, shared, columns, self.stack)

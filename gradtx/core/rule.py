@@ -20,6 +20,7 @@ TRAITS = {
     "integers": "leaves of integers and bools may be among those it is given; it computes with none of them",
     "leaves": "it tells leaves apart (a mask does), so that they cannot be joined end to end",
     "sums": "it sums over all leaves",
+    "norms": "it reads a leaf as a whole by its norm alone, which sees all shards inside shard_map",
     "unobserved": "it cannot be told which gradient to measure, so it may only stand first in `a + b`",
     "nonfinite": "it deals with gradients that are not finite by itself",
     "idle": "updates of zero pass through as zero and change nothing in its state",

@@ -1,14 +1,19 @@
-"""Reading a state by name."""
+"""Reading a state by name, and what can be said of one before there is one: its bytes, how it is sharded."""
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
+from gradtx import sharding
 from gradtx.core import record
-from gradtx.core.annotations import Kind
+from gradtx.core.annotations import Kind, as_count, is_traced
 
 
 def held(state: Any) -> Any:
@@ -23,7 +28,7 @@ def find(state: Any, name: str) -> Any:
       state: a transform's state, or what holds one as `opt_state`: a TrainState, an nnx.Optimizer.
       name: a transform's name ("scale_by_rms"), a field's ("nu"), or a path's end ("scale_by_rms/nu") where a name is
         not unique; in a partition with the group's name in front ("matrices/scale_by_rms/nu"). Wrappers in between
-        may be left out.
+        may be left out. What several groups have of a name is found as one tree, each leaf from its group.
 
     Errors: KeyError if nothing, or more than one entry, has the name; it lists what there is.
 
@@ -37,10 +42,29 @@ def find(state: Any, name: str) -> Any:
     found = _called(wanted, entries) or _called(wanted, list(_all(state, ()))) or _called_between(wanted, entries)
     if len(found) == 1:
         return found[0][1]
+    if (union := _union(found)) is not None:
+        return union
     paths = ["/".join(path) for path, _ in (found or entries)]
     problem = f"several entries are called {name!r}" if found else f"no entry is called {name!r}"
     hint = f" {name} is a hyperparameter: gradtx.hyperparameters(tx, state)." if _is_hyperparameter(name) else ""
     raise KeyError(f"gradtx.find: {problem}.{hint} {'Name one of' if found else 'There are'}: {', '.join(paths)}.")
+
+
+def _union(found: list[tuple[tuple[str, ...], Any]]) -> Any:
+    """What the groups of one partition have of a name, as one tree; None if they are not such."""
+    places = [path.index("groups") if "groups" in path else 0 for path, _ in found]
+    if len(found) < 2 or 0 in places or len({path[:place] for (path, _), place in zip(found, places, strict=True)}) > 1:
+        return None
+    trees = [value for _, value in found]
+    structures: list[Any] = [jax.tree.structure(value, is_leaf=_is_none) for value in trees]
+    rows = list(zip(*(jax.tree.leaves(value, is_leaf=_is_none) for value in trees), strict=False))
+    if len(set(structures)) > 1 or any(sum(leaf is not None for leaf in row) > 1 for row in rows):
+        return None
+    return structures[0].unflatten([next((leaf for leaf in row if leaf is not None), None) for row in rows])
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
 
 
 def _is_hyperparameter(name: str) -> bool:
@@ -78,6 +102,102 @@ def step_count(state: Any) -> Array:
     if not counts:
         raise KeyError("gradtx.step_count: the state has no counter.")
     return functools.reduce(jnp.maximum, counts)
+
+
+def set_step_count(state: Any, n: Any) -> Any:
+    """A copy of a state in which every counter of updates says n: schedules go on from there.
+
+    Args:
+      state: of any transform, or a tree with such in it (a TrainState, optax's tuples).
+      n: a whole number >= 0, an int or an int32 scalar.
+
+    The averages stay as they are, and so do the weights that correct their bias. To begin anew, call init.
+
+    Errors: KeyError for a state without a counter; ValueError for a number that is not whole or below 0.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> gradtx.step_count(gradtx.set_step_count(gradtx.adam(1e-3).init(jnp.zeros(2)), 500))
+    Array(500, dtype=int32)
+    """
+    count = as_count(n)
+    if not is_traced(n) and (not isinstance(count, int) or not 0 <= count < 2**31):
+        raise ValueError(f"gradtx.set_step_count: n is {n!r}; allowed: a whole number >= 0 and below 2**31.")
+    step_count(state)
+
+    def at_leaf(path: tuple[Any, ...], leaf: Any) -> Any:
+        names = names_of(path)
+        return jnp.full_like(leaf, n) if names[-1:] == ("count",) and _is_integer(leaf) else leaf
+
+    return jax.tree_util.tree_map_with_path(at_leaf, state)
+
+
+def state_bytes(tx: Any, params: Any) -> int:
+    """How many bytes the state of an optimizer takes for these params. Nothing is allocated.
+
+    Args:
+      tx: an optimizer.
+      params: the params, or their shapes (`jax.ShapeDtypeStruct`).
+
+    >>> import gradtx, jax, jax.numpy as jnp
+    >>> params = {"kernel": jax.ShapeDtypeStruct((1000, 1000), jnp.bfloat16)}
+    >>> gradtx.state_bytes(gradtx.sgd(0.1, momentum=0.9), params)
+    4000008
+    """
+    shapes = jax.eval_shape(tx.init, params)
+    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(shapes))
+
+
+def state_sharding(tx: Any, params: Any) -> Any:
+    """How the state of an optimizer is to be sharded for params that are sharded: a tree of shardings. No allocation.
+
+    Args:
+      tx: an optimizer.
+      params: the params, or their shapes with shardings (`jax.ShapeDtypeStruct(shape, dtype, sharding=...)`).
+
+    What is shaped like a parameter is sharded as that; sums over an axis keep the shardings of the other axes; the rest
+    is replicated. For `jax.jit(tx.init, out_shardings=gradtx.state_sharding(tx, params))`, and for restoring.
+
+    Errors: ValueError for params of which none says how it is sharded.
+
+    >>> import gradtx, jax, jax.numpy as jnp
+    >>> from jax.sharding import NamedSharding, PartitionSpec
+    >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    >>> rows = NamedSharding(mesh, PartitionSpec("data", None))
+    >>> params = {"kernel": jax.ShapeDtypeStruct((8, 2), jnp.float32, sharding=rows)}
+    >>> gradtx.find(gradtx.state_sharding(gradtx.adam(1e-3), params), "nu")["kernel"] == rows
+    True
+    """
+    known: dict[Any, Any] = dict(zip(named_paths(params), jax.tree.leaves(params), strict=True))
+    whole = next((s for leaf in known.values() if (s := getattr(leaf, "sharding", None)) is not None), None)
+    if whole is None:
+        raise ValueError("gradtx.state_sharding: no parameter has a sharding; give arrays, or shapes with shardings.")
+    whole = NamedSharding(whole.mesh, PartitionSpec()) if isinstance(whole, NamedSharding) else whole
+    declared = tx.declared
+
+    def at_leaf(path: tuple[Any, ...], leaf: Any) -> Any:
+        names = names_of(path)
+        place = next((names[:end] for end in range(len(names), 0, -1) if names[:end] in declared), None)
+        ends = [names[len(place) :]] if place else [names[start:] for start in range(len(names))]
+        parameter = next((known[end] for end in ends if end in known), None)
+        found = getattr(parameter, "sharding", None)
+        if place and found is not None and declared[place].per == "leaf":
+            return sharding.of_axes(parameter, declared[place].kept_axes(jnp.shape(parameter)))
+        return found if found is not None and jnp.shape(parameter) == leaf.shape else whole
+
+    return jax.tree_util.tree_map_with_path(at_leaf, jax.eval_shape(tx.init, params))
+
+
+def names_of(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """A leaf's path as names; the array inside a flax variable has the variable's."""
+    names = tuple(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+    boxed = len(path) > 1 and hasattr(path[-1], "name") and names[-1] in ("value", "raw_value")
+    return names[:-1] if boxed else names
+
+
+def named_paths(tree: Any) -> list[tuple[str, ...]]:
+    """The paths of the leaves of a tree, as names."""
+    leaves: list[Any] = jax.tree_util.tree_leaves_with_path(tree)
+    return [names_of(path) for path, _ in leaves]
 
 
 def _is_integer(value: Any) -> bool:

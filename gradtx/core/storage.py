@@ -20,10 +20,10 @@ from jax import Array
 from gradtx import numerics, tree
 from gradtx.core import record
 from gradtx.core.annotations import Dtype
-from gradtx.core.fields import Declared, Field, Place, at, declared_fields, put
+from gradtx.core.fields import Field, Place, at, put
 from gradtx.core.foreign import as_transform
 from gradtx.core.rule import Facts, Params, State, Updates
-from gradtx.core.transform import Transform
+from gradtx.core.transform import Elementary, Transform
 
 _ALLOWED = ("bfloat16", "float32", "float64")
 
@@ -46,7 +46,7 @@ class Stored(Transform):
                 f"{who}: dtype is {self.dtype!r}; allowed: {', '.join(map(repr, _ALLOWED))}. In {self.dtype} "
                 f"statistics would be wrong without notice: {why}."
             )
-        known = {place[-1]: field for place, field in declared_fields(self.inner.declared) if field.storable}
+        known = {place[-1]: field for place, field in self.inner.declared.items() if field.storable}
         for name in self.fields or ():
             if name not in known:
                 raise ValueError(
@@ -62,11 +62,7 @@ class Stored(Transform):
     def _places(self) -> list[tuple[Place, Field]]:
         """The fields that it stores, with their places in the state."""
         chosen = self.fields
-        return [
-            (p, f)
-            for p, f in declared_fields(self.inner.declared)
-            if f.storable and (chosen is None or p[-1] in chosen)
-        ]
+        return [(p, f) for p, f in self.inner.declared.items() if f.storable and (chosen is None or p[-1] in chosen)]
 
     def expand(self, *, deep: bool = False) -> Transform:
         return stored(self.inner.expand(deep=deep), self.dtype, self.fields)
@@ -80,8 +76,8 @@ class Stored(Transform):
         return (*self.inner.slots, self.name)
 
     @property
-    def declared(self) -> Declared:
-        return self.inner.declared
+    def parts(self) -> dict[Place, Elementary]:
+        return self.inner.parts
 
     def _init(self, params: Params) -> State:
         state = self.inner._init(params)

@@ -29,7 +29,7 @@ from gradtx import numerics, sharding, tree
 from gradtx.core import check, meeting, record
 from gradtx.core.annotations import Kind, annotations_of, is_traced
 from gradtx.core.arguments import Static
-from gradtx.core.fields import Declared
+from gradtx.core.fields import Field, Place
 from gradtx.core.formula import without_values
 from gradtx.core.method import Method, kept
 from gradtx.core.record import Recorded
@@ -37,6 +37,7 @@ from gradtx.core.rule import Facts, Params, Rule, State, Updates, Wants, around,
 from gradtx.core.schedule import Schedule, blame, concrete_numbers
 
 P = ParamSpec("P")
+AxisName = str | tuple[str, ...] | None
 
 
 class Transform(Recorded):
@@ -49,12 +50,16 @@ class Transform(Recorded):
 
     @property
     def init(self) -> Callable[[Params], State]:
-        """`init(params) -> state`."""
+        """`init(params, axis_name=None) -> state`."""
         return self._method("init", self._checked_init)
 
     @property
     def update(self) -> Callable[..., tuple[Updates, State]]:
-        """`update(updates, state, params=None, **extra_args) -> (updates, state)`."""
+        """`update(updates, state, params=None, axis_name=None, **extra_args) -> (updates, state)`.
+
+        Inside `jax.shard_map`, where leaves are shards, `axis_name` names the axes of the mesh that sums over a leaf or
+        all leaves are to go over too: norms, guards, estimates.
+        """
         return self._method("update", self._checked_update)
 
     def _method(self, name: str, call: Callable[..., Any]) -> Any:
@@ -67,13 +72,14 @@ class Transform(Recorded):
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.update))
 
-    def _checked_init(self, params: Params) -> State:
+    def _checked_init(self, params: Params, *, axis_name: AxisName = None) -> State:
         self._refuse_sweep("init")
         check.check_leaves(f"{self._who()}.init", "params", params, self)
-        return self._init(params)
+        with sharding.over(axis_name):
+            return self._init(params)
 
     def _checked_update(
-        self, updates: Updates, state: State, params: Params = None, **extra: Any
+        self, updates: Updates, state: State, params: Params = None, *, axis_name: AxisName = None, **extra: Any
     ) -> tuple[Updates, State]:
         who = f"{self._who()}.update"
         self._refuse_sweep("update")
@@ -88,7 +94,8 @@ class Transform(Recorded):
             check.hint_at_jit(who, updates)
             verified.add(key)
         met, own, weights, known = meeting.together(who, updates, state, params, extra)
-        flowing, new_state = self._step(tree.to_compute_dtype(met), own, weights, known)
+        with sharding.over(axis_name):
+            flowing, new_state = self._step(tree.to_compute_dtype(met), own, weights, known)
         bounded = functools.partial(tree.cast_like, finite="nonfinite" in self.facts)
         to_type = sharding.all_like if "last" in self.facts else bounded
         return to_type(flowing, updates), sharding.all_like(new_state, state)
@@ -160,9 +167,14 @@ class Transform(Recorded):
         return self._expanded.slots
 
     @property
-    def declared(self) -> Declared:
-        """The fields that it has declared: {entry of the state: {name: Field}}, deeper where it has others inside."""
-        return self._expanded.declared
+    def parts(self) -> "dict[Place, Elementary]":
+        """The elementary transforms in it that have a state, by the place of their entry, however deep."""
+        return self._expanded.parts
+
+    @property
+    def declared(self) -> dict[Place, Field]:
+        """The fields that they have declared, by place: {("scale_by_rms", "nu"): Field(...)}."""
+        return {(*place, name): field for place, part in self.parts.items() for name, field in part.fields.items()}
 
     def _init(self, params: Params) -> State:
         return self._expanded._init(params)
@@ -295,16 +307,39 @@ class Elementary(Transform):
         return (self.name,) if self._form.timed or self._form.remembers else ()
 
     @property
-    def declared(self) -> Declared:
-        if not self.slots:
+    def fields(self) -> dict[str, Field]:
+        """What it remembers, by name, the state of transforms inside apart."""
+        return self._form.fields
+
+    @property
+    def timed(self) -> bool:
+        """Whether it counts the updates."""
+        return self._form.timed
+
+    def numbers_after(self, entry: State, steps: Any) -> State:
+        """What it remembers of the whole tree after so many steps, if that depends on the steps alone."""
+        program, names = self._form.program, ()
+        if program is not None and "once" in program.names:
+            names = [name for name, field in self.fields.items() if field.per == "tree" and name != "key"]
+        if not names or not program.names["once"].keys() <= {*names, "count"}:
             return {}
-        inside: Declared = {}
-        if len(self._inner) == 1 and "inner" in self._arguments:
-            inside = {"inner": self._inner[0].declared}
-        elif self._inner:
-            named = {str(place[-1]): child for place, child in record.children(self._arguments)}
-            inside = {"groups": {name: child.declared for name, child in named.items() if isinstance(child, Transform)}}
-        return {self.name: self._form.fields | inside}
+        dtype = tree.precision(entry)
+
+        def step(count: Any, numbers: State) -> State:
+            arguments = self._children(self._numbers(count, dtype))
+            made = program.step("once")(arguments, None, program.named("once", numbers | {"count": count + 1}))
+            return {name: made[name] for name in numbers}
+
+        return jax.lax.fori_loop(0, jnp.asarray(steps, jnp.int32), step, {name: entry[name] for name in names})
+
+    @property
+    def parts(self) -> "dict[Place, Elementary]":
+        own: dict[Place, Elementary] = {(self.name,): self} if self.slots else {}
+        for place, child in record.children(self._arguments):
+            if isinstance(child, Transform):
+                inside = ("inner",) if place == ("inner",) else ("groups", str(place[-1]))
+                own |= {(self.name, *inside, *deeper): part for deeper, part in child.parts.items()}
+        return own
 
     def _numbers(self, count: Any, dtype: np.dtype[Any]) -> dict[str, Any]:
         """The arguments as the body is given them at this count, in this dtype."""

@@ -22,7 +22,7 @@ import numpy as np
 from jax import Array
 
 from gradtx import numerics
-from gradtx.core.fields import Declared, Field, at, declared_fields, put
+from gradtx.core.fields import Field, Place, at, put
 from gradtx.core.formula import Body, Compiled, Numbers, Pass, check_fields, names_of
 from gradtx.core.rule import Rule, State, Wants
 
@@ -172,7 +172,7 @@ class Seen(Compiled):
         return fields | {name: structure.unflatten([row[name] for row in rows]) for name in (rows[0] if rows else ())}
 
     def _refreshed(
-        self, numbers: Numbers, g: PyTree, fields: State, state: State, declared: Declared
+        self, numbers: Numbers, g: PyTree, fields: State, state: State, declared: dict[Place, Field]
     ) -> tuple[State, State]:
         """New fields of the view, and what the inner transform remembers, carried along."""
         new = self._renewed("refresh", numbers, g, fields)
@@ -181,7 +181,7 @@ class Seen(Compiled):
             [dict(zip(some, row, strict=True)) for row in zip(*map(jax.tree.leaves, some.values()), strict=True)]
             for some in (fields, new)
         )
-        for place, field in declared_fields(declared) if self.moves else ():
+        for place, field in declared.items() if self.moves else ():
             if field.per == "leaf":
                 xs = jax.tree.leaves(at(state, place))
                 rows = zip(xs, old_rows, new_rows, strict=True)

@@ -92,7 +92,7 @@ def clip_by_leaf_norm(max_norm: Limit) -> Rule:
     >>> tx.update(g, tx.init(g))[0]
     {'a': Array([0.6, 0.8], dtype=float32), 'b': Array([0.5], dtype=float32)}
     """
-    return per_leaf(lambda u: tree.shorten(u, tree.norm(u), max_norm), traits=("clips",))
+    return per_leaf(lambda u: tree.shorten(u, tree.norm(u), max_norm), traits=("clips", "norms"))
 
 
 @transform
@@ -112,7 +112,11 @@ def clip_by_block_rms(threshold: Limit) -> Rule:
     >>> tx.update(jnp.array([2.0, -2.0]), tx.init(jnp.zeros(2)))[0]
     Array([ 1., -1.], dtype=float32)
     """
-    return per_leaf(lambda u: tree.shorten(u, tree.norm(u), threshold * u.size**0.5), traits=("clips",))
+
+    def update(u: Array) -> Array:
+        return tree.shorten(u, tree.norm(u), threshold * tree.number_of_elements(u) ** 0.5)
+
+    return per_leaf(update, traits=("clips", "norms"))
 
 
 @transform

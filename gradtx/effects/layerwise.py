@@ -53,7 +53,7 @@ def scale_by_trust_ratio(
         factor = jnp.where(as_it_is, 1, trust_coefficient * length / below)
         return tree.times(u, factor, jnp.where(as_it_is, 1, size.unit))
 
-    return per_leaf(update, only=mask, traits=("idle",))
+    return per_leaf(update, only=mask, traits=("idle", "norms"))
 
 
 @transform

@@ -189,11 +189,11 @@ def _average(values: Numbers, decay: float) -> Numbers:
 def _averages(values: jax.Array, decay: jax.Array) -> jax.Array:
     def step(carry: Any, value: jax.Array) -> Any:
         biased, weights = carry
-        biased, weights = averages.average(biased, value, decay), weights.after(decay)
-        return (biased, weights), averages.correct_bias(biased, weights)
+        biased, weights = averages.average(biased, value, decay), averages.weights_after(weights, decay)
+        return (biased, weights), biased / averages.total(weights)
 
-    start = jnp.zeros((), values.dtype)
-    return jax.lax.scan(step, (start, averages.Weights.none(start)), values)[1]
+    zero, one = jnp.zeros((), values.dtype), jnp.ones((), values.dtype)
+    return jax.lax.scan(step, (zero, {"given": zero, "left": one}), values)[1]
 
 
 # Drawing --------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ and whether its numbers are schedules; `ulps=` asks for another bound.
 from gradtx.testing.running import compiles_once as compiles_once
 from gradtx.testing.running import donation_is_safe as donation_is_safe
 from gradtx.testing.running import eager_is_jit as eager_is_jit
+from gradtx.testing.running import inside_shard_map_is_outside as inside_shard_map_is_outside
 from gradtx.testing.running import passed_is_closed_over as passed_is_closed_over
 from gradtx.testing.running import scan_is_loop as scan_is_loop
 from gradtx.testing.running import sharded_is_replicated as sharded_is_replicated
@@ -39,6 +40,7 @@ from gradtx.testing.running import vmap_is_loop as vmap_is_loop
 from gradtx.testing.runs import LAWS as LAWS
 from gradtx.testing.runs import bound as bound
 from gradtx.testing.runs import gradients as gradients
+from gradtx.testing.states import assert_state as assert_state
 from gradtx.testing.value import configs_round_trip as configs_round_trip
 from gradtx.testing.value import constant_schedule_is_constant as constant_schedule_is_constant
 from gradtx.testing.value import dtypes_stay as dtypes_stay

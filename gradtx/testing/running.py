@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gradtx import tree
+from gradtx.core.state import state_sharding
 from gradtx.core.transform import Transform
 from gradtx.testing.runs import (
     PyTree,
@@ -217,6 +218,53 @@ def sharded_is_replicated(
     assert_close(
         "sharded_is_replicated", tx, leaf_by_leaf(actual, params), leaf_by_leaf(expected, params), params, ulps
     )
+
+
+@law
+def inside_shard_map_is_outside(
+    tx: Transform, params: PyTree, *, mesh: Mesh | None = None, ulps: float | None = None, **extra: Any
+) -> None:
+    """`shard_map(update)(shards) = update(whole)`, where `axis_name=` names the axis that leaves are sharded along.
+
+    A leaf is sharded along its first axis where the devices divide it. What needs whole leaves refuses shards; what
+    draws random numbers draws others for them, and nothing is asked of it.
+    """
+    mesh = mesh or jax.make_mesh((jax.device_count(),), ("devices",), axis_types=(AxisType.Auto,))
+    axis = mesh.axis_names[0]
+
+    def placed(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+        split = leaf.ndim > 0 and leaf.shape[0] % mesh.shape[axis] == 0
+        here = NamedSharding(mesh, PartitionSpec(axis) if split else PartitionSpec())
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+
+    def specs(values: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf.spec, values)
+
+    like = jax.tree.map(placed, params)
+    of_params = jax.tree.map(lambda leaf: leaf.sharding.spec, like)
+    of_state = specs(state_sharding(tx, like))
+    step = functools.partial(take_step, tx, extra=extra)
+
+    def inside(gradient: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+        return tx.update(gradient, state, params, axis_name=axis, **extra)
+
+    together = jax.shard_map(
+        inside, mesh=mesh, in_specs=(of_params, of_state, of_params), out_specs=(of_params, of_state)
+    )
+    state, expected = tx.init(params), tx.init(params)
+    if jax.tree.structure(state) != jax.tree.structure(of_state):
+        return  # laid out by where the params lie (`in_buckets`)
+    for gradient in gradients(params, 2):
+        try:
+            updates, state = jax.jit(together)(gradient, state, params)
+        except ValueError as error:
+            if "shards" in str(error) and tx.facts.reach != "element":
+                return
+            raise
+        wanted, expected = jax.jit(step)(gradient, expected, params)
+        if not tx.facts.random:
+            found = {"updates": updates, "state": state}
+            assert_close("inside_shard_map_is_outside", tx, found, {"updates": wanted, "state": expected}, params, ulps)
 
 
 def _assert_placed(tx: Transform, when: str, state: PyTree, params: PyTree) -> None:

@@ -14,7 +14,7 @@ from gradtx import tree
 from gradtx.core import check
 from gradtx.core.apply import tree_equal
 from gradtx.core.config import from_config
-from gradtx.core.fields import Field
+from gradtx.core.fields import Place, at
 from gradtx.core.record import registry
 from gradtx.core.transform import Transform
 from gradtx.schedules.curves import constant_schedule, linear_schedule
@@ -72,10 +72,14 @@ def dtypes_stay(tx: Transform, params: PyTree, *, lower: tuple[str, ...] = (), *
                 expected = np.promote_types(of_gradients, np.float32) if "last" in tx.facts else np.dtype(of_gradients)
                 if leaf.dtype != expected:
                     fail("dtypes_stay", tx, f"{who}: the update at {path} is {leaf.dtype}, not {expected}.")
-            for name, entry in tx.declared.items():
-                for path, leaf in tree.named_leaves({field: state[name][field] for field in _signed(entry)}):
+            for place in _signed(tx):
+                for path, leaf in tree.named_leaves(at(state, place)):
                     if tree.is_complex(leaf):
-                        fail("dtypes_stay", tx, f"{who}: in {name}, {path} is complex; allowed: real, as it is >= 0.")
+                        fail(
+                            "dtypes_stay",
+                            tx,
+                            f"{who}: in {'/'.join(place)}, {path} is complex; allowed: real, as it is >= 0.",
+                        )
             if jax.tree.structure(new) != jax.tree.structure(state):
                 fail(
                     "dtypes_stay",
@@ -114,15 +118,14 @@ def state_is_as_declared(tx: Transform, params: PyTree, **extra: Any) -> None:
                 tx,
                 f"at {name}: the count is {entry['count']}; allowed: int32 from 0 in steps of 1.",
             )
-    for name, entry in tx.declared.items():
-        for field in _signed(entry):
-            if any((leaf < 0).any() for leaf in jax.tree.leaves(state[name][field])):
-                fail("state_is_as_declared", tx, f"at {name}: {field!r} is declared nonnegative, and is negative.")
+    for place in _signed(tx):
+        if any((leaf < 0).any() for leaf in jax.tree.leaves(at(state, place))):
+            fail("state_is_as_declared", tx, f"{'/'.join(place)} is declared nonnegative, and is negative.")
 
 
-def _signed(entry: dict[str, Any]) -> list[str]:
-    """The fields of an entry that are declared never to be negative."""
-    return [name for name, field in entry.items() if isinstance(field, Field) and field.nonnegative]
+def _signed(tx: Transform) -> list[Place]:
+    """The fields that are declared never to be negative."""
+    return [place for place, field in tx.declared.items() if field.nonnegative]
 
 
 @law

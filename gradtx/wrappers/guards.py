@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
-from gradtx import numerics, tree
+from gradtx import numerics, sharding, tree
 from gradtx.core import check, fields, meeting, record
 from gradtx.core.annotations import PositiveInt
 from gradtx.core.apply import apply_updates
@@ -46,7 +46,7 @@ def _all_fine(updates: PyTree, result: PyTree, old: tuple[State, PyTree], new: t
     for (path, after), before in zip(jax.tree_util.tree_leaves_with_path(new), jax.tree.leaves(old), strict=True):
         if jnp.issubdtype(after.dtype, jnp.inexact):
             ask(path, jnp.isfinite(after) | ~jnp.isfinite(before))
-    return functools.reduce(jnp.logical_and, map(jnp.all, fine.values()), jnp.ones((), bool))
+    return sharding.everywhere(functools.reduce(jnp.logical_and, map(jnp.all, fine.values()), jnp.ones((), bool)))
 
 
 def _is_light(tx: Transform) -> bool:

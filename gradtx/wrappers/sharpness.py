@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradtx import numerics, tree
+from gradtx import numerics, sharding, tree
 from gradtx.core import check, fields
 from gradtx.core.annotations import NonNegative, NonNegativeInt
 from gradtx.core.rule import Rule
@@ -90,6 +90,7 @@ def _scaled(gradient: PyTree) -> tuple[PyTree, Array]:
     largest = jnp.zeros((), dtype)
     for leaf in jax.tree.leaves(gradient):
         largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0).astype(dtype))
+    largest = sharding.largest(largest)
     # g / |g| does not depend on the scale, so neither do its derivatives. The inverse is to be a normal number too.
     tiny = jnp.finfo(dtype).tiny
     scale = 1 / jnp.clip(jax.lax.stop_gradient(largest), tiny, 1 / tiny)

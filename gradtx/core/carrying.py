@@ -1,0 +1,169 @@
+"""A state of one optimizer for another: what both remember is kept, by name.
+
+    state, report = carry_over(old, clip_by_global_norm(1.0) >> adamw(1e-3), params)
+
+What is remembered of a parameter is known by the name of the field and the path of the parameter, in whatever
+wrappers it lies. So an old checkpoint serves an optimizer with a new clip in front, params with a new head, or other
+groups; a state of version 0.1 or of optax serves as well.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradtx import sharding, tree
+from gradtx.core.fields import Place
+from gradtx.core.foreign import as_transform
+from gradtx.core.state import held, named_paths, step_count
+from gradtx.core.transform import Elementary
+
+PyTree = Any
+
+OPTAX = {
+    "accumulated": "acc_grads",
+    "col": "v_col",
+    "consecutive": "notfinite_count",
+    "largest": "max_lr",
+    "mean": "ema",
+    "mean_square_gradient": "e_g",
+    "mean_square_step": "e_x",
+    "micro_step": "mini_step",
+    "mu": "trace",
+    "nu": "v",
+    "prev": "prev_updates",
+    "row": "v_row",
+    "skipped": "total_notfinite",
+    "update_count": "gradient_step",
+}
+"""The names that optax has for fields, where they are others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CarryOver:
+    """What became of a state: the paths that were kept, those that start anew, and old ones without a place."""
+
+    kept: tuple[str, ...]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        words = {"kept": self.kept, "new": self.new, "dropped": self.dropped}
+        lines = [f"{what:<8}{len(paths):>5}  {_some(paths)}" for what, paths in words.items()]
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def _some(paths: tuple[str, ...]) -> str:
+    return ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
+
+
+def carry_over(state: Any, tx: Any, params: PyTree) -> tuple[Any, CarryOver]:
+    """The state of an optimizer made of that of another, or of other params: what both have is kept, by name.
+
+    Args:
+      state: of another optimizer, restored with or without a target; of version 0.1; of optax. Or what holds one as
+        `opt_state`.
+      tx: the optimizer that is to go on.
+      params: the params that it is to go on with; leaves that the state does not know start anew.
+
+    Returns the state and a report, which prints what was kept, what starts anew, and what was dropped. A leaf is kept
+    if the name of the field, the path of its parameter and its shape are the same; of several that have them, the one
+    in a transform of the same name. Counters go on: one that the old state has not takes its step count, since it is
+    the time; `set_step_count` sets another. Where the old state counts steps instead of weights (optax), the weights of
+    averages are what they are after so many.
+
+    Errors: TypeError for a tx that is no transform.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> params = {"kernel": jnp.ones(2)}
+    >>> old = gradtx.adam(1e-3).init(params)
+    >>> tx = gradtx.clip_by_global_norm(1.0) >> gradtx.adam(1e-3)
+    >>> state, report = gradtx.carry_over(old, tx, params | {"head": jnp.ones(3)})
+    >>> report
+    kept       10  clip_by_global_norm/count, scale_by_learning_rate/count, scale_by_momentum/count, ...
+    new         2  scale_by_momentum/mu/head, scale_by_rms/nu/head
+    dropped     0
+    """
+    tx = as_transform(tx, "gradtx.carry_over: tx")
+    old = _Old(held(state))
+    fresh = tx.init(params)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(fresh)
+    parts = tx.parts
+    made: dict[Place, Any] = {}
+    order = {place: index for index, place in enumerate(parts)}
+
+    def place_of(path: Place) -> Place:
+        return next((path[:end] for end in range(len(path), 0, -1) if path[:end] in parts), path[:1])
+
+    pairs = zip(named_paths(fresh), (leaf for _, leaf in leaves), strict=True)
+    for path, leaf in sorted(pairs, key=lambda pair: order.get(place_of(pair[0]), len(order))):
+        place = place_of(path)
+        found = old.take(path, place, leaf)
+        if found is not None:
+            made[path] = sharding.like(jnp.asarray(found).astype(leaf.dtype), leaf)
+    kept = dict(made)
+    for place, part in parts.items() if old.steps is not None else ():
+        made |= _forwarded(place, part, fresh, kept, old.steps)
+    if old.steps is not None:
+        old.rest = {path: value for path, value in old.rest.items() if path[-1:] != ("count",)}
+    values = [made.get(path, leaf) for path, (_, leaf) in zip(named_paths(fresh), leaves, strict=True)]
+    new = [path for path in named_paths(fresh) if path not in made]
+    report = CarryOver(*(tuple(sorted("/".join(path) for path in paths)) for paths in (made, new, old.rest)))
+    return jax.tree.unflatten(structure, values), report
+
+
+class _Old:
+    """The leaves of an old state, each of which is taken once."""
+
+    def __init__(self, state: Any):
+        self.rest: dict[Place, Any] = dict(zip(named_paths(state), jax.tree.leaves(state), strict=True))
+        try:
+            self.steps = step_count(state)
+        except KeyError:
+            self.steps = None
+
+    def take(self, path: Place, place: Place, leaf: Any) -> Any:
+        """The old leaf for a new one: at the same path; in the same transform; of the same name, also in optax."""
+        inside = path[len(place) :]
+        fields = [inside, *([(OPTAX[inside[0]], *inside[1:])] if inside and inside[0] in OPTAX else [])]
+        for ends in ([path], [(place[-1], *inside)], [(_unnumbered(place[-1]), *inside)], *([end] for end in fields)):
+            if ends[0][-1:] == ("count",) and len(ends[0]) == 1:
+                continue  # a counter belongs to a transform
+            found = [
+                old
+                for old, value in self.rest.items()
+                if old[len(old) - len(ends[0]) :] == ends[0]
+                and jnp.shape(value) == leaf.shape
+                and tree.is_discrete(value) == tree.is_discrete(leaf)
+            ]
+            if len(found) == 1 or (found and len(ends[0]) > len(inside)):
+                return self.rest.pop(found[0])
+        return None
+
+
+def _unnumbered(name: str) -> str:
+    first, _, number = name.rpartition("_")
+    return first if first and number.isdigit() else name
+
+
+def _forwarded(place: Place, part: Elementary, fresh: Any, kept: dict[Place, Any], steps: Any) -> dict[Place, Any]:
+    """The counter, and the weights of averages, of a part whose old state has none, after so many steps."""
+    made: dict[Place, Any] = {}
+    if (*place, "count") not in kept and part.timed:
+        made[(*place, "count")] = jnp.asarray(steps, jnp.int32)
+    some = any(path[: len(place)] == place for path in kept)
+    lacking = {name for name, field in part.fields.items() if field.per == "tree" and not _has(kept, (*place, name))}
+    if some and lacking:
+        entry = fresh
+        for name in place:
+            entry = entry[name]
+        after = part.numbers_after(entry, steps)
+        for name in lacking & after.keys():
+            for path, value in zip(named_paths(after[name]), jax.tree.leaves(after[name]), strict=True):
+                made[(*place, name, *path)] = value
+    return made
+
+
+def _has(kept: dict[Place, Any], place: Place) -> bool:
+    return any(path[: len(place)] == place for path in kept)

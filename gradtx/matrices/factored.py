@@ -1,0 +1,121 @@
+"""Measures of matrices that are kept in factors: a number for each row and each column in place of each element.
+
+    v ≈ r cᵀ / mean(r),   r and c being the means of v over rows and columns
+
+It is exact where v has rank one. An m x n matrix then takes m + n numbers: 4 kB in place of 1 MB for 512 x 512.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradtx import tree
+from gradtx.averages import average
+from gradtx.core.annotations import NonNegative, NonNegativeInt, PositiveInt, Unit
+from gradtx.core.fields import Field, Length
+from gradtx.core.formula import per_leaf
+from gradtx.core.rule import Rule
+from gradtx.core.transform import transform
+from gradtx.momentum import Step
+from gradtx.numerics import abs_squared, root
+
+
+def factored_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
+    """The two longest axes, the longest last; None where one of them is shorter than `least`."""
+    order = np.argsort(shape, kind="stable")
+    return (int(order[-2]), int(order[-1])) if len(shape) > 1 and shape[order[-2]] >= least else None
+
+
+@transform
+def scale_by_factored_rms(
+    decay_rate: Unit = 0.8,
+    step_offset: NonNegativeInt = 0,
+    min_dim_size_to_factor: PositiveInt = 128,
+    epsilon: NonNegative = 1e-30,
+    *,
+    factored: bool = True,
+    eps_in_sum: bool = True,
+) -> Rule:
+    """Divides by the root of the average of squared gradients, of a matrix kept as its row and column means.
+
+        b = 1 - (t - step_offset)^(-decay_rate);   r <- b r + (1 - b) mean_row(g² + eps);   c likewise over columns
+        u = g / sqrt(r cᵀ / mean(r));   other leaves: v <- b v + (1 - b) (g² + eps);   u = g / sqrt(v)
+
+    Source: Shazeer and Stern 2018 (arXiv 1804.04235), algorithms 4 and 5, section 7.2 for b. As optax, whose function
+    of this name also takes another decay function. PyTorch's Adafactor adds nothing to g² and takes max(mean(r), eps)
+    and max(v, eps²) instead: eps_in_sum=False.
+
+    Args:
+      decay_rate: in [0, 1), a number or a schedule: how fast b grows towards 1.
+      step_offset: steps that count as not made, for fine-tuning from an older state.
+      min_dim_size_to_factor: the two longest axes of a leaf must both be as long; other leaves keep every element.
+      epsilon: >= 0. [gradient²], or [gradient] with eps_in_sum=False, where eps² bounds v.
+      factored: False keeps every element of all leaves.
+      eps_in_sum: where eps stands.
+
+    State: `row` and `col`, of an m x n matrix m and n numbers; `nu`, real, like the other leaves: 4 bytes per
+    parameter. What a leaf does not need has no elements. `count`, a scalar.
+
+    Errors: ValueError for an argument outside its range; TypeError for complex leaves.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> state = gradtx.scale_by_factored_rms(min_dim_size_to_factor=2).init(jnp.zeros((300, 200)))
+    >>> gradtx.find(state, "row").shape, gradtx.find(state, "col").shape, gradtx.find(state, "nu").shape
+    ((200,), (300,), (0,))
+    """
+
+    def axes_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
+        return factored_axes(shape, min_dim_size_to_factor) if factored else None
+
+    def kept(which: int) -> Field:
+        def axes(shape: tuple[int, ...]) -> tuple[Any, ...]:
+            pair = axes_of(shape)
+            return (Length(0),) if pair is None else tuple(i for i in range(len(shape)) if i != pair[which])
+
+        return Field(axes=axes, real=True, nonnegative=True)
+
+    def update(u: Array, *, observed: Array, row: Array, col: Array, nu: Array, count: Array) -> Step:
+        b = 1 - (count - step_offset) ** -decay_rate
+        squares, pair = abs_squared(observed) + (epsilon if eps_in_sum else 0), axes_of(u.shape)
+        if pair is None:
+            nu = v = average(nu, squares, b)
+        else:
+            second, first = pair
+            row, col = average(row, jnp.mean(squares, first), b), average(col, jnp.mean(squares, second), b)
+            r, c = jnp.expand_dims(row, first), jnp.expand_dims(col, second)
+            mean = jnp.mean(r, second, keepdims=True)
+            v = r / (mean if eps_in_sum else jnp.maximum(mean, epsilon)) * c
+        v = v if eps_in_sum else jnp.maximum(v, epsilon**2)
+        return u / root(v), {"row": row, "col": col, "nu": nu}
+
+    def others(shape: tuple[int, ...]) -> tuple[Any, ...]:
+        return tuple(range(len(shape))) if axes_of(shape) is None else (Length(0),)
+
+    nu = Field(axes=others, real=True, nonnegative=True)
+    return per_leaf(update, traits=("real",), row=kept(1), col=kept(0), nu=nu)
+
+
+@transform
+def scale_by_param_block_rms(min_scale: NonNegative = 1e-3) -> Rule:
+    """`u = g max(rms(w), min_scale)`, the root mean square being that of each leaf's weights.
+
+    Source: Shazeer and Stern 2018 (arXiv 1804.04235), section 8: steps relative to the size of the weights. As optax.
+
+    Args:
+      min_scale: >= 0, a number or a schedule: the least that weights count, so that zeros can move. [params]
+
+    State: `count`, a scalar. It needs the params. Errors: ValueError for a negative min_scale.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, params = gradtx.scale_by_param_block_rms(), jnp.array([3.0, 4.0])
+    >>> print([f"{u:.3f}" for u in tx.update(jnp.array([1.0, 2.0]), tx.init(params), params)[0]])
+    ['3.536', '7.071']
+    """
+
+    def update(u: Array, *, params: Array) -> Array:
+        rms = tree.norm(params).value / max(tree.number_of_elements(params), 1) ** 0.5
+        return u * jnp.maximum(rms, min_scale)
+
+    return per_leaf(update, traits=("idle", "norms"))

@@ -1,0 +1,75 @@
+"""Adafactor: Adam's scaling in a fraction of the memory.
+
+adafactor  row and column means of the squared gradients, steps relative to the size of the weights
+"""
+
+from typing import Any
+
+from gradtx.averages import ema
+from gradtx.core.annotations import NonNegative, NonNegativeInt, Positive, PositiveInt, Unit
+from gradtx.core.compose import identity
+from gradtx.core.transform import Transform, transform
+from gradtx.effects.clipping import clip_by_block_rms
+from gradtx.effects.decay import add_decayed_weights
+from gradtx.effects.scaling import scale, scale_by_learning_rate
+from gradtx.matrices.factored import scale_by_factored_rms, scale_by_param_block_rms
+
+
+@transform
+def adafactor(
+    learning_rate: NonNegative | None = None,
+    min_dim_size_to_factor: PositiveInt = 128,
+    decay_rate: Unit = 0.8,
+    decay_offset: NonNegativeInt = 0,
+    multiply_by_parameter_scale: bool = True,
+    clipping_threshold: Positive | None = 1.0,
+    momentum: Unit | None = None,
+    weight_decay_rate: NonNegative | None = None,
+    eps: NonNegative = 1e-30,
+    factored: bool = True,
+    weight_decay_mask: Any = None,
+    *,
+    eps_in_sum: bool = True,
+) -> Transform:
+    """Steps of a given size relative to the weights, scaled by row and column means of the squared gradients.
+
+        u = g / sqrt(r cᵀ / mean(r));   u <- u min(1, d / rms(u));   w <- w - lr max(rms(w), 0.001) u - λ w
+        (d = clipping_threshold, lr = learning_rate, λ = weight_decay_rate)
+
+    Source: Shazeer and Stern 2018 (arXiv 1804.04235), algorithms 4 to 6. As optax, whose arguments these are, and whose
+    decay is not multiplied by the learning rate. PyTorch: `adafactor(lambda t: min(lr, (t + 1) ** -0.5), 2, eps=eps1,
+    weight_decay_rate=lr * λ, eps_in_sum=False)`, a schedule in jnp.
+
+    Args:
+      learning_rate: >= 0, a number or a schedule; None for 1. [1] relative to the weights, [params per step] without
+        multiply_by_parameter_scale.
+      min_dim_size_to_factor, decay_rate, decay_offset, eps, factored, eps_in_sum: as `scale_by_factored_rms`, where
+        decay_offset is called step_offset.
+      multiply_by_parameter_scale: steps relative to the size of the weights.
+      clipping_threshold: d > 0, the largest root mean square of a leaf's update; None for no limit.
+      momentum: None, or the decay in [0, 1) of an average of the steps, not debiased.
+      weight_decay_rate: None, or λ >= 0: that share of each weight goes at each step.
+      weight_decay_mask: which leaves decay; see `add_decayed_weights`.
+
+    State: `row` and `col`, m + n numbers for an m x n matrix; `nu` of other leaves, 4 bytes per parameter; with
+    momentum `mean`, 4 bytes per parameter. It needs the params.
+
+    Errors: ValueError for an argument outside its range, or weight_decay_mask without weight_decay_rate; TypeError for
+    complex leaves.
+
+    >>> import gradtx
+    >>> [stage.name for stage in gradtx.adafactor(1e-2).expand().stages]
+    ['scale_by_factored_rms', 'clip_by_block_rms', 'scale_by_learning_rate', 'scale_by_param_block_rms', 'scale']
+    """
+    if weight_decay_rate is None and weight_decay_mask is not None:
+        raise ValueError("gradtx.adafactor: weight_decay_mask needs weight_decay_rate.")
+    numbers = (decay_rate, decay_offset, min_dim_size_to_factor, eps)
+    steps = scale_by_factored_rms(*numbers, factored=factored, eps_in_sum=eps_in_sum)
+    steps = steps >> (identity() if clipping_threshold is None else clip_by_block_rms(clipping_threshold))
+    if learning_rate is not None:
+        steps = steps >> scale_by_learning_rate(learning_rate, flip_sign=False)
+    steps = steps >> (scale_by_param_block_rms() if multiply_by_parameter_scale else identity())
+    steps = steps >> (identity() if momentum is None else ema(momentum, debias=False))
+    if weight_decay_rate is not None:
+        steps = steps >> add_decayed_weights(weight_decay_rate, weight_decay_mask)
+    return steps >> scale(-1.0)
