@@ -18,6 +18,7 @@ import optax
 
 import gradtx
 from gradtx.core import elsewhere
+from gradtx.core.transform import Elementary
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -147,8 +148,7 @@ def observers() -> str:
         if required:  # those that measure have defaults
             continue
         tx = factory()
-        rule = getattr(tx, "rule", None)
-        if rule is not None and "observed" in inspect.signature(rule.update).parameters:
+        if isinstance(tx, Elementary) and tx._form.wanted.observed:
             chapter = factory.__module__.split(".")[1]
             scaling = _SCALINGS.get(name, lambda part: "")(tx)
             rows.append([_link(factory, chapter), scaling])
@@ -160,9 +160,8 @@ def step_bytes() -> str:
     rows = []
     for factory in _methods():
         kept = _kept(_call(factory))
-        low = f"{_kept(_call(factory, state_dtype='bfloat16')):g}" if _has_low(factory) else ""
-        rows.append([_link(factory, "optimizers"), f"{kept:g}", f"{12 + 2 * kept:g}", low])
-    head = ["method", "state", "a step reads and writes", 'state with `state_dtype="bfloat16"`']
+        rows.append([_link(factory, "optimizers"), f"{kept:g}", f"{12 + 2 * kept:g}", _low(_call(factory))])
+    head = ["method", "state", "a step reads and writes", 'state, `stored(tx, "bfloat16")`']
     return _table(head, rows)
 
 
@@ -173,12 +172,11 @@ def _kept(tx: Any) -> float:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.size >= size) / size
 
 
-def _has_low(factory: Any) -> bool:
+def _low(tx: Any) -> str:
     try:
-        _call(factory, state_dtype="bfloat16")
-    except (TypeError, ValueError):  # keeps nothing, or nothing that bfloat16 can hold
-        return False
-    return _kept(_call(factory)) > 0
+        return f"{_kept(gradtx.stored(tx, 'bfloat16')):g}"
+    except ValueError:  # keeps nothing, or nothing that bfloat16 can hold
+        return ""
 
 
 def steps() -> str:

@@ -143,7 +143,7 @@ def scale_by_rms(
 
     noise = "rounding leaves noise of 1% in each average, and "
     exact = f"{noise}centered would take their difference for variance" if centered else None
-    kept = {"nu": fields.squares(initial_scale, exact=exact)}
+    kept: dict[str, Any] = {"nu": fields.squares(initial_scale, exact=exact)}
     kept |= {"mu": fields.like(exact=exact)} if centered else {}
     kept |= {"nu_max": fields.squares(exact=f"{noise}the maximum would collect its peaks")} if maximum else {}
     if not debias:

@@ -77,8 +77,9 @@ def debiasing(decay: Any) -> Callable[..., dict[str, Any]]:
 
     def once(*, weights: Weights) -> dict[str, Any]:
         weights = weights_after(weights, decay)
+        given = total(weights)
         # Once the inverse, then products: XLA itself divides in one program and multiplies by an inverse in another.
-        return {"weights": weights, "total": total(weights), "correction": 1 / total(weights)}
+        return {"weights": weights, "total": given, "correction": 1 / given}
 
     return once
 

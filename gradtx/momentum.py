@@ -28,7 +28,7 @@ Step = tuple[Array, dict[str, Array]]
 
 
 def _dampening_needs_a_sum(decay: Any, form: str, nesterov: bool, dampening: Any) -> None:
-    if form != "sum" and differs(dampening, 0):
+    if form != "sum" and dampening is not None and differs(dampening, 0):
         raise ValueError(f"gradtx.scale_by_momentum: dampening={dampening:g} needs form='sum', got form={form!r}.")
 
 
@@ -38,7 +38,7 @@ def scale_by_momentum(
     *,
     form: Literal["debiased", "average", "sum"] = "debiased",
     nesterov: bool = False,
-    dampening: Unit = 0.0,
+    dampening: Unit | None = None,
 ) -> Rule:
     """Replaces the updates by a decayed average or sum of the past ones.
 
@@ -46,7 +46,7 @@ def scale_by_momentum(
         debiased:  the same m;             u = m / (1 - b^t); nesterov: u = b m / (1 - b^(t+1)) + (1 - b) g / (1 - b^t)
         sum:       m <- b m + k g;         u = m;             nesterov: u = b m + k g
 
-    with b = decay, and k = 1 at the first update, 1 - dampening later.
+    with b = decay, and k = 1 at the first update, 1 - dampening later (1 without dampening).
 
     Source: Sutskever, Martens, Dahl, Hinton 2013 ("On the importance of initialization and momentum") for the sum and
     its Nesterov form, in the reformulation that tracks the look-ahead point; Kingma and Ba 2014 (arXiv 1412.6980),
@@ -58,7 +58,7 @@ def scale_by_momentum(
       decay: b in [0, 1), a number or a schedule. About 1 / (1 - b) gradients are remembered.
       form: "debiased" (Adam's), "average", or "sum" (SGD's).
       nesterov: look one step ahead.
-      dampening: in [0, 1), only with form="sum": weight taken from all gradients but the first.
+      dampening: None, or in [0, 1), only with form="sum": weight taken from all gradients but the first.
 
     State: `mu`, like the params in at least float32: 4 bytes per parameter; `weights` (debiased only) and `count`,
     scalars.
@@ -75,7 +75,8 @@ def scale_by_momentum(
     """
 
     def sum_of(g: Array, *, mu: Array, count: Array) -> Step:
-        g = jnp.where(count == 1, g, (1 - dampening) * g)
+        if dampening is not None:
+            g = jnp.where(count == 1, 1, 1 - dampening) * g
         mu = decay * mu + g
         return decay * mu + g if nesterov else mu, {"mu": mu}
 
@@ -83,19 +84,23 @@ def scale_by_momentum(
         mu = average(mu, g, decay)
         return average(mu, g, decay) if nesterov else mu, {"mu": mu}
 
-    def debiased(g: Array, *, mu: Array, now: Array, ahead: Array) -> Step:
+    def debiased(g: Array, *, mu: Array, correction: Array) -> Step:
         mu = average(mu, g, decay)
-        return ahead * mu + now * g if nesterov else now * mu, {"mu": mu}
+        return correction * mu, {"mu": mu}
+
+    def one_ahead(g: Array, *, mu: Array, ahead: Array, now: Array) -> Step:
+        mu = average(mu, g, decay)
+        return ahead * mu + now * g, {"mu": mu}
 
     def once(*, weights: averages.Weights) -> dict[str, Any]:
         weights = averages.weights_after(weights, decay)
-        now, following = (averages.total(w) for w in (weights, averages.weights_after(weights, decay)))
-        if not nesterov:
-            return {"weights": weights, "now": 1 / now, "ahead": now}
-        return {"weights": weights, "now": (1 - decay) / now, "ahead": decay / following}
+        following = averages.total(averages.weights_after(weights, decay))
+        return {"weights": weights, "ahead": decay / following, "now": (1 - decay) / averages.total(weights)}
 
+    if form == "debiased" and nesterov:
+        return per_element(one_ahead, once=once, mu=fields.like(), weights=fields.weights())
     if form == "debiased":
-        return per_element(debiased, once=once, mu=fields.like(), weights=fields.weights())
+        return per_element(debiased, once=averages.debiasing(decay), mu=fields.like(), weights=fields.weights())
     return per_element(sum_of if form == "sum" else average_of, mu=fields.like())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from gradtx.averages import average, average_squares, debiasing, debiasing_each
+from gradtx.averages import Weights, average, average_squares, debiasing, debiasing_each, total, weights_after
 from gradtx.core import fields
 from gradtx.core.annotations import NonNegative, Positive, Unit
 from gradtx.core.formula import per_element
@@ -36,7 +36,7 @@ def scale_by_belief(
       b1, b2: decays in [0, 1), numbers or schedules.
       eps: >= 0. [gradient]
       eps_root: >= 0, added at each step. [gradient²]
-      nesterov: the direction one step ahead: b1 m̂ + (1 - b1) g / (1 - b1^t).
+      nesterov: the direction one step ahead, b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t).
 
     State: `mu` and `nu`, which is s, real, like the params in at least float32: 8 bytes per parameter; `weights` and
     `count`, scalars.
@@ -49,13 +49,16 @@ def scale_by_belief(
     1.1111
     """
 
-    def update(g: Array, *, mu: Array, nu: Array, mu_correction: Array, nu_correction: Array) -> Step:
+    def update(g: Array, *, mu: Array, nu: Array, ahead: Array, mu_correction: Array, nu_correction: Array) -> Step:
         mu = average(mu, g, b1)
         nu = average_squares(nu, g - mu, b2) + eps_root
-        direction = mu_correction * (average(mu, g, b1) if nesterov else mu)
+        direction = b1 * ahead * mu + (1 - b1) * mu_correction * g if nesterov else mu_correction * mu
         return divide(direction, root(nu_correction * nu) + eps), {"mu": mu, "nu": nu}
 
-    once = debiasing_each(mu=b1, nu=b2)
+    def once(*, weights: dict[str, Weights]) -> dict[str, Any]:
+        made = debiasing_each(mu=b1, nu=b2)(weights=weights)
+        return made | {"ahead": 1 / total(weights_after(made["weights"]["mu"], b1)) if nesterov else 1}
+
     return per_element(update, once=once, mu=fields.like(), nu=fields.squares(), weights=fields.weights("mu", "nu"))
 
 
@@ -97,7 +100,11 @@ def scale_by_yogi(
         return divide(mu_correction * mu, root(nu_correction * nu + eps_root) + eps), {"mu": mu, "nu": nu}
 
     start = initial_accumulator_value
-    kept = {"mu": fields.like(start), "nu": fields.squares(start), "weights": fields.weights("mu", "nu")}
+    kept: dict[str, Any] = {
+        "mu": fields.like(start),
+        "nu": fields.squares(start),
+        "weights": fields.weights("mu", "nu"),
+    }
     return per_element(update, once=debiasing_each(mu=b1, nu=b2), **kept)
 
 

@@ -67,7 +67,7 @@ EQUIVALENT = {
     ): "orthogonal after two passes (Giraud et al. 2005); a third moves the last bits",
     (
         "gradtx/averages.py",
-        "return jnp.where((weights.left) >= (0.5), weights.given, 1 - weights.left)",
+        "begins = ((weights['left']) >= (0.5)) | (weights[\"given\"] == 0)",
     ): "two ways to say 0.5",
     (
         "gradtx/landscape/slices.py",

@@ -41,7 +41,7 @@ ONE_LEAF = {"kernel": PARAMS["kernel"]}
 
 EXTRA = {"grad_fn": jax.tree_util.Partial(pulled), "value": jnp.float32(0.7)}
 # Fields of the state that are meant to have fewer bits: stored low, of the params' dtype, or numbers for a logger.
-LOWER = ("mu", "nu", "accumulated", "compensation", "loss_scale", "metrics", "initial")
+LOWER = ("mu", "nu", "slow", "accumulated", "compensation", "loss_scale", "metrics", "initial")
 
 OF_VALUES = {"configs_round_trip", "pickles_round_trip", "repr_is_code"}
 OF_COMPOSITIONS = OF_VALUES | {
@@ -127,25 +127,30 @@ def _short(value):
 
 @pytest.mark.parametrize(("law", "tx"), list(cases(THOROUGH)))
 def test_transform_obeys_law(law, tx):
-    extra = {name: value for name, value in EXTRA.items() if name in tx.extra_args}
+    extra = {name: value for name, value in EXTRA.items() if name in tx.facts.extra}
     names = {"repr_is_code": {"names": FUNCTIONS}, "dtypes_stay": {"lower": LOWER}}
-    alone = tx.reads == "element" and law not in OF_SEVERAL_LEAVES and not is_wrapper(tx)
+    alone = tx.facts.reads == "element" and law not in OF_SEVERAL_LEAVES and not is_wrapper(tx)
     testing.LAWS[law](tx, ONE_LEAF if alone else PARAMS, **names.get(law, {}), **extra)
 
 
+def statistics(tx):
+    """What an elementary transform keeps for each element, by name."""
+    return {name: field for (*_, name), field in tx.declared.items() if field.storable}
+
+
 def with_statistics():
-    """The transforms with averages or maxima of their own, which may be stored low."""
+    """The transforms with averages or maxima of their own."""
     for record in RECORDS.values():
         for tx, arguments in forms(record):
-            if not (isinstance(tx, Named) or is_wrapper(tx)) and any(rule.statistics for rule in tx.rules.values()):
+            if not (isinstance(tx, Named) or is_wrapper(tx)) and statistics(tx):
                 yield pytest.param(tx, id=f"{record.name}-{arguments}")
 
 
 @pytest.mark.parametrize("tx", list(with_statistics()))
 def test_statistics_are_declared_nonnegative_if_they_are(tx):
     states = testing.runs.trajectory(tx, ONE_LEAF, testing.gradients(ONE_LEAF, 3), {})["state"][tx.name]
-    fields = [name for name in tx.rules[tx.name].statistics if name in states]
-    assert {name for name in fields if (states[name]["kernel"] >= 0).all()} == set(tx.rules[tx.name].nonnegative)
+    declared = {name: field.nonnegative for name, field in statistics(tx).items()}
+    assert {name: (states[name]["kernel"] >= 0).all() for name in declared} == declared
 
 
 def test_every_factory_has_a_record():

@@ -1,8 +1,10 @@
-"""README, CONTRIBUTING and .ci/run say the same commands, and the oldest versions are those of pyproject.toml."""
+"""README, CONTRIBUTING and .ci/run say the same commands; versions and excused mutations are those that there are."""
 
 import re
 import tomllib
 from pathlib import Path
+
+from tests import mutations
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -39,3 +41,9 @@ def test_the_oldest_versions_are_the_lower_bounds():
 def test_the_library_itself_needs_little():
     assert {re.split(r"\W", bound)[0] for bound in PROJECT["dependencies"]} == {"jax", "jaxlib", "chex"}
     assert (ROOT / "gradtx" / "py.typed").exists()
+
+
+def test_every_mutation_that_is_excused_can_be_made():
+    """Else its reason is of a line that is gone."""
+    made = {file: {m.broken for m in mutations.candidates(ROOT / file, "")} for file, _ in mutations.EQUIVALENT}
+    assert not {(file, broken) for file, broken in mutations.EQUIVALENT if broken not in made[file]}

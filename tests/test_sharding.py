@@ -80,7 +80,7 @@ def compiled_text(tx, mesh) -> str:
     return jax.jit(tx.update).lower(params, state, params).compile().as_text()
 
 
-@pytest.mark.parametrize("tx", [tx for tx in SOME.values() if tx.reads == "element"], ids=repr)
+@pytest.mark.parametrize("tx", [tx for tx in SOME.values() if tx.facts.reads == "element"], ids=repr)
 def test_element_wise_methods_need_no_talk_between_devices(tx):
     assert COLLECTIVE.findall(compiled_text(tx, square(AxisType.Auto))) == []
 
@@ -139,7 +139,7 @@ MIXED = {
 LIGHT = gradtx.sgd(0.1, 0.9)
 AROUND = {
     "adamw": gradtx.adamw(0.1, mask="*kernel"),
-    "state stored low": gradtx.scale_by_momentum(state_dtype="bfloat16"),
+    "state stored low": gradtx.stored(gradtx.scale_by_momentum(), "bfloat16"),
     "a history of norms": gradtx.clip_by_percentile(50.0, 8),
     "accumulate": gradtx.accumulate(LIGHT, 2, skip_nonfinite=True),
     "skip_nonfinite": gradtx.skip_nonfinite(LIGHT, 3),
@@ -169,7 +169,7 @@ def assert_lie_alike(what, values, others):
 
 
 def stepping(tx):
-    extra = {name: value for name, value in EXTRA.items() if name in tx.extra_args}
+    extra = {name: value for name, value in EXTRA.items() if name in tx.facts.extra}
 
     def step(gradient, state, params):
         with jax.numpy_dtype_promotion("standard"):  # for optax's

@@ -182,6 +182,13 @@ def _kind(annotation: Any) -> tuple[Kind, Interval]:
 
 def as_hyper(value: Any, parameter: Parameter, who: str) -> Any:
     """A number given for a hyperparameter: a Python float, or a 0-d array as it came; refused if out of range."""
+    if type(value) is float and value in parameter.interval:
+        return value
+    return _as_number(value, parameter, who)
+
+
+def _as_number(value: Any, parameter: Parameter, who: str) -> Any:
+    """The same for what is no float in its range."""
     where = f"{who}: {parameter.name}"
     allowed = f"allowed: a number or a schedule, {parameter.interval}"
     if isinstance(value, ARRAYS) and not isinstance(value, jax.Array) and value.ndim == 0:
@@ -213,6 +220,8 @@ def as_hyper(value: Any, parameter: Parameter, who: str) -> Any:
 
 def as_static(value: Any, parameter: Parameter, who: str) -> Any:
     """A static argument, checked against its annotation where that is simple enough to check."""
+    if value is parameter.default and isinstance(value, (bool, int, str)):
+        return value
     if value is None and (parameter.optional or parameter.default is None):
         return None
     if Dtype in parameter.types:

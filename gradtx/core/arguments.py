@@ -42,6 +42,10 @@ class Static:
 
 def freeze(value: Any) -> Any:
     """A hashable key: floats by bits, arrays by identity, containers by value, NumPy arrays by content."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, (bool, int)):
+        return (type(value).__name__, value)  # True is not 1
     if isinstance(value, float):
         return ("float", struct.pack("d", value))
     if isinstance(value, jax.Array) or is_traced(value):
@@ -58,8 +62,6 @@ def freeze(value: Any) -> Any:
         return (type(cast(Any, value)), tuple(freeze(item) for item in cast(tuple[Any, ...], value)))
     if is_dtype(value):
         return ("dtype", np.dtype(value))
-    if isinstance(value, (bool, int)):
-        return (type(value).__name__, value)  # True is not 1
     try:
         hash(value)
     except TypeError:

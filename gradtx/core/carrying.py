@@ -8,7 +8,7 @@ groups; a state of version 0.1 or of optax serves as well.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from gradtx import sharding, tree
 from gradtx.core.fields import Place
 from gradtx.core.foreign import as_transform
 from gradtx.core.state import held, named_paths, step_count
-from gradtx.core.transform import Elementary
+from gradtx.core.transform import Part
 
 PyTree = Any
 
@@ -88,7 +88,7 @@ def carry_over(state: Any, tx: Any, params: PyTree) -> tuple[Any, CarryOver]:
     tx = as_transform(tx, "gradtx.carry_over: tx")
     old = _Old(held(state))
     fresh = tx.init(params)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(fresh)
+    leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(fresh))
     parts = tx.parts
     made: dict[Place, Any] = {}
     order = {place: index for index, place in enumerate(parts)}
@@ -96,7 +96,7 @@ def carry_over(state: Any, tx: Any, params: PyTree) -> tuple[Any, CarryOver]:
     def place_of(path: Place) -> Place:
         return next((path[:end] for end in range(len(path), 0, -1) if path[:end] in parts), path[:1])
 
-    pairs = zip(named_paths(fresh), (leaf for _, leaf in leaves), strict=True)
+    pairs = zip(named_paths(fresh), leaves, strict=True)
     for path, leaf in sorted(pairs, key=lambda pair: order.get(place_of(pair[0]), len(order))):
         place = place_of(path)
         found = old.take(path, place, leaf)
@@ -107,7 +107,7 @@ def carry_over(state: Any, tx: Any, params: PyTree) -> tuple[Any, CarryOver]:
         made |= _forwarded(place, part, fresh, kept, old.steps)
     if old.steps is not None:
         old.rest = {path: value for path, value in old.rest.items() if path[-1:] != ("count",)}
-    values = [made.get(path, leaf) for path, (_, leaf) in zip(named_paths(fresh), leaves, strict=True)]
+    values = [made.get(path, leaf) for path, leaf in zip(named_paths(fresh), leaves, strict=True)]
     new = [path for path in named_paths(fresh) if path not in made]
     report = CarryOver(*(tuple(sorted("/".join(path) for path in paths)) for paths in (made, new, old.rest)))
     return jax.tree.unflatten(structure, values), report
@@ -147,10 +147,10 @@ def _unnumbered(name: str) -> str:
     return first if first and number.isdigit() else name
 
 
-def _forwarded(place: Place, part: Elementary, fresh: Any, kept: dict[Place, Any], steps: Any) -> dict[Place, Any]:
+def _forwarded(place: Place, part: Part, fresh: Any, kept: dict[Place, Any], steps: Any) -> dict[Place, Any]:
     """The counter, and the weights of averages, of a part whose old state has none, after so many steps."""
     made: dict[Place, Any] = {}
-    if (*place, "count") not in kept and part.timed:
+    if (*place, "count") not in kept and part.node.timed:
         made[(*place, "count")] = jnp.asarray(steps, jnp.int32)
     some = any(path[: len(place)] == place for path in kept)
     lacking = {name for name, field in part.fields.items() if field.per == "tree" and not _has(kept, (*place, name))}
@@ -158,7 +158,7 @@ def _forwarded(place: Place, part: Elementary, fresh: Any, kept: dict[Place, Any
         entry = fresh
         for name in place:
             entry = entry[name]
-        after = part.numbers_after(entry, steps)
+        after = part.node.numbers_after(entry, steps)
         for name in lacking & after.keys():
             for path, value in zip(named_paths(after[name]), jax.tree.leaves(after[name]), strict=True):
                 made[(*place, name, *path)] = value

@@ -14,18 +14,18 @@ compositions are associative, and `identity()` is neutral in both.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from jax import Array
 
 from gradtx.core import record
 from gradtx.core.fields import Place
 from gradtx.core.foreign import as_transform
 from gradtx.core.formula import per_element
 from gradtx.core.rule import Facts, Params, Rule, State, Updates, in_a_row
-from gradtx.core.transform import Elementary, Transform, transform
+from gradtx.core.transform import Part, Transform, numbered, transform
 
 
 class Composition(Transform):
@@ -53,7 +53,7 @@ class Composition(Transform):
     @property
     def facts(self) -> Facts:
         if "facts" not in self._cache:
-            self._cache["facts"] = in_a_row([stage.facts for stage in self.stages])
+            self._cache["facts"] = in_a_row(tuple([stage.facts for stage in self.stages]))
         return self._cache["facts"]
 
     @property
@@ -61,8 +61,8 @@ class Composition(Transform):
         return tuple(name for stage in self.stages for name in stage.slots)
 
     @property
-    def parts(self) -> dict[Place, Elementary]:
-        found: dict[Place, Elementary] = {}
+    def parts(self) -> dict[Place, Part]:
+        found: dict[Place, Part] = {}
         for stage, keys in self._layout():
             names = dict(keys)
             found |= {(names[place[0]], *place[1:]): part for place, part in stage.parts.items()}
@@ -125,15 +125,6 @@ class Join(Composition):
         extra = {"observed": updates} | extra
         while True:
             yield extra
-
-
-def numbered(names: tuple[str, ...]) -> list[str]:
-    """The names, with `_2`, `_3` ... behind those that are taken."""
-    unique: list[str] = []
-    for name in names:
-        candidates = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
-        unique.append(next(candidate for candidate in candidates if candidate not in unique))
-    return unique
 
 
 def _is_identity(stage: Transform) -> bool:
@@ -262,7 +253,11 @@ def identity() -> Rule:
     >>> gradtx.identity() >> gradtx.clip(1.0) == gradtx.clip(1.0)
     True
     """
-    return per_element(lambda u: u)
+
+    def update(u: Array) -> Array:
+        return u
+
+    return per_element(update)
 
 
 @transform

@@ -44,11 +44,11 @@ generalized_kl_divergence hinge_loss huber_loss kl_divergence l2_loss log_cosh l
 sigmoid_binary_cross_entropy sigmoid_focal_loss smooth_labels softmax_cross_entropy
 softmax_cross_entropy_with_integer_labels squared_error"""
 
-_METHODS: Final = """adabelief adafactor adan fromage keep_params_nonnegative lbfgs noisy_sgd normalize_by_update_norm
-novograd optimistic_adam optimistic_adam_v2 optimistic_gradient_descent polyak_sgd radam rprop scale_by_adan
-scale_by_backtracking_linesearch scale_by_belief scale_by_distance_over_gradients scale_by_factored_rms scale_by_lbfgs
-scale_by_novograd scale_by_optimistic_gradient scale_by_param_block_norm scale_by_param_block_rms scale_by_polyak
-scale_by_radam scale_by_rprop scale_by_sm3 scale_by_yogi scale_by_zoom_linesearch sm3 yogi"""
+_METHODS: Final = """adan fromage keep_params_nonnegative lbfgs noisy_sgd normalize_by_update_norm novograd
+optimistic_adam optimistic_adam_v2 optimistic_gradient_descent polyak_sgd scale_by_adan
+scale_by_backtracking_linesearch scale_by_distance_over_gradients scale_by_lbfgs scale_by_novograd
+scale_by_optimistic_gradient scale_by_param_block_norm scale_by_polyak scale_by_sm3
+scale_by_zoom_linesearch sm3"""
 
 _STATES: Final = """AdaptiveGradClipState AddDecayedWeightsState AddNoiseState ApplyEvery ApplyIfFiniteState
 ClipByGlobalNormState ClipState ConditionallyMaskState ConditionallyTransformState EmaState FactoredState
@@ -117,7 +117,7 @@ ARGUMENTS: Final[dict[str, dict[str, str]]] = {
         "opt": _INNER,
         "every_k_schedule": "every",
         "should_skip_update_fn": "skip_nonfinite=True",
-        "accumulator_dtype": "state_dtype",
+        "accumulator_dtype": "stored(accumulate(...), dtype, ('accumulated',))",
     },
     "adadelta": {"weight_decay_mask": "mask"},
     "add_noise": {"seed": "key, an int"},
@@ -131,6 +131,7 @@ ARGUMENTS: Final[dict[str, dict[str, str]]] = {
     "nadam": {"nesterov": "leave it out; the one without is adam"},
     "nadamw": {"nesterov": "leave it out; the one without is adamw"},
     "partition": {"mask_compatible_extra_args": _ALWAYS},
+    "scale_by_factored_rms": {"decay_rate_fn": "decay_rate, of 1 - t^(-decay_rate); for others stay with optax"},
     "sam": {
         "optimizer": _INNER,
         "adv_optimizer": "rho, the radius",
@@ -150,8 +151,44 @@ ARGUMENTS: Final[dict[str, dict[str, str]]] = {
 """By function, the arguments that only optax's has, and what to write instead."""
 
 
+REMOVED: Final = {
+    "state_dtype": 'gradtx.stored(tx, dtype) around any transform; fields=("mu",) stores some of its statistics',
+    "fewest": "min_leaves",
+}
+"""By name, the arguments that version 0.1 had, and what to write instead."""
+
+RULE: Final = {
+    "clips": 'traits=("clips",)',
+    "complex": 'traits=("real",) for complex=False',
+    "descends": 'traits=("descends",)',
+    "discrete": 'traits=("integers",)',
+    "final": 'place="last"',
+    "first": 'place="first"',
+    "guards": 'traits=("nonfinite",)',
+    "idle": 'traits=("idle",)',
+    "nonnegative": "fields={name: fields.squares()}",
+    "observable": 'traits=("unobserved",) for observable=False',
+    "random": 'fields={"key": fields.key(seed)}',
+    "reads": "reach=",
+    "state_dtype": "gradtx.stored(tx, dtype) around the transform",
+    "statistics": "fields={name: fields.like()}",
+    "waits": 'acts="sometimes"',
+    "whole_leaves": 'traits=("leaves",)',
+}
+"""By name, the arguments of `Rule` that version 0.1 had, and what to write instead."""
+
+
+def of_rule(error: TypeError) -> str:
+    """What to write for an argument of `Rule` that an error is about, or ""."""
+    words = str(error)
+    found = [name for name in RULE if "Rule.__init__" in words and f"argument {name!r}" in words]
+    return f"Version 0.1 had {found[0]}. Instead: {RULE[found[0]]}." if found else ""
+
+
 def argument(function: str, name: str) -> str:
-    """What an error adds about an argument that only optax's function has, or ""."""
+    """What an error adds about an argument that only optax's function has, or that version 0.1 had, or ""."""
+    if name in REMOVED:
+        return f" Version 0.1 had it. Instead: {REMOVED[name]}."
     hint = ARGUMENTS.get(function, {}).get(name)
     return f" optax has it. Instead: {hint}." if hint else ""
 

@@ -17,11 +17,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from gradtx import sharding, tree
 
 PyTree = Any
-Axes = Callable[[tuple[int, ...]], tuple[Any, ...]]
+Axes = Callable[[tuple[int, ...]], tuple[int, ...]]
 
 
 class Length(int):
@@ -50,6 +51,7 @@ class Field:
       real: real also where the parameter is complex.
       nonnegative: never below 0.
       exact: why it may not be stored in fewer bits, in words; None if it may.
+      low: whether it is a statistic, which `stored` keeps in fewer bits.
       given: whether it is an extra argument of `update` and not remembered.
     """
 
@@ -60,23 +62,27 @@ class Field:
     real: bool = False
     nonnegative: bool = False
     exact: str | None = None
+    low: bool = True
     given: bool = False
 
     @property
     def storable(self) -> bool:
         """Whether `stored` keeps it in fewer bits."""
-        return self.per == "leaf" and self.dtype == "compute" and self.axes is not _none
+        return self.low and self.per == "leaf" and self.dtype == "compute" and self.axes is not _none
 
     def init(self, params: PyTree, start: Any) -> Any:
         """The field before the first update, `start` being its value."""
         if self.per == "leaf":
-            return jax.tree.map(lambda leaf: self._at_leaf(leaf, start), params)
+            return jax.tree.map(functools.partial(self._at_leaf, start=start), params)
         if self.dtype == "key":
             return jax.random.key_data(jax.random.key(start))
         discrete = {"count": np.dtype(np.int32), "flag": np.dtype(bool)}
         dtype = discrete.get(self.dtype) or tree.precision(params)
-        start = jnp.finfo(dtype).max if isinstance(start, str) else start
-        return jax.tree.map(lambda number: jnp.full(self.axes(()), tree.as_scalar(number, dtype), dtype), start)
+
+        def filled(number: Any) -> Array:
+            return jnp.full(self.axes(()), tree.as_scalar(number, dtype), dtype)
+
+        return jax.tree.map(filled, jnp.finfo(dtype).max if isinstance(start, str) else start)
 
     def _at_leaf(self, leaf: Any, start: Any) -> Any:
         if isinstance(start, str) and start == "params":
@@ -117,9 +123,9 @@ def squares(start: Any = 0.0, *, exact: str | None = None) -> Field:
     return Field(start, real=True, nonnegative=True, exact=exact)
 
 
-def copy(*, dtype: Literal["compute", "params"] = "compute") -> Field:
+def copy(*, dtype: Literal["compute", "params"] = "compute", low: bool = True) -> Field:
     """A copy of the parameter that `init` was given, in at least float32 or in its own dtype."""
-    return Field("params", dtype=dtype)
+    return Field("params", dtype=dtype, low=low)
 
 
 def remainder() -> Field:

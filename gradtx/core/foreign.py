@@ -12,7 +12,7 @@ from gradtx.core.annotations import Kind
 from gradtx.core.fields import Place
 from gradtx.core.rule import Facts, Params, State, Updates
 from gradtx.core.schedule import blame
-from gradtx.core.transform import Elementary, Transform
+from gradtx.core.transform import Part, Transform
 
 
 class Foreign(Transform):
@@ -53,7 +53,7 @@ class Foreign(Transform):
         return Facts(reach="tree", traits=frozenset({"unobserved"}), extra=named, any_extra=any_extra)
 
     @property
-    def parts(self) -> dict[Place, Elementary]:
+    def parts(self) -> dict[Place, Part]:
         return {}
 
     def _init(self, params: Params) -> State:
@@ -133,6 +133,6 @@ def to_optax(tx: Any) -> Any:
         raise ImportError("gradtx.to_optax needs optax: pip install optax.") from error
 
     def update(updates: Updates, state: State, params: Params = None, **extra: Any) -> tuple[Updates, State]:
-        return made.update(updates, state, params, **{name: v for name, v in extra.items() if made.takes(name)})
+        return made.update(updates, state, params, **{name: v for name, v in extra.items() if made.facts.takes(name)})
 
     return optax.GradientTransformationExtraArgs(made.init, update)

@@ -15,11 +15,13 @@ A formula is one program: the body runs with numbers that have no value yet, and
 each dtype and shape, whatever the numbers are.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import operator
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,18 +30,18 @@ from jax import Array
 from jax.core import Tracer
 
 from gradtx import sharding, tree
-from gradtx.core import selection
+from gradtx.core import elsewhere, selection
 from gradtx.core.fields import Field
 from gradtx.core.rule import Reach, Rule, State, Wants
 
 PyTree = Any
 Numbers = dict[str, Any]
+Dtype = np.dtype[Any]
 Pass = Callable[..., Any] | None
 Body = Callable[[Numbers], Rule]
 
 OFFERED = frozenset({"observed", "params", "count"})
 RESERVED = OFFERED | {"inner", "groups", "updates"}
-_OF_LEAVES = frozenset({"observed", "params"})
 
 
 # What authors write ---------------------------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ def _formula(
 def check_fields(who: str, fields: dict[str, Field]) -> None:
     """Refuse what is no field, and names that are taken."""
     for name, field in fields.items():
-        if not isinstance(field, Field):
+        if not isinstance(cast(Any, field), Field):
             raise TypeError(f"{who}: {name} is {field!r}; allowed: a field, such as gradtx.fields.like().")
         if name in RESERVED or (name == "key") != (field.dtype == "key"):
             why = "only a random key is called so" if name == "key" else "that is what the language calls its own"
@@ -232,7 +234,7 @@ def norm_in_units(x: Array) -> Summed:
     return Summed(x, "norm_in_units")
 
 
-def _sum_up(parts: list[Summed], real: np.dtype[Any]) -> Any:
+def _sum_up(parts: list[Summed], real: Dtype) -> Any:
     values = [part.value for part in parts]
     if parts[0].how in ("norm", "norm_in_units"):
         size = tree.norm(values)
@@ -240,6 +242,23 @@ def _sum_up(parts: list[Summed], real: np.dtype[Any]) -> Any:
     over_shards = sharding.summed if parts[0].how == "total" else sharding.largest
     numbers = [over_shards(value.astype(tree.compute_dtype(value, precision=real))) for value in values]
     return functools.reduce(jnp.add if parts[0].how == "total" else jnp.maximum, numbers)
+
+
+@contextlib.contextmanager
+def no_values(who: str) -> Generator[None]:
+    """While this is open, a body or a formula runs with numbers that have no value; a branch on one is refused."""
+    try:
+        yield
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise TypeError(
+            f"{who}: it asks for the value of a number while it is compiled; allowed: arithmetic. Hyperparameters may "
+            "be schedules, or of many optimizers at once, so a branch is written jnp.where(condition, one, other), and "
+            "a check of an argument belongs into its annotation, or into @transform(check=...)."
+        ) from error
+    except TypeError as error:
+        if words := elsewhere.of_rule(error):
+            error.add_note(words)
+        raise
 
 
 # Programs -------------------------------------------------------------------------------------------------------------
@@ -264,9 +283,15 @@ class Compiled:
         self.kept = {name: field for name, field in self.fields.items() if not field.given}
         self.of_leaves = {name for name, field in self.fields.items() if field.per == "leaf"}
         self.of_tree = {name for name, field in self.kept.items() if field.per == "tree"} - {"key"}
-        self.jitted = {title: jax.jit(self._run, static_argnums=(0, 1), inline=True) for title in self.names}
+        self.jitted: dict[str, Callable[..., Any]] = {
+            title: jax.jit(self._run, static_argnums=(0, 1, 2), inline=True) for title in self.names
+        }
         traced = [name for name, field in rule.fields.items() if isinstance(field.start, Tracer)]
-        self.starts = jax.jit(lambda numbers: {n: body(numbers).fields[n].start for n in traced}) if traced else None
+
+        def starts(numbers: Numbers) -> dict[str, Any]:
+            return {name: body(numbers).fields[name].start for name in traced}
+
+        self.starts: Callable[[Numbers], dict[str, Any]] | None = jax.jit(starts) if traced else None
 
     def first(self, numbers: Numbers, params: PyTree) -> State:
         """The fields before the first update."""
@@ -275,12 +300,12 @@ class Compiled:
         return {name: field.init(params, starts.get(name, field.start)) for name, field in self.kept.items()}
 
     def refuse_others(self, values: PyTree) -> None:
-        """Refuse what is no matrix, for a formula of matrices; and shards, for one that needs whole leaves."""
+        """Refuse what is no matrix, for a formula of matrices; and shards, for one of whole leaves."""
         if self.needs_whole and sharding.named_axes() and any(map(sharding.axes_of, jax.tree.leaves(values))):
             raise ValueError(
                 f"{self.who}: it needs whole leaves, and axis_name={sharding.named_axes()} says that these are shards; "
-                "allowed inside shard_map: what works element by element or by norms. Gather the leaves, or call update "
-                "outside shard_map."
+                "allowed inside shard_map: what works element by element or by norms. Gather the leaves, or call "
+                "update outside shard_map."
             )
         for path, leaf in tree.named_leaves(values) if self.reach == "matrix" else ():
             if jnp.ndim(leaf) != 2:
@@ -292,6 +317,7 @@ class Compiled:
     def each(
         self,
         title: str,
+        real: Dtype,
         numbers: Numbers,
         us: list[Any],
         shared: Any,
@@ -299,16 +325,18 @@ class Compiled:
         stack: bool = False,
     ) -> list[Any]:
         """One pass over all leaves: what `us` has of each, with what is one for all and what is of each leaf."""
-        fixed, step = self.named(title, shared, columns), self.step(title)
+        fixed, step = self.named(title, shared, columns), self.step(title, real)
         mine = [(name, columns[name]) for name in self.names[title] if name in columns]
         rows = [(u, {name: column[i] for name, column in mine}) for i, u in enumerate(us)]
-        if stack and len(rows) > 1:
-            return _in_batches(lambda u, own: step(numbers, u, fixed | own), rows)
-        return [step(numbers, u, fixed | own) for u, own in rows]
 
-    def step(self, title: str) -> Callable[..., Any]:
-        """A pass as a program; another one inside shard_map, where sums go over axes of the mesh."""
-        return functools.partial(self.jitted[title], title, sharding.named_axes())
+        def one(u: Any, own: dict[str, Any]) -> Any:
+            return step(numbers, u, fixed | own)
+
+        return _in_batches(one, rows) if stack and len(rows) > 1 else [one(u, own) for u, own in rows]
+
+    def step(self, title: str, real: Dtype) -> Callable[..., Any]:
+        """A pass as a program in this precision; another one inside shard_map, where sums go over axes of the mesh."""
+        return functools.partial(self.jitted[title], title, real, sharding.named_axes())
 
     def named(self, title: str, shared: dict[str, Any], columns: Any = ()) -> dict[str, Any]:
         """What a pass names, of what is one for the whole tree."""
@@ -322,41 +350,49 @@ class Compiled:
                 )
         return {name: shared[name] for name in names if name in shared and name not in columns}
 
-    def _run(self, title: str, over: tuple[str, ...], numbers: Numbers, u: Any, named: dict[str, Any]) -> Any:
+    def _run(
+        self, title: str, real: Dtype, over: tuple[str, ...], numbers: Numbers, u: Any, named: dict[str, Any]
+    ) -> Any:
         """One pass over one leaf, traced: all in the compute dtype, and back in the dtypes that came."""
-        of_leaf = {name: value for name, value in named.items() if name in self.of_leaves or name in _OF_LEAVES}
-        real = tree.precision(numbers, named) if title == "once" else tree.precision(u, of_leaf)
 
         def wide(x: Any) -> Any:
             x = jnp.asarray(x)
             return x if tree.is_discrete(x) else x.astype(tree.compute_dtype(x, precision=real))
 
-        function = self.passes(self.body(jax.tree.map(lambda x: x.astype(real), numbers)))[title]
+        def number(x: Array) -> Array:
+            return x.astype(real)
+
+        function = self.passes(self.body(jax.tree.map(number, numbers)))[title]
         given = jax.tree.map(wide, named)
         assert function is not None
-        with jax.numpy_dtype_promotion("standard"):  # real numbers scale complex leaves, and a count is one
+        # Standard promotion: real numbers scale complex leaves, and a count is one.
+        with no_values(self.who), jax.numpy_dtype_promotion("standard"):
             made = function(**given) if u is None else function(jax.tree.map(wide, u), **given)
         return self.finished(title, made, u, named, real)
 
-    def finished(self, title: str, made: Any, u: Any, named: dict[str, Any], real: np.dtype[Any]) -> Any:
+    def finished(self, title: str, made: Any, u: Any, named: dict[str, Any], real: Dtype) -> Any:
         """What a pass returned, checked, in the dtypes that came."""
         raise NotImplementedError
 
     def checked(self, made: Any, named: dict[str, Any], needed: set[str], *, more: bool = False) -> dict[str, Any]:
         """The fields that a pass returned, in the dtypes that they have."""
-        if not isinstance(made, dict) or not (needed <= made.keys() if more else needed == made.keys()):
-            got = ", ".join(made) or "none" if isinstance(made, dict) else repr(made)
+        fields = as_dict(made)
+        if fields is None or not (needed <= fields.keys() if more else needed == fields.keys()):
+            got = repr(made) if fields is None else ", ".join(fields) or "none"
             raise TypeError(
                 f"{self.who}: it returned the fields {got}; needed: {', '.join(sorted(needed)) or 'none'}. A pass "
                 "returns each field that it names, with its new value."
             )
 
+        for name in fields.keys() & self.kept.keys() - named.keys():
+            raise TypeError(f"{self.who}: it returned the field {name!r}, which it does not name: let it name that.")
+
         def like(name: str, value: Any) -> Any:
             if name not in self.kept:
                 return value
-            return jax.tree.map(lambda x, old: self.like(f"the field {name!r}", x, old), value, named[name])
+            return jax.tree.map(functools.partial(self.like, f"the field {name!r}"), value, named[name])
 
-        return {name: like(name, value) for name, value in made.items()}
+        return {name: like(name, value) for name, value in fields.items()}
 
     def like(self, what: str, new: Any, old: Any, real: Any = None) -> Any:
         """A value that the author returned, in the dtype of the one that came; another kind or shape is refused."""
@@ -375,6 +411,11 @@ class Compiled:
         return new.astype(tree.dtype_of(old))
 
 
+def as_dict(made: Any) -> dict[str, Any] | None:
+    """What a pass returned, if that is a dict."""
+    return cast(dict[str, Any], made) if isinstance(made, dict) else None
+
+
 def _in_batches(step: Callable[..., Any], rows: Sequence[tuple[Any, Any]]) -> list[Any]:
     """One step for each row, those of one shape and dtype as one batch."""
     kinds: dict[Any, list[int]] = {}
@@ -387,7 +428,7 @@ def _in_batches(step: Callable[..., Any], rows: Sequence[tuple[Any, Any]]) -> li
             continue
         batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(rows[index] for index in indices))
         together = jax.vmap(step)(*batch)
-        made |= {i: jax.tree.map(lambda x, n=n: x[n], together) for n, i in enumerate(indices)}
+        made |= {i: jax.tree.map(operator.itemgetter(n), together) for n, i in enumerate(indices)}
     return [made[index] for index in range(len(rows))]
 
 
@@ -411,22 +452,30 @@ class Program(Compiled):
         return self.first(numbers, params)
 
     def update(
-        self, numbers: Numbers, u: PyTree, own: State, params: PyTree, count: Any, extra: Numbers, inner: list[Any]
+        self,
+        real: Dtype,
+        numbers: Numbers,
+        u: PyTree,
+        own: State,
+        params: PyTree,
+        count: Any,
+        extra: Numbers,
+        inner: list[Any],
     ) -> tuple[PyTree, State]:
         """One step of the whole tree."""
         if self.only is None:
-            return self._update(numbers, u, own, params, count, extra)
+            return self._update(real, numbers, u, own, params, count, extra)
         keep = functools.partial(selection.keep, chosen=selection.flags(self.who, self.only, u, params))
         trees = {name: keep(extra[name]) for name in extra.keys() & (self.of_leaves | {"observed"})}
         weights = None if params is None else keep(params)
-        result, new = self._update(numbers, keep(u), own, weights, count, extra | trees)
+        result, new = self._update(real, numbers, keep(u), own, weights, count, extra | trees)
         return selection.put(result, u, keep.keywords["chosen"]), new
 
     def _update(
-        self, numbers: Numbers, u: PyTree, own: State, params: PyTree, count: Any, extra: Numbers
+        self, real: Dtype, numbers: Numbers, u: PyTree, own: State, params: PyTree, count: Any, extra: Numbers
     ) -> tuple[PyTree, State]:
         self.refuse_others(u)
-        structure: Any = jax.tree.structure(u)
+        structure = cast(Any, jax.tree.structure(u))
         flat: Callable[[Any], list[Any]] = (lambda value: [value]) if self.whole else jax.tree.leaves
         us = flat(u)
         columns = {"observed": flat(extra.get("observed", u))}
@@ -446,17 +495,16 @@ class Program(Compiled):
             # A tree without leaves is measured as one leaf without elements.
             nothing = [jnp.zeros(0)]
             some = (us, columns) if us else (nothing, dict.fromkeys(columns, nothing))
-            rows = self.each("measure", numbers, some[0], shared, some[1])
+            rows = self.each("measure", real, numbers, some[0], shared, some[1])
             for name in rows[0][1]:
                 columns[name] = [row[1][name] for row in rows][: len(us)]
                 new[name] = structure.unflatten(columns[name])
-            real = tree.precision(us, columns)
             shared |= {name: _sum_up([row[0][name] for row in rows], real) for name in rows[0][0]}
         if "once" in self.names:
-            made = self.step("once")(numbers, None, self.named("once", shared))
+            made = self.step("once", real)(numbers, None, self.named("once", shared))
             shared |= made
             new |= {name: made[name] for name in self.of_tree}
-        rows = self.each("update", numbers, us, shared, columns, self.stack)
+        rows = self.each("update", real, numbers, us, shared, columns, self.stack)
         for name in (own.keys() & self.names["update"].keys()) - new.keys():
             parts = [row[1][name] for row in rows]
             new[name] = parts[0] if self.whole else structure.unflatten(parts)
@@ -470,13 +518,15 @@ class Program(Compiled):
             )
         return value
 
-    def finished(self, title: str, made: Any, u: Any, named: dict[str, Any], real: np.dtype[Any]) -> Any:
+    def finished(self, title: str, made: Any, u: Any, named: dict[str, Any], real: Dtype) -> Any:
         if title == "once":
             return self.checked(made, named, self.of_tree, more=True)
         own = {name for name in named if name in self.kept and name in self.of_leaves}
-        first, fields = made if isinstance(made, tuple) and (own or not self.whole) else (made, {})
+        is_pair = isinstance(made, tuple) and (own or not self.whole)
+        first, fields = cast(tuple[Any, Any], made if is_pair else (made, {}))
         if title == "measure":
-            if not isinstance(first, dict) or not all(isinstance(value, Summed) for value in first.values()):
+            sums = as_dict(first)
+            if sums is None or not all(isinstance(value, Summed) for value in sums.values()):
                 raise TypeError(
                     f"{self.who}: its measure returned {first!r}; allowed: a dict of total(x), norm(x), largest(x)."
                 )
@@ -484,13 +534,14 @@ class Program(Compiled):
             left = {name for name in own - self.names["update"].keys() if self.kept[name].start != "params"}
             return first, self.checked(fields, named, (own & self.measured) | left)
         needed = own - self.measured
-        if isinstance(fields, dict):  # what is a copy of the params stays, unless it is returned
-            fields = {name: named[name] for name in needed if self.kept[name].start == "params"} | fields
+        given = as_dict(fields)
+        if given is not None:  # what is a copy of the params stays, unless it is returned
+            fields = {name: named[name] for name in needed if self.kept[name].start == "params"} | given
         new = self.checked(fields, named, needed)
-        return jax.tree.map(lambda one, old: self.like("the update", one, old, real), first, u), new
+        return jax.tree.map(functools.partial(self.like, "the update", real=real), first, u), new
 
 
 def _drawn(bits: Array, number: int) -> tuple[Array, list[Array]]:
     """From a key's bits those of the next step's key, and a key for each leaf."""
-    following, now = jax.random.split(jax.random.wrap_key_data(bits))
+    following, now = jax.random.split(cast(Array, jax.random.wrap_key_data(bits)))
     return jax.random.key_data(following), [jax.random.fold_in(now, index) for index in range(number)]

@@ -34,11 +34,13 @@ class Recorded:
     factory: ClassVar[Callable[..., Any]]
     _parameters: ClassVar[tuple[Parameter, ...]]
     _signature: ClassVar[inspect.Signature]
+    _placed: ClassVar[tuple[str, ...]]
+    _defaults: ClassVar[dict[str, Any] | None]
     _body: ClassVar[Callable[..., Any]]
     _check: ClassVar[Callable[..., None] | None] = None
 
     _arguments: dict[str, Any]
-    _cache: dict[str, Any]
+    _cache: dict[Any, Any]
 
     @classmethod
     def _from_arguments(cls, arguments: dict[str, Any]) -> Self:
@@ -49,6 +51,24 @@ class Recorded:
 
     @classmethod
     def _from_call(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
+        arguments = cls._bound(args, kwargs)
+        if arguments is None:
+            arguments = cls._bound_with_words(args, kwargs)
+        return cls._checked({p.name: cls._normalize(p, arguments[p.name]) for p in cls._parameters})
+
+    @classmethod
+    def _bound(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+        """The arguments by name, the usual ones filled in; None for a call that needs more thought."""
+        if cls._defaults is None:
+            return None
+        given = dict(zip(cls._placed, args, strict=False)) | kwargs
+        fits = len(given) == len(args) + len(kwargs) and given.keys() <= cls._defaults.keys()
+        arguments = cls._defaults | given
+        return arguments if fits and not any(value is inspect.Parameter.empty for value in arguments.values()) else None
+
+    @classmethod
+    def _bound_with_words(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The same by `inspect`; what does not fit is refused."""
         known = [parameter.name for parameter in cls._parameters]
         try:
             for name in kwargs:
@@ -61,7 +81,7 @@ class Recorded:
             problem = str(error) if str(error)[-1] in ".?" else f"{error}."
             raise TypeError(f"{cls._who()}: {problem} Its arguments: {', '.join(known) or 'none'}.") from None
         bound.apply_defaults()
-        return cls._checked({p.name: cls._normalize(p, bound.arguments[p.name]) for p in cls._parameters})
+        return bound.arguments
 
     @classmethod
     def _check_positions(cls, args: tuple[Any, ...]) -> None:
@@ -136,12 +156,12 @@ class Recorded:
     # Reading and changing ---------------------------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
+        if hasattr(type(self), name):
+            return object.__getattribute__(self, name)  # a property of ours failed: let its own error be seen
         if name.startswith("_"):
             raise AttributeError(name)
         if name in self._arguments:
             return _copied(self._arguments[name])
-        if hasattr(type(self), name):
-            return object.__getattribute__(self, name)  # a property of ours failed: let its own error be seen
         owners = self._owners(name)
         if len(owners) == 1:
             return getattr(owners[0][1], name)
@@ -270,6 +290,10 @@ def define(base: type[R], body: Callable[..., Any], hints: Mapping[str, Any] | N
         "_body": staticmethod(body),
         "_parameters": parameters_of(name, signature, hints, _reserved(base)),
         "_signature": signature,
+        "_placed": tuple(p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD),
+        "_defaults": None
+        if any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values())
+        else {p.name: p.default for p in signature.parameters.values()},
     }
     node = cast(type[R], types.new_class(name, (base,), exec_body=lambda namespace: namespace.update(members)))
     children = [parameter.name for parameter in node._parameters if parameter.is_child]

@@ -39,7 +39,11 @@ def asking(spec: Any, update: Callable[..., Any]) -> Callable[..., Any]:
     """The update; where a function of the params says which leaves are meant, params are required."""
     if not selection.is_function(spec):
         return update
-    return lambda updates, state, params, **extra: update(updates, state, params, **extra)
+
+    def asked(updates: PyTree, state: State, params: PyTree, **extra: Any) -> Any:
+        return update(updates, state, params, **extra)
+
+    return asked
 
 
 @transform

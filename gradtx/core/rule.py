@@ -127,7 +127,7 @@ def wants(rule: Rule) -> Wants:
 
 def widest(reaches: Iterable[Reach]) -> Reach:
     """The widest of several reaches; that of one element where there are none."""
-    return max(reaches, key=_REACHES.index, default="element")
+    return max((_REACHES[0], *reaches), key=_REACHES.index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +172,8 @@ class Facts:
         return name in self.extra or (self.any_extra and name != "observed")
 
 
-def in_a_row(stages: list[Facts]) -> Facts:
+@functools.lru_cache(maxsize=1024)
+def in_a_row(stages: tuple[Facts, ...]) -> Facts:
     """The facts of several transforms, one behind another."""
     every, some = (combine(*(stage.traits for stage in stages)) for combine in (_all_of, _any_of))
     return Facts(
@@ -188,19 +189,20 @@ def in_a_row(stages: list[Facts]) -> Facts:
     )
 
 
-def around(rule: Rule, wanted: Wants, inner: list[Facts], *, schedules: bool) -> Facts:
-    """The facts of a rule with these transforms inside; `schedules` says whether there are schedules too."""
+def around(rule: Rule, wanted: Wants, inner: list[Facts]) -> Facts:
+    """The facts of a rule with these transforms inside."""
     passed_on = inner if wanted.passes_on else []
+    place = frozenset[str]() if rule.place is None else frozenset({rule.place})
     own, inside = frozenset(rule.traits), _any_of(*(one.traits for one in inner))
     everywhere = _all_of(*(one.traits for one in inner)) if inner else frozenset[str]()
-    rests = not schedules and (not inner or "idle" in everywhere)
+    rests = not inner or "idle" in everywhere
     if rests and not (remembers(rule) or inner or wanted.count or wanted.params):
         own |= {"idle"}
     if inner and not (wanted.observed or wanted.passes_on):
         own |= {"unobserved"}
     return Facts(
         reach=widest([rule.reach or ("element" if inner else "tree"), *(one.reach for one in inner)]),
-        place=_any_of(frozenset({rule.place} - {None}), *(one.place for one in inner)),
+        place=_any_of(place, *(one.place for one in inner)),
         sometimes=rule.acts == "sometimes" or any(one.sometimes for one in inner),
         traits=(own if rests else own - {"idle"}) | (inside & _FROM_INSIDE) | (everywhere & {"nonfinite"}),
         random=any(one.dtype == "key" for one in rule.fields.values()) or any(one.random for one in inner),

@@ -178,7 +178,7 @@ def state_sharding(tx: Any, params: Any) -> Any:
         names = names_of(path)
         place = next((names[:end] for end in range(len(names), 0, -1) if names[:end] in declared), None)
         ends = [names[len(place) :]] if place else [names[start:] for start in range(len(names))]
-        parameter = next((known[end] for end in ends if end in known), None)
+        parameter: Any = next((known[end] for end in ends if end in known), None)
         found = getattr(parameter, "sharding", None)
         if place and found is not None and declared[place].per == "leaf":
             return sharding.of_axes(parameter, declared[place].kept_axes(jnp.shape(parameter)))
@@ -196,7 +196,7 @@ def names_of(path: tuple[Any, ...]) -> tuple[str, ...]:
 
 def named_paths(tree: Any) -> list[tuple[str, ...]]:
     """The paths of the leaves of a tree, as names."""
-    leaves: list[Any] = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = cast(list[Any], jax.tree_util.tree_leaves_with_path(tree))
     return [names_of(path) for path, _ in leaves]
 
 

@@ -18,12 +18,12 @@ import jax
 from jax import Array
 
 from gradtx import numerics, tree
-from gradtx.core import record
+from gradtx.core import check, record
 from gradtx.core.annotations import Dtype
 from gradtx.core.fields import Field, Place, at, put
 from gradtx.core.foreign import as_transform
 from gradtx.core.rule import Facts, Params, State, Updates
-from gradtx.core.transform import Elementary, Transform
+from gradtx.core.transform import Part, Transform, numbered
 
 _ALLOWED = ("bfloat16", "float32", "float64")
 
@@ -76,8 +76,19 @@ class Stored(Transform):
         return (*self.inner.slots, self.name)
 
     @property
-    def parts(self) -> dict[Place, Elementary]:
-        return self.inner.parts
+    def _own(self) -> str:
+        """The name of its own entry."""
+        return numbered(self.slots)[-1]
+
+    @property
+    def parts(self) -> dict[Place, Part]:
+        kept = {place for place, _ in self._places}  # once stored in one dtype, not again in another
+
+        def seen(place: Place, part: Part) -> Part:
+            stored = {n: dataclasses.replace(f, low=False) for n, f in part.fields.items() if (*place, n) in kept}
+            return dataclasses.replace(part, fields={**part.fields, **stored})
+
+        return {place: seen(place, part) for place, part in self.inner.parts.items()}
 
     def _init(self, params: Params) -> State:
         state = self.inner._init(params)
@@ -89,24 +100,33 @@ class Stored(Transform):
                         f"gradtx.stored: {'/'.join(place)} at {path} is complex ({tree.dtype_of(leaf)}); allowed: real "
                         "leaves. Put split_real_and_imaginary around it."
                     )
-            state = put(state, place, tree.stored_as(field, self.dtype, params))
+            state = put(state, place, tree.stored_as(field, self.dtype))
         seed = zlib.crc32("/".join(self.inner.slots).encode())
-        return state | {self.name: {"key": jax.random.key_data(jax.random.key(seed))}}
+        return state | {self._own: {"key": jax.random.key_data(jax.random.key(seed))}}
 
     def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
-        own = {name: entry for name, entry in state.items() if name != self.name}
+        own = {name: entry for name, entry in state.items() if name != self._own}
         low = [at(own, place) for place, _ in self._places]
+        shapes = self._computed(own, updates if params is None else params)
         for (place, _), field in zip(self._places, low, strict=True):
-            own = put(own, place, tree.to_compute_dtype(field))
+            own = put(own, place, tree.cast_like(field, at(shapes, place)))
         updates, new = self.inner._step(updates, own, params, extra)
-        following, keys = numerics.leaf_keys(state[self.name]["key"], low)
+        following, keys = numerics.leaf_keys(state[self._own]["key"], low)
+
+        def rounded(x: Array, old: Array) -> Array:
+            return numerics.round_stochastically(x, old.dtype, next(keys))
+
         for (place, _), old in zip(self._places, low, strict=True):
-            new = put(new, place, jax.tree.map(lambda x, o: _rounded(x, o, next(keys)), at(new, place), old))
-        return updates, new | {self.name: {"key": following}}
+            new = put(new, place, jax.tree.map(rounded, at(new, place), old))
+        return updates, new | {self._own: {"key": following}}
 
-
-def _rounded(x: Array, old: Array, key: Array) -> Array:
-    return numerics.round_stochastically(x, old.dtype, key)
+    def _computed(self, state: State, like: Params) -> State:
+        """The shapes of the inner state, in the dtypes in which it is computed."""
+        key = ("computed", check.struct_key(like))
+        if key not in self._cache:
+            with check.questioned(state):
+                self._cache[key] = jax.eval_shape(self.inner._init, like)
+        return self._cache[key]
 
 
 def _stored(inner: Transform, dtype: Dtype, fields: tuple[str, ...] | None = None) -> Transform:
@@ -129,7 +149,7 @@ def stored(inner: Any, dtype: Any, fields: Any = None) -> Transform:
         and places in a composition: `stored(scale_by_momentum(), "bfloat16") + scale_by_rms()` is Adam whose first
         average is stored low, as optax's `mu_dtype` has it.
       dtype: jnp.bfloat16, float32 or float64; None returns `inner` as it is.
-      fields: the names of the statistics to store, ("mu",) for example; None for all.
+      fields: the names of the statistics to store, ("mu",) or "mu" for example; None for all.
 
     State: that of inner, the statistics in `dtype`: in bfloat16 2 bytes per parameter where there were 4; and an entry
     `stored` with a random key, 8 bytes.
@@ -144,6 +164,7 @@ def stored(inner: Any, dtype: Any, fields: Any = None) -> Transform:
     dtype(bfloat16)
     """
     inner = as_transform(inner, "gradtx.stored: inner")
+    fields = (fields,) if isinstance(fields, str) else fields
     return inner if dtype is None else _node._from_call((inner, dtype, fields), {})
 
 

@@ -16,9 +16,10 @@ state, checks, errors. A state is a dict with one entry for each elementary tran
 renames nothing.
 """
 
-import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable, Generator, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, cast, overload
 
 import jax
@@ -30,7 +31,7 @@ from gradtx.core import check, meeting, record
 from gradtx.core.annotations import Kind, annotations_of, is_traced
 from gradtx.core.arguments import Static
 from gradtx.core.fields import Field, Place
-from gradtx.core.formula import without_values
+from gradtx.core.formula import no_values, without_values
 from gradtx.core.method import Method, kept
 from gradtx.core.record import Recorded
 from gradtx.core.rule import Facts, Params, Rule, State, Updates, Wants, around, remembers, wants
@@ -167,7 +168,7 @@ class Transform(Recorded):
         return self._expanded.slots
 
     @property
-    def parts(self) -> "dict[Place, Elementary]":
+    def parts(self) -> "dict[Place, Part]":
         """The elementary transforms in it that have a state, by the place of their entry, however deep."""
         return self._expanded.parts
 
@@ -191,7 +192,27 @@ class Transform(Recorded):
     @property
     def _traced(self) -> bool:
         """Whether JAX is tracing. To ask for an array costs more than to look at the own numbers, so it comes last."""
-        return any(is_traced(leaf) for leaf in jax.tree.leaves(self)) or is_traced(jnp.zeros(()))
+        return any(is_traced(leaf) for leaf in jax.tree.leaves(self)) or is_traced(_nothing())
+
+
+_nothing = jax.jit(lambda: jnp.zeros(()), inline=True)  # once compiled, cheaper than any array made anew
+
+
+def numbered(names: tuple[str, ...]) -> list[str]:
+    """The names, with `_2`, `_3` ... behind those that are taken."""
+    unique: list[str] = []
+    for name in names:
+        candidates = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+        unique.append(next(candidate for candidate in candidates if candidate not in unique))
+    return unique
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """An elementary transform in another, and the fields of its state as they are seen from there."""
+
+    node: "Elementary"
+    fields: Mapping[str, Field]
 
 
 class Form:
@@ -205,12 +226,21 @@ class Form:
         found: list[Any] = []
         children = {p.name: node._arguments[p.name] for p in node._parameters if p.is_child}
         hyper = {p.name: _abstract(children[p.name]) for p in node._parameters if p.kind is Kind.HYPER}
-        with blame(node.name), _no_values(self.who):
-            jax.eval_shape(lambda numbers: found.append(self._read(children | numbers)), hyper)
+
+        def read(numbers: dict[str, Any]) -> None:
+            found.append(self._read(children | numbers))
+
+        with blame(node.name), no_values(self.who):
+            jax.eval_shape(read, hyper)
         self.facts, self.timed, self.wanted, self.fields, self.has_init, self.remembers, self.program = found[0]
 
     facts: Facts
+    timed: bool
     wanted: Wants
+    fields: dict[str, Field]
+    has_init: bool
+    remembers: bool
+    program: Any
 
     def body(self, children: dict[str, Any]) -> Rule:
         """The rule, with these numbers and transforms."""
@@ -221,8 +251,7 @@ class Form:
         rule = self.body(children)
         if not isinstance(cast(Any, rule), Rule):
             raise TypeError(f"{self.who}: its body returned {rule!r}, and is annotated to return a Rule.")
-        inside = [child for _, child in record.children(children)]
-        inner = [child for child in inside if isinstance(child, Transform)]
+        inner = [child for _, child in record.children(children) if isinstance(child, Transform)]
         wanted = wants(rule) if rule.formula is None else rule.formula.wanted(rule)
         for child in inner:
             if child.facts.required and not wanted.passes_on:
@@ -232,7 +261,7 @@ class Form:
                     "**extra and hand that to inner.update."
                 )
         timed = wanted.count or any(p.kind is Kind.HYPER for p in self._node_type._parameters)
-        facts = around(rule, wanted, [child.facts for child in inner], schedules=len(inner) < len(inside))
+        facts = around(rule, wanted, [child.facts for child in inner])
         program = None if rule.formula is None else rule.formula.program(self.who, rule, self.body)
         fields = {name: field for name, field in without_values(rule.fields).items() if not field.given}
         remembered = remembers(rule) or bool(inner)
@@ -241,24 +270,15 @@ class Form:
 
 def _abstract(value: Any) -> Any:
     """Hyperparameters without their values."""
-    return jax.tree.map(lambda _: jax.ShapeDtypeStruct((), np.float32), value, is_leaf=_is_schedule)
 
+    def number(_: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((), np.float32)
 
-@contextlib.contextmanager
-def _no_values(who: str) -> Generator[None]:
-    """Say what a branch on a hyperparameter's value is."""
-    try:
-        yield
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
-        raise TypeError(
-            f"{who}: its body asks for the value of a hyperparameter; allowed: arithmetic with it. The numbers may be "
-            "schedules, or of many optimizers at once, so a branch is written jnp.where(condition, one, other), and a "
-            "check of an argument belongs into its annotation, or into @transform(check=...)."
-        ) from error
+    return jax.tree.map(number, value, is_leaf=_is_schedule)
 
 
 _forms: dict[Any, Form] = {}
-_MOST_FORMS = 4096
+_MOST_FORMS = 1024
 
 
 class Elementary(Transform):
@@ -273,11 +293,13 @@ class Elementary(Transform):
     def _form(self) -> Form:
         if "form" not in self._cache:
             key = (type(self), *self._kinds())
-            if key not in _forms:
+            form = _forms.get(key) or Form(self)
+            # What is built while tracing may hold tracers, in functions among the static arguments.
+            if not any(map(callable, self._fixed().values())) or not self._traced:
                 if len(_forms) >= _MOST_FORMS:
                     del _forms[next(iter(_forms))]
-                _forms[key] = Form(self)
-            self._cache["form"] = _forms[key]
+                _forms[key] = form
+            self._cache["form"] = form
         return self._cache["form"]
 
     def _kinds(self) -> Iterator[Any]:
@@ -300,7 +322,10 @@ class Elementary(Transform):
 
     @property
     def facts(self) -> Facts:
-        return self._form.facts
+        facts = self._form.facts
+        if "idle" in facts and any(_is_schedule(child) for _, child in record.children(self._arguments)):
+            return dataclasses.replace(facts, traits=facts.traits - {"idle"})  # time does not stand still
+        return facts
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -318,23 +343,25 @@ class Elementary(Transform):
 
     def numbers_after(self, entry: State, steps: Any) -> State:
         """What it remembers of the whole tree after so many steps, if that depends on the steps alone."""
-        program, names = self._form.program, ()
-        if program is not None and "once" in program.names:
-            names = [name for name, field in self.fields.items() if field.per == "tree" and name != "key"]
+        program = self._form.program
+        if program is None or "once" not in program.names:
+            return {}
+        names = [name for name, field in self.fields.items() if field.per == "tree" and name != "key"]
         if not names or not program.names["once"].keys() <= {*names, "count"}:
             return {}
         dtype = tree.precision(entry)
 
         def step(count: Any, numbers: State) -> State:
             arguments = self._children(self._numbers(count, dtype))
-            made = program.step("once")(arguments, None, program.named("once", numbers | {"count": count + 1}))
+            made = program.step("once", dtype)(arguments, None, program.named("once", numbers | {"count": count + 1}))
             return {name: made[name] for name in numbers}
 
-        return jax.lax.fori_loop(0, jnp.asarray(steps, jnp.int32), step, {name: entry[name] for name in names})
+        first = {name: entry[name] for name in names}
+        return cast(State, jax.lax.fori_loop(0, jnp.asarray(steps, jnp.int32), step, first))
 
     @property
-    def parts(self) -> "dict[Place, Elementary]":
-        own: dict[Place, Elementary] = {(self.name,): self} if self.slots else {}
+    def parts(self) -> dict[Place, Part]:
+        own = {(self.name,): Part(self, self.fields)} if self.slots else {}
         for place, child in record.children(self._arguments):
             if isinstance(child, Transform):
                 inside = ("inner",) if place == ("inner",) else ("groups", str(place[-1]))
@@ -407,13 +434,14 @@ class Elementary(Transform):
         with jax.named_scope(self.name), blame(f"{self.name}.update"):
             if "real" in form.facts:
                 check.refuse_complex(f"{self._who()}.update", self.name, updates)
-            numbers = self._numbers(own.get("count", 0), tree.precision(updates, own, params))
+            dtype = tree.precision(updates, own, params)
+            numbers = self._numbers(own.get("count", 0), dtype)
             fields = {name: value for name, value in own.items() if name != "count"}
             timed = {"count": numerics.saturating_increment(own["count"])} if "count" in own else {}
             if form.program is not None:
                 count, extra = timed.get("count"), self._known(extra)
                 result, new = form.program.update(
-                    self._children(numbers), updates, fields, params, count, extra, self._inner
+                    dtype, self._children(numbers), updates, fields, params, count, extra, self._inner
                 )
             else:
                 named = self._named(updates, params, extra, timed)
@@ -478,7 +506,7 @@ def transform(body: Callable[P, Rule]) -> Callable[P, Transform]: ...
 @overload
 def transform(body: Callable[P, Transform]) -> Callable[P, Transform]: ...
 @overload
-def transform(*, check: Callable[P, None]) -> Callable[[Callable[P, Any]], Callable[P, Transform]]: ...
+def transform(*, check: Callable[..., None]) -> Callable[[Callable[P, Any]], Callable[P, Transform]]: ...
 def transform(body: Any = None, *, check: Any = None) -> Any:
     """Make a recorded transform of a function that returns a `Rule` or another transform. See the module's example.
 

@@ -14,22 +14,23 @@ above all, passes as it is.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradtx import numerics
+from gradtx import numerics, tree
 from gradtx.core.fields import Field, Place, at, put
-from gradtx.core.formula import Body, Compiled, Numbers, Pass, check_fields, names_of
-from gradtx.core.rule import Rule, State, Wants
+from gradtx.core.formula import Body, Compiled, Numbers, Pass, as_dict, check_fields, names_of
+from gradtx.core.rule import Reach, Rule, State, Wants
 
 PyTree = Any
 Extra = dict[str, Any]
 Turn = Callable[[PyTree], PyTree]
 _TREES = ("grad", "observed")
+Dtype = np.dtype[Any]
 
 
 def inside(
@@ -50,12 +51,14 @@ def translated(extra: Extra, like: PyTree, down: Turn, up: Turn) -> Extra:
     """The extra arguments as the inner transform is to see them; `like` is a tree of the outer params' structure."""
 
     def translate(name: str, value: Any) -> Any:
+        def at_inner(params: PyTree, *args: Any, **kwargs: Any) -> Any:
+            made = value(up(params), *args, **kwargs)
+            return down(made) if name == "grad_fn" else made
+
         if value is None:
             return None
-        if name == "value_fn":
-            return lambda params, *args, **kwargs: value(up(params), *args, **kwargs)
-        if name == "grad_fn":
-            return lambda params, *args, **kwargs: down(value(up(params), *args, **kwargs))
+        if name in ("value_fn", "grad_fn"):
+            return at_inner
         return down(value) if name in _TREES or (name != "value" and _alike(value, like)) else value
 
     return {name: translate(name, value) for name, value in extra.items()}
@@ -63,11 +66,14 @@ def translated(extra: Extra, like: PyTree, down: Turn, up: Turn) -> Extra:
 
 def _alike(value: Any, like: PyTree) -> bool:
     """Whether a tree has the structure of another, and its shapes or a number in place of an array."""
-    structure, leaves, others = jax.tree.structure(value), jax.tree.leaves(value), jax.tree.leaves(like)
+    leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(value))
     if structure != jax.tree.structure(like) or any(callable(leaf) for leaf in leaves):
         return False
     numbers = not jax.tree_util.treedef_is_leaf(structure)
-    return all(np.shape(a) == np.shape(b) or (numbers and np.ndim(a) == 0) for a, b in zip(leaves, others, strict=True))
+    return all(
+        np.shape(a) == np.shape(b) or (numbers and np.ndim(a) == 0)
+        for a, b in zip(leaves, jax.tree.leaves(like), strict=True)
+    )
 
 
 # Views of a leaf ------------------------------------------------------------------------------------------------------
@@ -103,7 +109,8 @@ class View:
     ):
         check_fields("gradtx.View", fields)
         self.passes: dict[str, Pass] = {"down": down, "up": up, "observe": observe, "refresh": refresh}
-        self.every, self.move, self.reach, self.fields = every, move, reach, fields
+        self.every, self.move, self.fields = every, move, fields
+        self.reach: Reach = reach
 
     def wanted(self, rule: Rule) -> Wants:
         """What its update names."""
@@ -131,30 +138,38 @@ class Seen(Compiled):
         super().__init__(who, rule, body, lambda rule: rule.formula.passes)
         assert isinstance(rule.formula, View)
         self.every, self.moves = rule.formula.every, rule.formula.move is not None
-        self.moved = jax.jit(self._moved, static_argnums=1, inline=True)
+        self.moved: Callable[..., Array] = jax.jit(self._moved, static_argnums=1, inline=True)
 
     def init(self, numbers: Numbers, params: PyTree, inner: list[Any]) -> State:
         """The state before the first update."""
         own = self.first(numbers, params)
-        return own | {"inner": inner[0].init(self._turned("down", numbers, params, own))}
+        return own | {"inner": inner[0].init(self._turned("down", tree.precision(params), numbers, params, own))}
 
     def update(
-        self, numbers: Numbers, u: PyTree, own: State, params: PyTree, count: Any, extra: Extra, inner: list[Any]
+        self,
+        real: Dtype,
+        numbers: Numbers,
+        u: PyTree,
+        own: State,
+        params: PyTree,
+        count: Any,
+        extra: Extra,
+        inner: list[Any],
     ) -> tuple[PyTree, State]:
         """One step of the whole tree."""
         self.refuse_others(u)
         fields = {name: value for name, value in own.items() if name != "inner"}
-        down, up = (functools.partial(self._turned, way, numbers, fields=fields) for way in ("down", "up"))
+        down, up = (functools.partial(self._turned, way, real, numbers, fields=fields) for way in ("down", "up"))
         result, state = inside(inner[0], u, own["inner"], params, extra, down, up)
         result, g = up(result), extra.get("observed", u)
-        result = jax.tree.map(lambda new, old: self.like("what up returned", new, old), result, u)
+        result = jax.tree.map(functools.partial(self.like, "what up returned"), result, u)
         if "observe" in self.names:
-            fields = self._renewed("observe", numbers, g, fields)
+            fields = self._renewed("observe", real, numbers, g, fields)
         if "refresh" in self.names:
             due = (count - 1) % numerics.within_int32(self.every) == 0
             fields, state = numerics.branch(
                 due,
-                lambda: self._refreshed(numbers, g, fields, state, inner[0].declared),
+                lambda: self._refreshed(real, numbers, g, fields, state, inner[0].declared),
                 lambda: (fields, state),
             )
         return result, fields | {"inner": state}
@@ -162,21 +177,27 @@ class Seen(Compiled):
     def _columns(self, fields: State) -> dict[str, list[Any]]:
         return {name: jax.tree.leaves(value) for name, value in fields.items()}
 
-    def _turned(self, way: str, numbers: Numbers, values: PyTree, fields: State) -> PyTree:
-        leaves, structure = jax.tree.flatten(values)
-        return structure.unflatten(self.each(way, numbers, leaves, {}, self._columns(fields)))
+    def _turned(self, way: str, real: Dtype, numbers: Numbers, values: PyTree, fields: State) -> PyTree:
+        leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(values))
+        return structure.unflatten(self.each(way, real, numbers, leaves, {}, self._columns(fields)))
 
-    def _renewed(self, title: str, numbers: Numbers, g: PyTree, fields: State) -> State:
-        leaves, structure = jax.tree.flatten(g)
-        rows = self.each(title, numbers, leaves, {}, self._columns(fields))
+    def _renewed(self, title: str, real: Dtype, numbers: Numbers, g: PyTree, fields: State) -> State:
+        leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(g))
+        rows = self.each(title, real, numbers, leaves, {}, self._columns(fields))
         return fields | {name: structure.unflatten([row[name] for row in rows]) for name in (rows[0] if rows else ())}
 
     def _refreshed(
-        self, numbers: Numbers, g: PyTree, fields: State, state: State, declared: dict[Place, Field]
+        self,
+        real: Dtype,
+        numbers: Numbers,
+        g: PyTree,
+        fields: State,
+        state: State,
+        declared: dict[Place, Field],
     ) -> tuple[State, State]:
         """New fields of the view, and what the inner transform remembers, carried along."""
-        new = self._renewed("refresh", numbers, g, fields)
-        structure: Any = jax.tree.structure(g)
+        new = self._renewed("refresh", real, numbers, g, fields)
+        structure = cast(Any, jax.tree.structure(g))
         old_rows, new_rows = (
             [dict(zip(some, row, strict=True)) for row in zip(*map(jax.tree.leaves, some.values()), strict=True)]
             for some in (fields, new)
@@ -194,7 +215,7 @@ class Seen(Compiled):
         with jax.numpy_dtype_promotion("standard"):
             return self.like("what move returned", move(x, field, old, new), x)
 
-    def finished(self, title: str, made: Any, u: Any, named: dict[str, Any], real: np.dtype[Any]) -> Any:
+    def finished(self, title: str, made: Any, u: Any, named: dict[str, Any], real: Dtype) -> Any:
         if title in ("down", "up"):
-            return jnp.asarray(made)
-        return self.checked(made, named, set(made) & self.kept.keys() if isinstance(made, dict) else set())
+            return jnp.asarray(made).astype(tree.compute_dtype(u))
+        return self.checked(made, named, (as_dict(made) or {}).keys() & self.kept.keys())

@@ -66,5 +66,5 @@ def add_decayed_weights(
         pull = sign * weight_decay * (params if initial is None else params - initial)
         return u + (jnp.where(jnp.sign(u) * jnp.sign(pull) >= 0, pull, 0) if cautious else pull)
 
-    kept = {"initial": fields.copy(dtype="params")} if toward_initial else {}
+    kept: dict[str, Any] = {"initial": fields.copy(dtype="params")} if toward_initial else {}
     return per_element(update, only=mask, traits=("real",) if cautious else (), **kept)

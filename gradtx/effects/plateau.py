@@ -87,6 +87,8 @@ def reduce_on_plateau(
         }
 
     numbers = {"scale": 1.0, "best_value": "largest", "avg_value": 0.0}
-    kept = {name: fields.integer(per="tree") for name in ("avg_count", "plateau_count", "cooldown_count")}
+    kept: dict[str, Any] = {
+        name: fields.integer(per="tree") for name in ("avg_count", "plateau_count", "cooldown_count")
+    }
     kept |= {name: fields.scalar(start, per="tree") for name, start in numbers.items()}
     return per_element(lambda u, *, scale: scale * u, once=once, value=fields.argument(), **kept)

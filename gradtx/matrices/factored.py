@@ -30,12 +30,12 @@ def factored_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
 
 @transform
 def scale_by_factored_rms(
+    factored: bool = True,
     decay_rate: Unit = 0.8,
     step_offset: NonNegativeInt = 0,
     min_dim_size_to_factor: PositiveInt = 128,
     epsilon: NonNegative = 1e-30,
     *,
-    factored: bool = True,
     eps_in_sum: bool = True,
 ) -> Rule:
     """Divides by the root of the average of squared gradients, of a matrix kept as its row and column means.
@@ -48,11 +48,11 @@ def scale_by_factored_rms(
     and max(v, eps²) instead: eps_in_sum=False.
 
     Args:
+      factored: False keeps every element of all leaves.
       decay_rate: in [0, 1), a number or a schedule: how fast b grows towards 1.
       step_offset: steps that count as not made, for fine-tuning from an older state.
       min_dim_size_to_factor: the two longest axes of a leaf must both be as long; other leaves keep every element.
       epsilon: >= 0. [gradient²], or [gradient] with eps_in_sum=False, where eps² bounds v.
-      factored: False keeps every element of all leaves.
       eps_in_sum: where eps stands.
 
     State: `row` and `col`, of an m x n matrix m and n numbers; `nu`, real, like the other leaves: 4 bytes per

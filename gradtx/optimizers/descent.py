@@ -19,7 +19,7 @@ def sgd(
     momentum: Unit | None = None,
     nesterov: bool = False,
     *,
-    dampening: Unit = 0.0,
+    dampening: Unit | None = None,
     lr_inside_momentum: bool = False,
     accumulator_dtype: Dtype | None = None,
 ) -> Transform:
@@ -34,7 +34,7 @@ def sgd(
       learning_rate: >= 0, a number or a schedule. [params² per loss]
       momentum: None, or b in [0, 1).
       nesterov: needs momentum.
-      dampening: in [0, 1): gradients after the first enter v with weight 1 - dampening (PyTorch).
+      dampening: None, or in [0, 1): gradients after the first enter v with weight 1 - dampening (PyTorch).
       lr_inside_momentum: sum the steps instead of the gradients.
       accumulator_dtype: of `mu`, `stored` in this dtype; None for at least float32.
 
@@ -50,7 +50,7 @@ def sgd(
     if momentum is None:
         asked = {
             "nesterov": nesterov,
-            "dampening": differs(dampening, 0),
+            "dampening": dampening is not None and differs(dampening, 0),
             "lr_inside_momentum": lr_inside_momentum,
             "accumulator_dtype": accumulator_dtype is not None,
         }

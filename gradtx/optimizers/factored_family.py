@@ -6,12 +6,13 @@ adafactor  row and column means of the squared gradients, steps relative to the 
 from typing import Any
 
 from gradtx.averages import ema
-from gradtx.core.annotations import NonNegative, NonNegativeInt, Positive, PositiveInt, Unit
+from gradtx.core.annotations import Dtype, NonNegative, NonNegativeInt, Positive, PositiveInt, Unit
 from gradtx.core.compose import identity
+from gradtx.core.storage import stored
 from gradtx.core.transform import Transform, transform
 from gradtx.effects.clipping import clip_by_block_rms
 from gradtx.effects.decay import add_decayed_weights
-from gradtx.effects.scaling import scale, scale_by_learning_rate
+from gradtx.effects.scaling import scale_by_learning_rate
 from gradtx.matrices.factored import scale_by_factored_rms, scale_by_param_block_rms
 
 
@@ -24,6 +25,7 @@ def adafactor(
     multiply_by_parameter_scale: bool = True,
     clipping_threshold: Positive | None = 1.0,
     momentum: Unit | None = None,
+    dtype_momentum: Dtype | None = None,
     weight_decay_rate: NonNegative | None = None,
     eps: NonNegative = 1e-30,
     factored: bool = True,
@@ -48,28 +50,30 @@ def adafactor(
       multiply_by_parameter_scale: steps relative to the size of the weights.
       clipping_threshold: d > 0, the largest root mean square of a leaf's update; None for no limit.
       momentum: None, or the decay in [0, 1) of an average of the steps, not debiased.
+      dtype_momentum: of that average, `stored` in this dtype; None for at least float32.
       weight_decay_rate: None, or λ >= 0: that share of each weight goes at each step.
       weight_decay_mask: which leaves decay; see `add_decayed_weights`.
 
     State: `row` and `col`, m + n numbers for an m x n matrix; `nu` of other leaves, 4 bytes per parameter; with
     momentum `mean`, 4 bytes per parameter. It needs the params.
 
-    Errors: ValueError for an argument outside its range, or weight_decay_mask without weight_decay_rate; TypeError for
-    complex leaves.
+    Errors: ValueError for an argument outside its range, weight_decay_mask without weight_decay_rate, or dtype_momentum
+    without momentum; TypeError for complex leaves.
 
     >>> import gradtx
     >>> [stage.name for stage in gradtx.adafactor(1e-2).expand().stages]
-    ['scale_by_factored_rms', 'clip_by_block_rms', 'scale_by_learning_rate', 'scale_by_param_block_rms', 'scale']
+    ['scale_by_factored_rms', 'clip_by_block_rms', 'scale_by_learning_rate', 'scale_by_param_block_rms']
     """
     if weight_decay_rate is None and weight_decay_mask is not None:
         raise ValueError("gradtx.adafactor: weight_decay_mask needs weight_decay_rate.")
-    numbers = (decay_rate, decay_offset, min_dim_size_to_factor, eps)
-    steps = scale_by_factored_rms(*numbers, factored=factored, eps_in_sum=eps_in_sum)
+    if momentum is None and dtype_momentum is not None:
+        raise ValueError("gradtx.adafactor: dtype_momentum needs momentum.")
+    numbers = (factored, decay_rate, decay_offset, min_dim_size_to_factor, eps)
+    steps = scale_by_factored_rms(*numbers, eps_in_sum=eps_in_sum)
     steps = steps >> (identity() if clipping_threshold is None else clip_by_block_rms(clipping_threshold))
-    if learning_rate is not None:
-        steps = steps >> scale_by_learning_rate(learning_rate, flip_sign=False)
+    steps = steps >> scale_by_learning_rate(1.0 if learning_rate is None else learning_rate)
     steps = steps >> (scale_by_param_block_rms() if multiply_by_parameter_scale else identity())
-    steps = steps >> (identity() if momentum is None else ema(momentum, debias=False))
-    if weight_decay_rate is not None:
-        steps = steps >> add_decayed_weights(weight_decay_rate, weight_decay_mask)
-    return steps >> scale(-1.0)
+    steps = steps >> (identity() if momentum is None else stored(ema(momentum, debias=False), dtype_momentum))
+    if weight_decay_rate is None:
+        return steps
+    return steps >> add_decayed_weights(weight_decay_rate, weight_decay_mask, flip_sign=True)

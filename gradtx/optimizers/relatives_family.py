@@ -8,7 +8,7 @@ rprop      the sign, with a step size for each element
 
 from gradtx.core.annotations import NonNegative, Positive, Unit
 from gradtx.core.transform import Transform, transform
-from gradtx.effects.scaling import scale, scale_by_learning_rate
+from gradtx.effects.scaling import scale_by_learning_rate
 from gradtx.relatives import scale_by_belief, scale_by_radam, scale_by_rprop, scale_by_yogi
 
 
@@ -119,6 +119,7 @@ def rprop(
 
     >>> import gradtx
     >>> gradtx.rprop(0.1).expand().stages[1]
-    scale(step_size=-1.0)
+    scale_by_learning_rate(learning_rate=1.0)
     """
-    return scale_by_rprop(learning_rate, eta_minus, eta_plus, min_step_size, max_step_size) >> scale(-1.0)
+    steps = scale_by_rprop(learning_rate, eta_minus, eta_plus, min_step_size, max_step_size)
+    return steps >> scale_by_learning_rate(1.0)

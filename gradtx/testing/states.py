@@ -35,7 +35,7 @@ def assert_state(tx: Any, state: PyTree, params: PyTree) -> None:
     chex.assert_trees_all_equal_structs(state, expected)
     chex.assert_trees_all_equal_shapes_and_dtypes(tree.shapes(state), expected)
     signed = {place for place, field in tx.declared.items() if field.nonnegative}
-    counted = {(*place, "count") for place, part in tx.parts.items() if part.timed}
+    counted = {(*place, "count") for place, part in tx.parts.items() if part.node.timed}
     for place in sorted(signed | counted):
         for path, leaf in tree.named_leaves(at(state, place)):
             if np.any(np.asarray(leaf) < 0):

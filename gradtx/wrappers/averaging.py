@@ -103,7 +103,8 @@ def exponential_averaging(
     def share(state: State, count: Array) -> tuple[Array, State]:
         if not debias:
             return jnp.where(count == 1, 1.0, 1 - decay) if from_first else 1 - decay, {}
-        weights = weights_after(state["weights"], decay)
+        before = jax.tree.map(lambda number: number.astype(decay.dtype), state["weights"])
+        weights = weights_after(before, decay)
         return (1 - decay) / total(weights), {"weights": weights}
 
     kept = {"weights": fields.weights()} if debias else {}

@@ -173,7 +173,12 @@ def master_weights(inner: Transform) -> Rule:
         moved = _difference(_image(new, outside), outside)
         return selection.put(moved, steps, low), {"master": new, "inner": inner_state}
 
-    return Rule(init=init, update=update, place="last", fields={"master": fields.copy()})
+    return Rule(
+        init=init,
+        update=update,
+        place="last",
+        fields={"master": fields.copy(low=False)},
+    )
 
 
 def _image(master: PyTree, like: PyTree) -> PyTree:

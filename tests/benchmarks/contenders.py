@@ -159,7 +159,7 @@ def size_in_bytes(values: PyTree) -> int:
 
 def moved(tx: Any, state: PyTree, params: PyTree) -> int:
     """Bytes that a step must move: params and state in and out, gradients in, twice if a norm of all comes first."""
-    return 2 * size_in_bytes((params, state)) + size_in_bytes(params) * (2 if tx.reads == "tree" else 1)
+    return 2 * size_in_bytes((params, state)) + size_in_bytes(params) * (2 if tx.facts.reads == "tree" else 1)
 
 
 class Bandwidth(pairs.Program):

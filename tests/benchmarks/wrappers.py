@@ -42,7 +42,7 @@ def rows() -> list[tuple[str, Any, Any, Any]]:
         ),
         ("monitor(clip >> adam) / clip >> adam", gradtx.monitor(clipped), clipped, jnp.float32),
         ("exponential_averaging(adam) / adam", gradtx.exponential_averaging(adam), adam, jnp.float32),
-        ("adam(state_dtype=bfloat16) / adam", gradtx.adam(1e-3, state_dtype=BF16), adam, jnp.float32),
+        ("stored(adam, bfloat16) / adam", gradtx.stored(gradtx.adam(1e-3), BF16), adam, jnp.float32),
         ("stochastic_rounding(adam) / adam, bfloat16", gradtx.stochastic_rounding(adam), adam, BF16),
         ("kahan_summation(adam) / adam, bfloat16", gradtx.kahan_summation(adam), adam, BF16),
         ("master_weights(adam) / adam, bfloat16", gradtx.master_weights(adam), adam, BF16),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import gradtx
+from gradtx.core.fields import at
 
 PARAMS = {"w": np.ones(3, np.float32), "b": np.zeros((), np.float32)}
 
@@ -23,11 +24,16 @@ SAMPLES = [
     gradtx.adamw(1e-3, mask={"w": True, "b": False}),
     gradtx.checked(gradtx.adam(1e-3)),
     gradtx.tunable(gradtx.sgd(0.1)),
-    gradtx.clip(1.0) >> gradtx.lion(1e-3, state_dtype="bfloat16"),
+    gradtx.clip(1.0) >> gradtx.stored(gradtx.lion(1e-3), "bfloat16"),
     gradtx.scale_by_momentum(0.9) + gradtx.scale_by_rms(0.999) >> gradtx.scale_by_learning_rate(1e-3),
     (gradtx.clip(1.0) >> gradtx.scale(2.0)) + gradtx.scale_by_rms(),
 ]
 every = pytest.mark.parametrize("tx", SAMPLES, ids=lambda tx: repr(tx)[:60])
+
+
+def fields_of(tx, state):
+    """Every declared field: its place, the field, and what the state has there."""
+    return [(place, field, at(state, place)) for place, field in tx.declared.items()]
 
 
 def rebuilt(tx):

@@ -186,7 +186,7 @@ def test_numbers_may_be_traced_at_a_count_beyond_int32():
     ids=lambda tx: tx.name,
 )
 def test_a_length_beyond_int32_inside_an_optimizer(tx):
-    extra = {"value": jnp.float32(1.0)} if "value" in tx.extra_args else {}
+    extra = {"value": jnp.float32(1.0)} if "value" in tx.facts.extra else {}
     step, state, updates = jax.jit(tx.update), tx.init(PARAMS), None
     for _ in range(3):
         updates, state = step(PARAMS, state, PARAMS, **extra)

@@ -119,9 +119,9 @@ def test_foreign_objects_get_the_extra_arguments_that_they_take(hide):
     for around in (gradtx.identity, lambda tx: gradtx.masked(tx, "*"), lambda tx: gradtx.partition({"a": tx}, "a")):
         tx = gradtx.clip(1.0) >> around(theirs) if around is not gradtx.identity else gradtx.clip(1.0) >> theirs
         tx = tx >> without_extra() >> scale_by_other()
-        assert tx.takes("value")
-        assert tx.takes_any == hide
-        assert tx.extra_args == ({"other"} if hide else {"value", "other"})
+        assert tx.facts.takes("value")
+        assert tx.facts.any_extra == hide
+        assert tx.facts.extra == ({"other"} if hide else {"value", "other"})
         updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS, value=2.0, other=3.0)
         assert_close(updates, expected)
 

@@ -10,8 +10,8 @@ import gradtx
 from gradtx.core.annotations import Kind
 
 ROOT = pathlib.Path(gradtx.__file__).parent
-CHAPTERS = ["numerics", "sharding", "tree", "core", "schedules", "averages", "momentum", "adaptive", "effects"]
-CHAPTERS += ["optimizers", "wrappers", "training", "landscape", "plot", "testing"]
+CHAPTERS = ["numerics", "sharding", "tree", "core", "schedules", "averages", "momentum", "adaptive"]
+CHAPTERS += ["relatives", "matrices", "effects", "optimizers", "wrappers", "training", "landscape", "plot", "testing"]
 RUNTIME = {"jax", "jaxlib", "chex", "numpy", "gradtx"} | sys.stdlib_module_names
 OPTIONAL = {
     ("core/foreign.py", "optax"),  # inside to_optax only

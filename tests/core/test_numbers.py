@@ -203,12 +203,24 @@ def test_a_constant_and_a_scheduled_optimizer_take_each_others_state():
 @pytest.mark.parametrize("decay", [0.9, 0.999, 1 - 1e-6])
 def test_the_sum_of_the_weights_is_right_from_the_first_value_on(decay):
     """1 - b^t: near 0, as the sum of what was given; near 1, as 1 less what is left."""
-    weights, b = averages.Weights.none(jnp.zeros(3)), np.float32(decay)
+    field, b = gradtx.fields.weights(), np.float32(decay)
+    weights = field.init(jnp.zeros(3), field.start)
     for t in range(1, 301):
-        weights = weights.after(b)
-        np.testing.assert_allclose(weights.total, -np.expm1(t * np.log(np.float64(b))), rtol=(4 + t / 10) * 2.0**-24)
+        weights = averages.weights_after(weights, b)
+        total = averages.total(weights)
+        assert total.dtype == np.float32
+        np.testing.assert_allclose(total, -np.expm1(t * np.log(np.float64(b))), rtol=(4 + t / 10) * 2.0**-24)
     if decay == 0.9:
-        assert weights.total == 1
+        assert total == 1
+
+
+def test_a_state_of_zeros_is_one_before_the_first_value():
+    zeros = {"given": jnp.zeros(()), "left": jnp.zeros(())}
+    assert averages.total(zeros) == 0
+    after = averages.weights_after(zeros, jnp.float32(0.75))
+    assert (after["given"], after["left"], averages.total(after)) == (0.25, 0.75, 0.25)
+    made = averages.debiasing(jnp.float32(0.75))(weights=after)
+    assert (made["total"], made["correction"]) == (np.float32(7 / 16), 1 / np.float32(7 / 16))
 
 
 def test_300_steps_of_adam_in_float32_are_closer_to_float64_than_optaxs():

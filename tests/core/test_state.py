@@ -82,7 +82,7 @@ def test_find():
     assert gradtx.find(state, "nu") is state["scale_by_rms"]["nu"]
     assert gradtx.find(state, "scale_by_rms") is state["scale_by_rms"]
     assert gradtx.find(state, "scale_by_rms/count") == 1
-    assert gradtx.find(state, "scale_by_rms/weights/given") is state["scale_by_rms"]["weights"].given
+    assert gradtx.find(state, "scale_by_rms/weights/given") is state["scale_by_rms"]["weights"]["given"]
     for wrap in (gradtx.checked, gradtx.tunable):  # which may be left out
         inside = jax.eval_shape((gradtx.clip(1.0) >> wrap(ADAM)).init, PARAMS)
         inner = inside[wrap.__name__]["inner"]

@@ -10,10 +10,12 @@ import pytest
 
 import gradtx
 from gradtx import Rule, Transform, tree
-from gradtx.core.annotations import Kind
-from gradtx.core.compose import numbered
+from gradtx.core import fields
+from gradtx.core.annotations import Kind, is_traced
+from gradtx.core.fields import at
 from gradtx.core.rule import widest
-from tests.core.samples import PARAMS, every
+from gradtx.core.transform import numbered
+from tests.core.samples import PARAMS, every, fields_of
 
 CHAIN = gradtx.clip(1.0) >> gradtx.adamw(1e-3)
 
@@ -60,20 +62,28 @@ def test_expand_one_level_and_deep():
 def test_the_state_and_the_answers_are_those_of_the_expansion(tx):
     deep, state = tx.expand(deep=True), shapes(tx)
     assert jax.tree.structure(shapes(deep)) == jax.tree.structure(state)
-    for asked in ("slots", "extra_args", "takes_any", "needs_params", "observable", "reads", "random", "whole_leaves"):
-        assert getattr(deep, asked) == getattr(tx, asked), asked
-    assert sorted(tx.rules) == sorted(numbered(tx.slots)) == list(state)
+    assert (deep.facts, deep.slots, deep.declared) == (tx.facts, tx.slots, tx.declared)
+    assert sorted(numbered(tx.slots)) == list(state)
+    assert {place[0] for place in tx.declared} <= state.keys()
+    assert deep.parts.keys() == tx.parts.keys()
+    for place, part in tx.parts.items():
+        assert at(state, place).keys() >= part.fields.keys()
+        assert all(tx.declared[*place, name] == field for name, field in part.fields.items())
     queue, timed = [deep], []
     while queue:
         node = queue.pop()
         if hasattr(node, "stages"):
             queue.extend(node.stages)
+        elif node.name == "stored":
+            queue.append(node.inner)
         elif any(p.kind is Kind.HYPER for p in node._parameters):
             timed.append(node.name)
     assert sorted(name for name in state if "count" in state[name]) == sorted(timed)
-    for name, rule in tx.rules.items():
-        assert set(rule.nonnegative) <= set(state[name])
-        assert "count" not in state[name] or (state[name]["count"].shape, state[name]["count"].dtype) == ((), np.int32)
+    for _, field, value in fields_of(tx, state):
+        expected = jax.eval_shape(lambda params, field=field: field.init(params, field.start), PARAMS)
+        assert jax.tree.map(jnp.shape, value) == jax.tree.map(jnp.shape, expected)
+    for own in state.values():
+        assert "count" not in own or (own["count"].shape, own["count"].dtype) == ((), np.int32)
 
 
 def test_a_state_is_one_flat_dict_whatever_the_nesting():
@@ -100,50 +110,100 @@ def test_a_name_that_looks_numbered_does_not_collide():
 
 # What can be asked ----------------------------------------------------------------------------------------------------
 
-OWN = ["random", "final", "first", "guards", "waits", "descends", "clips", "whole_leaves"]
+SAID = {
+    "random": {"fields": {"key": fields.key()}},
+    "sometimes": {"acts": "sometimes"},
+    "first": {"place": "first"},
+    "last": {"place": "last"},
+} | {trait: {"traits": (trait,)} for trait in ("real", "leaves", "sums", "nonfinite", "descends", "clips")}
 
 
-@pytest.mark.parametrize("asked", OWN)
-def test_facts_of_a_rule_are_those_of_what_contains_it(asked):
-    plain, tx = gradtx.scale(1.0), says(Rule(update=keep, **{asked: True}))
-    assert not getattr(plain, asked)
-    assert getattr(tx, asked)
-    assert getattr(gradtx.chain(tx), asked)
-    assert getattr(gradtx.tunable(tx), asked) is (asked != "clips")
-    assert not getattr(gradtx.tunable(plain), asked)
-    if asked != "final":
-        assert getattr(tx >> plain, asked)
-    if asked != "first":
-        assert getattr(plain >> tx, asked)
-        assert getattr(plain + gradtx.chain(tx), asked)
+def holds(fact, tx):
+    return fact in tx.facts or getattr(tx.facts, fact, False)
 
 
-def test_what_reads_more_than_elements_needs_whole_leaves_unless_it_says_otherwise():
-    for reads, whole, expected in [("leaf", None, True), ("element", None, False), ("tree", False, False)]:
-        assert says(Rule(update=keep, reads=reads, whole_leaves=whole)).whole_leaves is expected
-    orders = [("element", "element"), ("element", "leaf"), ("leaf", "tree"), ("tree", "element")]
-    assert [widest(list(order)) for order in orders] == ["element", "leaf", "tree", "tree"]
+@pytest.mark.parametrize("fact", SAID)
+def test_facts_of_a_rule_are_those_of_what_contains_it(fact):
+    plain, tx = gradtx.scale(1.0), says(Rule(update=keep, **SAID[fact]))
+    assert not holds(fact, plain)
+    assert holds(fact, tx)
+    assert holds(fact, gradtx.chain(tx))
+    assert holds(fact, gradtx.tunable(tx)) is (fact not in ("clips", "real"))  # what is inside refuses by itself
+    assert not holds(fact, gradtx.tunable(plain))
+    if fact != "last":
+        assert holds(fact, tx >> plain)
+    if fact != "first":
+        assert holds(fact, plain >> tx)
+        assert holds(fact, plain + gradtx.chain(tx))
+
+
+def test_what_holds_of_all_and_what_holds_of_the_first():
+    plain, said = gradtx.scale_by_momentum(), says(Rule(update=keep, traits=("integers", "unobserved")))
+    for tx in (plain >> said, said >> plain, gradtx.tunable(said)):
+        assert "integers" not in tx.facts
+    assert "integers" in (said >> said).facts
+    assert "unobserved" not in (plain >> said).facts
+    for tx in (said >> plain, said >> said, gradtx.tunable(said)):
+        assert "unobserved" in tx.facts
+
+
+def test_what_remembers_nothing_is_idle():
+    none, kept = says(Rule(update=keep)), says(Rule(update=keep, fields={"mu": fields.like()}))
+    said = says(Rule(update=keep, fields={"mu": fields.like()}, traits=("idle",)))
+    by_hand = says(Rule(init=lambda params: {}, update=keep))
+    counts = says(Rule(update=lambda updates, state, *, count: (updates, state)))
+    reads = says(Rule(update=lambda updates, state, params=None: (updates, state)))
+    scheduled = gradtx.scale_by_schedule(gradtx.linear_schedule(1.0, 0.0, 10))
+    for tx, expected in [(none, True), (kept, False), (said, True), (by_hand, False), (counts, False), (reads, False)]:
+        assert ("idle" in tx.facts) is expected
+        assert ("idle" in gradtx.tunable(tx).facts) is expected
+        assert ("idle" in (none >> tx).facts) is ("idle" in (tx + none).facts) is expected
+    assert "idle" in gradtx.scale(2.0).facts
+    assert "idle" not in scheduled.facts
+    assert "idle" not in gradtx.tunable(scheduled).facts
+
+
+def test_the_reach_is_the_widest_and_what_is_only_summed_may_be_joined():
+    order = ("element", "matrix", "leaf", "tree")
+    for reach, reads in zip(order, ("element", "leaf", "leaf", "tree"), strict=True):
+        said = says(Rule(update=keep, reach=reach))
+        assert (said.facts.reach, said.facts.reads, said.facts.joinable) == (reach, reads, reach == "element")
+        for tx in (said >> gradtx.scale(1.0), gradtx.scale(1.0) + said, gradtx.tunable(said)):
+            assert tx.facts.reach == reach
+        assert [widest([reach, other]) for other in order[: order.index(reach)]] == [reach] * order.index(reach)
+    assert widest([]) == "element"
+    assert says(Rule(update=keep)).facts.reach == "tree"  # by hand, and nothing inside
     norm = gradtx.clip_by_global_norm(1.0)
-    assert gradtx.adam(1e-3).reads == "element"
-    assert norm.reads == (norm >> gradtx.adam(1e-3)).reads == gradtx.tunable(norm).reads == "tree"
+    for tx in (norm, norm >> gradtx.adam(1e-3), gradtx.tunable(norm)):
+        assert (tx.facts.reach, tx.facts.reads, tx.facts.joinable) == ("element", "tree", True)
+    assert not says(Rule(update=keep, reach="element", traits=("leaves",))).facts.joinable
+    assert gradtx.adam(1e-3).facts.reads == "element"
 
 
 def test_what_can_be_told_which_gradient_to_measure():
     ours, theirs = gradtx.scale(1.0), gradtx.foreign(optax.trace(0.9))
-    blind = says(Rule(update=keep, observable=False))
-    for first, second in [(ours, blind), (blind, ours)]:
-        tx = first >> second
-        assert tx.observable is (first is ours)
+    blind = says(Rule(update=keep, traits=("unobserved",)))
     for tx, observable in [(ours, True), (theirs, False), (theirs + ours, False), (gradtx.checked(blind), False)]:
-        assert tx.observable is observable
-        assert gradtx.tunable(tx).observable is observable
-    assert (theirs.reads, theirs.rules, theirs.whole_leaves, theirs.needs_params) == ("tree", {}, True, False)
-    assert not any(getattr(theirs, asked) for asked in OWN[:-1])
+        assert ("unobserved" not in tx.facts) is observable
+        assert ("unobserved" not in gradtx.tunable(tx).facts) is observable
+    assert (theirs.facts.reads, theirs.declared, theirs.facts.joinable) == ("tree", {}, False)
+    assert not theirs.facts.params
+    assert not any(holds(fact, theirs) for fact in SAID)
     assert theirs.expand() is theirs
-    assert gradtx.adam(1e-3, state_dtype="bfloat16").random
-    assert not gradtx.adam(1e-3).random
-    assert gradtx.tunable(gradtx.adamw(1e-3)).needs_params
-    assert gradtx.checked(says(Rule(update=keep, guards=True))).guards
+
+    @gradtx.transform
+    def passes_nothing_on(inner: Transform) -> Rule:
+        return Rule(update=lambda updates, state: inner.update(updates, state["inner"]))
+
+    assert "unobserved" in passes_nothing_on(ours).facts
+
+
+def test_what_a_method_draws_and_needs_holds_of_what_is_around_it():
+    assert gradtx.stored(gradtx.adam(1e-3), "bfloat16").facts.random
+    assert gradtx.adam(1e-3, mu_dtype="bfloat16").facts.random
+    assert not gradtx.adam(1e-3).facts.random
+    assert gradtx.tunable(gradtx.adamw(1e-3)).facts.params
+    assert not gradtx.tunable(gradtx.adam(1e-3)).facts.params
 
 
 # What an author's update is given -------------------------------------------------------------------------------------
@@ -161,8 +221,11 @@ def test_authors_are_given_what_they_name():
         return Rule(update=update)
 
     tx = names_all(0.5)
-    assert tx.extra_args == (gradtx.clip(1.0) >> tx).extra_args == gradtx.checked(tx).extra_args == {"value", "other"}
-    assert tx.needs_params
+    assert (
+        {"value", "other"} == tx.facts.extra == (gradtx.clip(1.0) >> tx).facts.extra == gradtx.checked(tx).facts.extra
+    )
+    assert tx.facts.required == {"value"}
+    assert tx.facts.params
     _, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS, value=3.0)
     assert (seen["count"], seen["value"], seen["other"], seen["rate"].dtype) == (1, 3.0, None, np.float32)
     assert gradtx.tree_equal(seen["observed"], PARAMS)
@@ -189,7 +252,7 @@ def test_a_name_without_hyperparameter_is_counted_if_it_asks_and_params_may_be_m
         return Rule(update=update)
 
     tx = counts()
-    assert not tx.needs_params
+    assert not tx.facts.params
     state = tx.init(PARAMS)
     for _ in range(2):
         _, state = tx.update(PARAMS, state)
@@ -198,11 +261,11 @@ def test_a_name_without_hyperparameter_is_counted_if_it_asks_and_params_may_be_m
 
 def test_params_by_keyword_are_needed_unless_they_have_a_default():
     by_keyword = says(Rule(update=lambda updates, state, *, params: (params, state)))
-    assert by_keyword.needs_params
-    assert not by_keyword.extra_args
+    assert by_keyword.facts.params
+    assert not by_keyword.facts.extra
     doubled = jax.tree.map(lambda leaf: 2 * leaf, PARAMS)
     assert gradtx.tree_equal(jax.device_get(by_keyword.update(PARAMS, {}, doubled)[0]), doubled)
-    assert not says(Rule(update=lambda updates, state, *, params=None: (updates, state))).needs_params
+    assert not says(Rule(update=lambda updates, state, *, params=None: (updates, state))).facts.params
 
 
 def test_errors_in_an_authors_code_say_where():
@@ -225,7 +288,24 @@ def test_errors_in_an_authors_code_say_where():
     ]:
         with pytest.raises(RuntimeError, match="mine") as caught:
             call()
-        assert caught.value.__notes__[: len(notes)] == notes
+        assert [note for note in caught.value.__notes__ if note.startswith("in ")] == notes  # JAX has one too
+
+
+def test_a_check_sees_the_values_at_the_call_and_at_no_other_time():
+    def in_order(low, high):
+        if not is_traced(low) and low > high:
+            raise ValueError(f"low={low} is above high={high}")
+
+    @gradtx.transform(check=in_order)
+    def between(low: gradtx.Finite, high: gradtx.Finite = 1.0) -> Rule:
+        return gradtx.per_element(lambda u: jnp.clip(u, low, high))
+
+    tx = between(0.5)
+    for call in (lambda: between(2.0), lambda: tx.replace(high=0.25), lambda: between(0.5, high=0.0)):
+        with pytest.raises(ValueError, match=r"low=\d\.\d is above high="):
+            call()
+    jax.eval_shape(lambda low: between(low).update(PARAMS, {"between": {"count": jnp.int32(0)}})[0], 2.0)
+    assert jax.tree.map(lambda number: -number, tx).low == -0.5
 
 
 def test_annotations_may_be_strings():

@@ -67,7 +67,7 @@ TEXTS = [
     (ADAM, "adam(learning_rate=0.001, b1=0.9, b2=0.999, eps=1e-08)"),
     (gradtx.scale_by_momentum(), "scale_by_momentum(decay=0.9)"),
     (gradtx.scale_by_momentum(form="sum"), "scale_by_momentum(decay=0.9, form='sum')"),
-    (gradtx.adam(1, state_dtype=jnp.bfloat16), "adam(learning_rate=1.0, b1=0.9, b2=0.999, eps=1e-08, state_dtype='bfl"),
+    (gradtx.stored(gradtx.ema(0.9), jnp.bfloat16), "stored(inner=ema(decay=0.9), dtype='bfloat16', fields=None)"),
     (A + B >> C, "scale(step_size=1.0) + scale(step_size=2.0) >> clip(max_delta=1.0)"),
     (A >> B + C, "scale(step_size=1.0) >> scale(step_size=2.0) + clip(max_delta=1.0)"),
     ((A >> B) + C, "(scale(step_size=1.0) >> scale(step_size=2.0)) + clip(max_delta=1.0)"),
@@ -168,7 +168,7 @@ def test_statics_are_compared_by_type_and_value():
         assert hash(jax.tree.structure(holds(thing))) == hash(jax.tree.structure(holds(thing)))
     assert holds({"b": 1, "a": 2}) == holds({"a": 2, "b": 1})
     for name in (jnp.bfloat16, "bfloat16", jnp.dtype(jnp.bfloat16)):
-        assert gradtx.adam(1, state_dtype=name) == gradtx.adam(1, state_dtype="bfloat16")
+        assert gradtx.adam(1, mu_dtype=name) == gradtx.adam(1, mu_dtype="bfloat16")
     assert freeze(jnp.float32) == freeze(np.float32) == freeze(np.dtype("float32"))
     assert freeze(Box([True])) == freeze(Box([True])) != freeze(Box([False]))
 
@@ -216,7 +216,7 @@ def test_an_error_in_a_body_is_not_reported_as_a_missing_argument():
 
     with pytest.raises(AttributeError, match="no_such_function") as caught:
         broken()
-    assert caught.value.__notes__ == ["in gradtx.broken"]
+    assert "in gradtx.broken" in caught.value.__notes__
 
 
 # Configurations -------------------------------------------------------------------------------------------------------
@@ -232,7 +232,6 @@ def test_config_is_readable():
             "dampening": 0.0,
             "lr_inside_momentum": False,
             "accumulator_dtype": None,
-            "state_dtype": None,
         },
     }
     assert json.dumps((A >> C).to_config()["arguments"]["stages"][1]) == json.dumps(C.to_config())

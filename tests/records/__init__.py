@@ -8,8 +8,8 @@
         peers=[optax("lion", {"learning_rate": 0.001})],     # who else computes the same, with which arguments
     )
 
-- `parts`: what methods are made of. `effects`: clipping, decay, what goes by layers. `methods`: the named methods.
-  `wrappers`: what goes around a method. `schedules`: learning rates.
+- `parts`: what methods are made of; `relatives`: Adam's relatives, Rprop, Adafactor. `effects`: clipping, decay, what
+  goes by layers. `methods`: the named methods. `wrappers`: what goes around a method. `schedules`: learning rates.
 - `base`: what a record is, the frameworks' calls, and what a transcription needs. `streams`: the gradients, and how two
   answers are compared.
 
@@ -27,10 +27,11 @@ from tests.records.base import Peer, Record, Scheduled
 from tests.records.effects import EFFECTS
 from tests.records.methods import METHODS
 from tests.records.parts import PARTS
+from tests.records.relatives import RELATIVES
 from tests.records.schedule_cases import SCHEDULES
 from tests.records.wrappers import WRAPPERS
 
-RECORDS = {record.name: record for record in (*PARTS, *EFFECTS, *METHODS, *WRAPPERS)}
+RECORDS = {record.name: record for record in (*PARTS, *EFFECTS, *METHODS, *RELATIVES, *WRAPPERS)}
 """Every transform's record by name."""
 
 __all__ = ["RECORDS", "SCHEDULES", "Peer", "Record", "Scheduled"]

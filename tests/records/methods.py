@@ -294,7 +294,6 @@ METHODS = [
         {"learning_rate": 0.1, "b2": RISING_B2, "eps_hat": True, "eps": 1e-3},
         {"learning_rate": FALLING, "b1": 0.8, "b2": 0.99, "eps": 1e-4, "eps_root": 1e-6},
         {"learning_rate": 0.1, "b1": 0.0, "eps": 0.0},
-        laws=[{"learning_rate": 0.1, "state_dtype": "bfloat16"}],
         peers=[
             torch("Adam", {"lr": 0.001}),
             keras("Adam", K, eps=1e-7, eps_hat=True),

@@ -16,7 +16,7 @@ from tests.refusals import Refusal
 
 TX, MOMENTUM, CHAIN = gradtx.adam(1e-3), gradtx.sgd(0.1, momentum=0.9), gradtx.clip(1.0) >> gradtx.adam(1e-3)
 FOREIGN = optax.trace(0.9)
-NAN, INF = float("nan"), float("inf")
+NAN, INF, LOW = float("nan"), float("inf"), "bfloat16"
 
 
 def in_float64():
@@ -115,10 +115,7 @@ ARGUMENTS += [
 ]
 UNIT = "allowed: a number or a schedule, in [0, 1)"
 TWICE = gradtx.clip(1.0) >> gradtx.sgd(gradtx.linear_schedule(1.0, 0.0, 10)) >> gradtx.clip(2.0)
-TWICE_KNOWN = (
-    "stages, max_delta, learning_rate, momentum, nesterov, dampening, lr_inside_momentum, accumulator_dtype, "
-    "state_dtype."
-)
+TWICE_KNOWN = "stages, max_delta, learning_rate, momentum, nesterov, dampening, lr_inside_momentum, accumulator_dtype."
 ARGUMENTS.append(
     Refusal(
         "an argument of no part",
@@ -128,7 +125,7 @@ ARGUMENTS.append(
     )
 )
 FIVE = "5 arguments were given by position; allowed: learning_rate, b1, b2, eps. Give the others by keyword: eps_root="
-KNOWN = "Its arguments: learning_rate, b1, b2, eps, eps_root, nesterov, eps_hat, mu_dtype, state_dtype."
+KNOWN = "Its arguments: learning_rate, b1, b2, eps, eps_root, nesterov, eps_hat, mu_dtype."
 for f, args, kwargs, error, *words in [
     *((gradtx.adam, [1], {"b1": b}, ValueError, f"gradtx.adam: b1 is {b!r}; {UNIT}.") for b in (1.0, 1.5, -0.1)),
     (gradtx.scale_by_lion, [], {"b2": 1}, ValueError, f"gradtx.scale_by_lion: b2 is 1.0; {UNIT}."),
@@ -140,7 +137,7 @@ for f, args, kwargs, error, *words in [
     (gradtx.sgd, [0.1], {"dampening": jnp.float32(0.5)}, ValueError, "gradtx.sgd: dampening needs momentum"),
     (gradtx.sgd, [0.1], {"dampening": gradtx.constant_schedule(0.5)}, ValueError, "dampening needs momentum"),
     (gradtx.sgd, [0.1], {"lr_inside_momentum": True}, ValueError, "gradtx.sgd: lr_inside_momentum needs"),
-    (gradtx.sgd, [0.1], {"state_dtype": jnp.bfloat16}, ValueError, "gradtx.sgd: state_dtype needs momentum"),
+    (gradtx.sgd, [0.1], {"accumulator_dtype": LOW}, ValueError, "gradtx.sgd: accumulator_dtype needs momentum"),
     (gradtx.scale_by_momentum, [0.9], {"dampening": 0.5}, ValueError, "dampening=0.5 needs form='sum'", "'debiased'"),
     (gradtx.scale_by_momentum, [0.9], {"dampening": jnp.float32(0.5)}, ValueError, "needs form='sum'"),
     (gradtx.scale_by_rms, [], {"debias": False, "eps_hat": True}, ValueError, "eps_hat needs debias=True"),
@@ -173,12 +170,23 @@ for f, args, kwargs, error, *words in [
     (gradtx.checked, [0.1], {}, TypeError, "gradtx.checked: inner is 0.1; allowed: a transform, or any object with in"),
     (gradtx.to_optax, ["adam"], {}, TypeError, "gradtx.to_optax: tx is 'adam'; allowed: a transform, or any object"),
     (gradtx.sgd, [-0.1], {}, ValueError, "learning_rate is -0.1;", "in [0, inf). To climb, put scale(-1.0) in front"),
-    (gradtx.adam, [1e-3], {"state_dtype": "float16"}, ValueError, "gradtx.scale_by_momentum: state_dtype", "65504"),
-    (gradtx.lion, [1e-3], {"state_dtype": "float8_e4m3fn"}, ValueError, "'float8_e4m3fn'; allowed: 'bfloat16'", "few"),
-    (gradtx.sgd, [1, 0.9], {"state_dtype": "int8"}, TypeError, "state_dtype is 'int8'; allowed: a floating-point dt"),
-    (gradtx.ema, [0.9], {"state_dtype": "bf16"}, TypeError, "gradtx.ema: state_dtype is 'bf16'; allowed: a floating"),
-    (gradtx.scale_by_rms, [], {"state_dtype": "bfloat16", "centered": True}, ValueError, "bfloat16", "difference"),
-    (gradtx.scale_by_rms, [], {"state_dtype": "bfloat16", "maximum": "raw"}, ValueError, "bfloat16", "peaks"),
+    (gradtx.stored, [TX, "float16"], {}, ValueError, "gradtx.stored: dtype is 'float16'; allowed: 'bfloat16'", "65504"),
+    (gradtx.stored, [TX, "float8_e4m3fn"], {}, ValueError, "'float8_e4m3fn'; allowed: 'bfloat16', 'float32'", "few"),
+    (gradtx.stored, [TX, "int8"], {}, TypeError, "dtype is 'int8'; allowed: a floating-point dt"),
+    (gradtx.stored, [TX, "bf16"], {}, TypeError, "gradtx.stored: dtype is 'bf16'; allowed: a floating"),
+    (gradtx.stored, [TX], {}, TypeError, "dtype"),
+    (gradtx.stored, [gradtx.adam, LOW], {}, TypeError, "gradtx.stored: inner is the factory gradtx.adam itself"),
+    (gradtx.stored, [0.1, LOW], {}, TypeError, "gradtx.stored: inner is 0.1; allowed: a transform"),
+    (gradtx.stored, [gradtx.sgd(1.0), LOW], {}, ValueError, "sgd(", "has no statistics; allowed: a transform that has"),
+    (gradtx.stored, [FOREIGN, LOW], {}, ValueError, "gradtx.stored: <foreign trace> has no statistics"),
+    (gradtx.stored, [TX, LOW, ("mean",)], {}, ValueError, "adam(", "has no statistic 'mean'; it has: mu, nu."),
+    (gradtx.stored, [TX, LOW, ("weights",)], {}, ValueError, "has no statistic 'weights'; it has: mu, nu."),
+    (gradtx.stored, [TX, LOW, "mu"], {}, TypeError, "gradtx.stored: fields is 'mu'; allowed: "),
+    (gradtx.stored, [gradtx.scale_by_rms(centered=True), LOW], {}, ValueError, "scale_by_rms/nu of", "difference"),
+    (gradtx.stored, [gradtx.amsgrad(0.1), LOW], {}, ValueError, "scale_by_rms/nu_max of amsgrad(", "its peaks"),
+    (gradtx.scale_by_momentum, [], {"state_dtype": LOW}, TypeError, "unexpected keyword argument 'state_dtype'"),
+    (gradtx.adam, [1], {"mu_dtype": "float16"}, ValueError, "gradtx.stored: dtype is 'float16'", "in gradtx.adam"),
+    (gradtx.lion, [1], {"mu_dtype": "int8"}, TypeError, "mu_dtype is 'int8'; allowed: a floating-point dt"),
 ]:
     name = f"{f.__name__} {len(ARGUMENTS)}: {', '.join([*map(str, args), *kwargs])[:50]}"
     ARGUMENTS.append(Refusal(name, functools.partial(f, *args, **kwargs), error, *words))
@@ -327,8 +335,8 @@ DEAF, WITH_EXTRA = registered(deaf), registered(with_extra)
 COMPOSITIONS += [
     Refusal("observed is dropped", lambda: TX + DEAF(gradtx.scale_by_rms()), TypeError, "gradtx.join: deaf"),
     Refusal("extra is dropped", lambda: DEAF(WITH_EXTRA()), TypeError, "with_extra(rate=0.5) needs value", "**extra"),
-    Refusal("first, behind", lambda: TX >> made(first=True)(), TypeError, "breaks", "cannot stand behind adam"),
-    Refusal("final, in front", lambda: made(final=True)() + TX, TypeError, "adam(", "cannot stand behind breaks"),
+    Refusal("first, behind", lambda: TX >> made(place="first")(), TypeError, "breaks", "cannot stand behind adam"),
+    Refusal("final, in front", lambda: made(place="last")() + TX, TypeError, "adam(", "cannot stand behind breaks"),
 ]
 
 # Configurations -------------------------------------------------------------------------------------------------------

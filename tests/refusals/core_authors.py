@@ -9,7 +9,7 @@ import numpy as np
 
 import gradtx
 from gradtx import Rule, Transform
-from gradtx.core import record
+from gradtx.core import fields, record
 from tests.refusals import Refusal
 from tests.refusals.core import PARAMS, keep, made, registered
 
@@ -62,7 +62,7 @@ REFUSALS = [
         (adam, ValueError, ONCE),
     ]
 ]
-RESERVED = ["init", "update", "expand", "replace", "name", "factory", "arguments", "rule", "reads", "_own"]
+RESERVED = ["init", "update", "expand", "replace", "name", "factory", "arguments", "facts", "declared", "slots", "_own"]
 REFUSALS += [
     Refusal(f"the name {name}", lambda n=name: named(n), TypeError, f"body: '{name}' cannot be the name of a parameter")
     for name in RESERVED
@@ -118,12 +118,245 @@ for result, given, words in [
 ]:
     wrong = functools.partial(lambda given: made(given, lambda _: FIELDS)().update(PARAMS, STATE), given)
     REFUSALS.append(Refusal(f"update gives {result}", wrong, (TypeError, ValueError), BREAKS, words))
-MISSPELT = made(nonnegative=("mu",), init=lambda params: FIELDS)
+MISSPELT = made(fields={"mu": fields.squares()}, init=lambda params: FIELDS)
 REFUSALS += [
-    Refusal("an odd reach", lambda: Rule(update=keep, reads="elements"), ValueError, "reads is 'elements'; allowed: "),
+    Refusal("an odd reach", lambda: Rule(update=keep, reach="elements"), ValueError, "reach is 'elements'; allowed: "),
+    Refusal("an odd trait", lambda: Rule(update=keep, traits=("clip",)), ValueError, "'clip' is no trait; allowed: "),
     Refusal("no update", lambda: Rule(), TypeError, "gradtx.Rule: update is missing"),
     Refusal("a misspelt field", lambda: MISSPELT().init(PARAMS), ValueError, "gradtx.breaks: ", "'mu'", "fields: m."),
-    Refusal(
-        "a dtype of nothing", lambda: made(state_dtype="bfloat16")(), ValueError, "breaks: ", "names no statistics"
-    ),
 ]
+
+
+# Formulas -------------------------------------------------------------------------------------------------------------
+
+
+def formula(*passes, per=gradtx.per_leaf, **more):
+    """A transform of one hyperparameter with this formula."""
+
+    def breaks(rate: gradtx.Unit = 0.5) -> Rule:
+        return per(*passes, **more)
+
+    return registered(breaks)
+
+
+def branching(argument="rate"):
+    """A body, or a formula, that reads a hyperparameter."""
+
+    def breaks(rate: gradtx.Unit = 0.5) -> Rule:
+        if argument == "rate" and rate > 0.25:
+            return gradtx.per_element(lambda u: u)
+        return gradtx.per_element(lambda u: u if rate > 0.25 else 2 * u)
+
+    return registered(breaks)
+
+
+def square() -> Rule:
+    return gradtx.per_matrix(lambda u: u @ u)
+
+
+def stepped(*passes, tree=PARAMS, given=None, **more):
+    """One update of such a transform."""
+
+    def call():
+        tx = formula(*passes, **more)()
+        return tx.update(tree, tx.init(tree), **(given or {}))
+
+    return call
+
+
+def plain(u): ...
+def named_mu(u, *, mu):
+    return u, {"mu": mu}
+
+
+def any_names(u, **names): ...
+def several(*us): ...
+def without(*, mu): ...
+def once_of_a_leaf(u, *, size): ...
+def taken(u, *, beta): ...
+def of_size(u, *, size):
+    return u, {}
+
+
+def no_sums(u):
+    return {"size": jnp.sum(u)}
+
+
+VECTOR = {"w": np.ones(3, np.float32)}
+LIKE, NUMBER_OF_TREE, LEAF = fields.like(), fields.scalar(per="tree"), "gradtx.per_leaf: "
+OWN = "that is what the language calls its own; choose another name."
+for name, call, error, *words in [
+    ("no field", lambda: gradtx.per_leaf(named_mu, mu=0.0), TypeError, f"{LEAF}mu is 0.0; allowed: a field", "like()"),
+    (
+        "a factory",
+        lambda: gradtx.per_leaf(named_mu, mu=fields.like),
+        TypeError,
+        f"{LEAF}mu is <function like",
+        "a field",
+    ),
+    *(
+        (f"a field {own}", lambda o=own: gradtx.per_leaf(plain, **{o: LIKE}), ValueError, f"is called '{own}'", OWN)
+        for own in ("observed", "params", "count", "inner", "groups", "updates")
+    ),
+    (
+        "no key",
+        lambda: gradtx.per_leaf(plain, key=LIKE),
+        ValueError,
+        "called 'key', but only a random key is called so",
+    ),
+    (
+        "another key",
+        lambda: gradtx.per_tree(plain, noise=fields.key()),
+        ValueError,
+        "gradtx.per_tree: ",
+        "is called key",
+    ),
+    ("an odd trait of a formula", lambda: gradtx.per_leaf(plain, traits=("odd",)), ValueError, "'odd' is no trait"),
+    (
+        "any names",
+        formula(any_names),
+        TypeError,
+        "any_names: names stands for any arguments; allowed: names, of fields",
+    ),
+    ("any leaves", formula(several), TypeError, "several: us stands for any arguments; allowed: names"),
+    (
+        "no leaf",
+        formula(without, mu=LIKE),
+        TypeError,
+        "without(*, mu); allowed: update(u, *, names), u being what flows",
+    ),
+    (
+        "once of a leaf",
+        formula(of_size, None, once_of_a_leaf),
+        TypeError,
+        "once_of_a_leaf(u, *, size); allowed: once(*,",
+    ),
+    (
+        *("an unknown name", formula(taken), TypeError, "taken names 'beta', which is neither a field nor offered"),
+        *(
+            "fields: none",
+            "offered: count, observed, params",
+            "Declare it: beta=fields.like()",
+            "beta=fields.argument()",
+        ),
+    ),
+    ("a silent field", formula(named_mu, mu=LIKE, nu=LIKE), TypeError, "named_mu: the field 'nu' is declared, and no"),
+    (
+        *(
+            "a field of the tree",
+            formula(of_size, size=NUMBER_OF_TREE),
+            TypeError,
+            "of_size: the field 'size' is one for",
+        ),
+        *("there is no `once` to move it", "per_leaf(update, once=once, size=...)"),
+    ),
+    (
+        *(
+            "a name of no pass",
+            stepped(of_size, lambda u: {"length": gradtx.norm(u)}),
+            TypeError,
+            "its update names 'size'",
+        ),
+        *("gradtx.breaks: ", "there are: count, length, observed, params"),
+    ),
+    ("once needs", stepped(plain, None, lambda *, size: {}), TypeError, "gradtx.breaks: its once names 'size', which"),
+    (
+        "another shape",
+        stepped(lambda u: u.reshape(1, -1), tree=VECTOR),
+        ValueError,
+        "the update has shape (1, 3)",
+        "that came, (3,)",
+    ),
+    (
+        "a number",
+        stepped(lambda u: jnp.sum(u)),
+        ValueError,
+        "gradtx.breaks: the update has shape (); allowed: the shape",
+    ),
+    ("another kind", stepped(lambda u: u + 1j), TypeError, "the update has dtype complex64; allowed: the dtype that c"),
+    ("integers", stepped(lambda u: u > 0), TypeError, "gradtx.breaks: the update has dtype bool; allowed: the dtype"),
+    ("half", stepped(lambda u: u.astype(jnp.bfloat16)), TypeError, "the update has dtype bfloat16", "float32"),
+    (
+        *(
+            "a field of another shape",
+            stepped(lambda u, *, mu: (u, {"mu": mu[None]}), tree=VECTOR, mu=LIKE),
+            ValueError,
+        ),
+        "gradtx.breaks: the field 'mu' has shape (1, 3); allowed: the shape that came, (3,).",
+    ),
+    (
+        *("a field of another kind", stepped(lambda u, *, mu: (u, {"mu": mu > 0}), mu=LIKE), TypeError),
+        "gradtx.breaks: the field 'mu' has dtype bool; allowed: the dtype that came, float32.",
+    ),
+    (
+        "a field too many",
+        stepped(lambda u, *, mu: (u, {"mu": mu, "nu": mu}), mu=LIKE),
+        TypeError,
+        "it returned the fields mu, nu",
+    ),
+    (
+        "a field too few",
+        stepped(lambda u, *, mu: (u, {}), mu=LIKE),
+        TypeError,
+        "the fields none; needed: mu. A pass retur",
+    ),
+    ("no fields", stepped(lambda u, *, mu: u, mu=LIKE), TypeError, "gradtx.breaks: ", "needed: mu"),
+    ("fields in a list", stepped(lambda u, *, mu: (u, [mu]), mu=LIKE), TypeError, "gradtx.breaks: ", "needed: mu"),
+    (
+        "a measure of arrays",
+        stepped(of_size, no_sums),
+        TypeError,
+        "its measure returned {",
+        "total(x), norm(x), largest(x)",
+    ),
+    ("a measure of no dict", stepped(of_size, lambda u: gradtx.norm(u)), TypeError, "a dict of total(x), norm(x)"),
+    (
+        *("once without its field", stepped(of_size, None, lambda *, size: {}, size=NUMBER_OF_TREE), TypeError),
+        *("gradtx.breaks: it returned the fields none; needed: size",),
+    ),
+    ("once of no dict", stepped(of_size, None, lambda *, size: size, size=NUMBER_OF_TREE), TypeError, "needed: size"),
+    (
+        *(
+            "a vector for a matrix",
+            stepped(lambda u: u, per=gradtx.per_matrix),
+            ValueError,
+            "the leaf at ['b'] has 0 axes",
+        ),
+        *("gradtx.breaks: ", "allowed: matrices, which have 2", "by_shape(matrix=breaks(...), other=adam(...))"),
+    ),
+    (
+        *(
+            "an argument of one number",
+            stepped(of_size, given={"size": np.ones(3)}, size=fields.argument()),
+            ValueError,
+        ),
+        "gradtx.breaks.update: size has shape (3,); allowed: one number. Pass its mean.",
+    ),
+    (
+        "an argument is missing",
+        stepped(of_size, size=fields.argument()),
+        TypeError,
+        "the extra argument 'size' is missing",
+    ),
+    (
+        *(
+            "a branch",
+            branching(),
+            TypeError,
+            "gradtx.breaks: its body asks for the value of a hyperparameter; allowed",
+        ),
+        *("jnp.where(condition, one, other)", "@transform(check=...)"),
+    ),
+    (
+        *("a vector without a state", lambda: registered(square)().update(PARAMS, {}), ValueError),
+        *("gradtx.square: the leaf at ['b'] has 0 axes; allowed: matrices",),
+    ),
+    (
+        "a branch in a formula",
+        lambda: branching("u")().update(PARAMS, branching("u")().init(PARAMS)),
+        TypeError,
+        "gradtx.breaks: ",
+        "asks for the value of a hyperparameter",
+    ),
+]:
+    REFUSALS.append(Refusal(f"a formula: {name}", call, error, *words))

@@ -165,7 +165,7 @@ for tx, who in [
     call = functools.partial(lambda tx: jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), COMPLEX), tx)
     LEAVES.append(Refusal(f"complex: {who}", call, TypeError, f"gradtx.{who}.", *IMAGINARY))
 KINDS = "updates at ['layer']['w'] has dtype complex64, params float32; allowed: both real or both complex."
-MOMENT = functools.partial(gradtx.scale_by_momentum, state_dtype=jnp.bfloat16)
+MOMENT = gradtx.stored(gradtx.scale_by_momentum(), jnp.bfloat16)
 LEAVES += [
     Refusal(name, call, error, *words)
     for name, call, error, *words in [
@@ -181,8 +181,9 @@ LEAVES += [
             "complex64",
         ),
         (
-            *("a complex field in bfloat16", lambda: MOMENT().init(np.zeros(2, np.complex64)), TypeError),
-            "gradtx.scale_by_momentum.init: mu at the root is complex (complex64); allowed with state_dtype: real",
+            *("a complex field in bfloat16", lambda: MOMENT.init(np.zeros(2, np.complex64)), TypeError),
+            "gradtx.stored: scale_by_momentum/mu at the root is complex (complex64); allowed: real",
+            "Put split_real",
         ),
         (
             *("updates of other params", lambda: gradtx.apply_updates(PARAMS, BROADCAST), ValueError),

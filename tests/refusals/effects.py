@@ -75,7 +75,7 @@ REFUSALS = [
         "a plateau of several losses",
         lambda: step(gradtx.reduce_on_plateau(), value=jnp.ones(3)),
         ValueError,
-        "value has shape (3,); allowed: one number, the loss. Pass its mean.",
+        "value has shape (3,); allowed: one number. Pass its mean.",
     ),
     Refusal(
         "a factor that reduces nothing",

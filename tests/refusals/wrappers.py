@@ -182,8 +182,8 @@ def masks_and_labels():
     words = "has groups in several places: ask for each by itself"
     yield Refusal("groups in two places", lambda: gradtx.groups(two, PARAMS), ValueError, words)
     state = gradtx.partition({"matrices": ADAM, "vectors": ADAM}, LABELS).init(PARAMS)
-    words = "several entries are called 'nu'", "matrices/scale_by_rms/nu"
-    yield Refusal("nu of two groups", lambda: gradtx.find(state, "nu"), KeyError, *words)
+    words = "several entries are called 'scale_by_rms/weights'", "matrices/scale_by_rms/weights"
+    yield Refusal("numbers of two groups", lambda: gradtx.find(state, "scale_by_rms/weights"), KeyError, *words)
     words = "no entry is called 'matrices/velocity'"
     yield Refusal("what no group has", lambda: gradtx.find(state, "matrices/velocity"), KeyError, words)
 

@@ -1,5 +1,7 @@
 """Transforms that break a law each, and what the law says of them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from gradtx.core.annotations import is_traced
 INNER = gradtx.scale_by_momentum(0.9, form="sum")
 SGD = gradtx.sgd(0.5, momentum=0.25)
 MEAN = gradtx.scale_by_momentum(0.9)
+OF_A_LEAF, OF_THE_TREE = (dataclasses.replace(INNER.facts, reach=reach) for reach in ("leaf", "tree"))
 
 
 @jax.tree_util.register_pytree_node_class
@@ -346,7 +349,7 @@ BREAKS = {
         Broken(update=changing(lambda u: u + jnp.roll(u, 1))),
         ["element (3, 0)", "no difference in any bit"],
     ),
-    "reads more than its leaf": ("reads_what_it_says", Broken(reads="leaf", update=coupled), ["'w'"]),
+    "reads more than its leaf": ("reads_what_it_says", Broken(facts=OF_A_LEAF, update=coupled), ["'w'"]),
     "reads the tree": ("reads_what_it_says", Broken(update=coupled), ["'w'"]),
     "knows its place": ("reads_what_it_says", Broken(update=placed), ["'w'", "allowed: 8 ulps"]),
     "another copy": ("pickles_round_trip", Broken(copied=gradtx.scale_by_momentum(0.8, form="sum")), ["becomes"]),

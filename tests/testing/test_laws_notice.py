@@ -9,7 +9,7 @@ import gradtx
 from gradtx import testing
 from gradtx.core.annotations import is_traced
 from gradtx.testing import runs
-from tests.testing.broken import BREAKS, INNER, MEAN, SGD, Broken, centered, coupled
+from tests.testing.broken import BREAKS, INNER, MEAN, OF_A_LEAF, OF_THE_TREE, SGD, Broken, centered, coupled
 
 PARAMS = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)), "b": jnp.float32(0.5)}
 
@@ -53,8 +53,8 @@ def test_the_law_of_dtypes_asks_these_of_a_step_and_compiles_none():
 
 
 def test_a_leaf_may_read_its_own():
-    testing.reads_what_it_says(Broken(reads="leaf", update=centered), PARAMS)
-    testing.reads_what_it_says(Broken(reads="tree", update=coupled), PARAMS)
+    testing.reads_what_it_says(Broken(facts=OF_A_LEAF, update=centered), PARAMS)
+    testing.reads_what_it_says(Broken(facts=OF_THE_TREE, update=coupled), PARAMS)
 
 
 @pytest.mark.parametrize(("name", "varied"), [("momentum", {"momentum"}), ("weight_decay", set()), (None, set())])

@@ -126,16 +126,16 @@ def hearing() -> gradtx.Rule:
         )
         return updates, state
 
-    return gradtx.Rule(update=update, reads="tree", whole_leaves=False)
+    return gradtx.Rule(update=update, reach="element", traits=("sums",))
 
 
 @gradtx.transform
 def takes_scaled() -> gradtx.Rule:
     """Is to be given the gradients as they come."""
-    return gradtx.Rule(update=lambda updates, state: (updates, state), first=True)
+    return gradtx.Rule(update=lambda updates, state: (updates, state), place="first")
 
 
 @gradtx.transform
 def has_the_last_word() -> gradtx.Rule:
     """Its updates are to be applied as they are."""
-    return gradtx.Rule(update=lambda updates, state: (updates, state), final=True)
+    return gradtx.Rule(update=lambda updates, state: (updates, state), place="last")

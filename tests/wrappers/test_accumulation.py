@@ -128,9 +128,10 @@ def test_low_precision_gradients_are_summed_in_float32():
     updates = run(tx, params, jnp.full((90, 4), 1000.0, jnp.float16))[2]  # their sum is beyond float16
     assert updates.dtype == jnp.float16
     np.testing.assert_array_equal(updates[-1], -1000)
-    low = gradtx.accumulate(gradtx.sgd(1.0), 90, state_dtype=jnp.bfloat16)
+    low = gradtx.stored(gradtx.accumulate(gradtx.sgd(1.0), 90), jnp.bfloat16)
     assert gradtx.find(low.init(params), "accumulated").dtype == jnp.bfloat16
-    assert (low.reads, gradtx.accumulate(gradtx.sgd(1.0), 2, skip_nonfinite=True).reads) == ("element", "tree")
+    assert low.facts.reads == "element"
+    assert gradtx.accumulate(gradtx.sgd(1.0), 2, skip_nonfinite=True).facts.reads == "tree"
 
 
 @gradtx.transform
@@ -140,7 +141,7 @@ def matrix_heavy(step_size: gradtx.Finite) -> gradtx.Rule:
     def update(updates, state):
         return tree.map(lambda u, k: k * (u @ u.T @ u @ u.T @ u), updates, k=step_size), state
 
-    return gradtx.Rule(update=update, reads="leaf")
+    return gradtx.Rule(update=update, reach="leaf")
 
 
 def test_a_micro_step_that_is_not_due_costs_no_inner_work():

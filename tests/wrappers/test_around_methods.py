@@ -51,7 +51,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def is_wrapper(name, factory) -> bool:
-    ours = factory.__module__.startswith("gradtx.wrappers") or name == "tunable"
+    ours = factory.__module__.startswith(("gradtx.wrappers", "gradtx.core.routing")) or name == "tunable"
     return ours and any(p.kind is Kind.TRANSFORM for p in factory.node._parameters)
 
 
@@ -89,7 +89,7 @@ def method(name: str) -> Any:
 def extra_of(tx, step=0):
     """The extra arguments that a transform takes."""
     given = {"value": jnp.float32(step + 0.5), "value_fn": distance, "grad_fn": jax.tree_util.Partial(pulled)}
-    return {name: value for name, value in given.items() if name in tx.extra_args}
+    return {name: value for name, value in given.items() if name in tx.facts.extra}
 
 
 def go_on(tx, params, state, grads, first=0):
@@ -145,7 +145,7 @@ def runs_around(wrapper, inner):
 
 def is_refused(wrapper, inner) -> bool:
     """A trust ratio needs the norm of each leaf: in one bucket they have a norm together."""
-    if wrapper != "in_buckets" or not inner.whole_leaves:
+    if wrapper != "in_buckets" or inner.facts.joinable:
         return False
     with pytest.raises(TypeError, match=f"gradtx.{wrapper}: .* needs the leaves one by one"):
         around(wrapper, inner)
@@ -169,7 +169,16 @@ FINAL = {"kahan_summation", "master_weights", "stochastic_rounding"}
 WAITING = {"accumulate", "conditionally_mask"}
 AVERAGING = ("exponential_averaging", "polyak_averaging", "stochastic_weight_averaging")
 # What needs the leaves one by one, for their paths, or since params are to be read from its state: no buckets around.
-WHOLE = {*AVERAGING, "masked", "partition", "sam", "schedule_free", "split_real_and_imaginary", "train_only"}
+WHOLE = {
+    *AVERAGING,
+    "by_shape",
+    "masked",
+    "partition",
+    "sam",
+    "schedule_free",
+    "split_real_and_imaginary",
+    "train_only",
+}
 REFUSED = {
     **dict.fromkeys(AVERAGING, WAITING),
     "monitor": FIRST,
@@ -196,7 +205,7 @@ def remedy(outer: str, inner: str) -> str:
         return "Keep one of the two."
     return {
         "masked": "put it around, with masked inside it.",
-        "partition": "Put it around the partition.",
+        "partition": "Put it around.",
         "in_buckets": "Put in_buckets around what does not, inside it.",
         "pack": "Put pack around what does not, inside it.",
     }.get(outer, f"Put {outer} inside it.")

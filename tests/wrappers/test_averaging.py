@@ -92,7 +92,7 @@ def test_low_precision_params_are_averaged_in_float32():
     np.testing.assert_allclose(gradtx.averaged_params(state), 0.5 + 0.5 * 0.999**10, rtol=1e-6)
     assert gradtx.averaged_params(state, params).dtype == jnp.bfloat16
     for make in AVERAGES.values():
-        low = make(gradtx.sgd(1.0)).replace(state_dtype=jnp.bfloat16)
+        low = gradtx.stored(make(gradtx.sgd(1.0)), jnp.bfloat16)
         assert gradtx.averaged_params(low.init(params)).dtype == jnp.bfloat16
 
 
@@ -188,7 +188,7 @@ def test_extra_arguments_and_facts_of_the_inner(around):
     assert (heard["value"], heard["measured"]) == (2.0, distance(params))
     assert gradtx.tree_equal([heard["params"], heard["slopes"]], [params, pulled(params)])
     steers, sharp = around is not gradtx.sam and around not in AVERAGES.values(), around is gradtx.sam
-    assert sharp or around(takes_scaled()).first
-    assert steers or around(has_the_last_word()).final
+    assert sharp or "first" in around(takes_scaled()).facts
+    assert steers or "last" in around(has_the_last_word()).facts
     tx = around(gradtx.adam(0.1))
-    assert (tx.random, tx.whole_leaves) == (sharp, around is not gradtx.lookahead)
+    assert (tx.facts.random, tx.facts.joinable) == (sharp, around is gradtx.lookahead)

@@ -88,12 +88,12 @@ def test_nested_with_and_in_masks_and_beside_a_direction():
     for name, kernels in (("matrices", True), ("vectors", False)):
         alone, _ = train(gradtx.scale_by_momentum() + scalings[name], params, two)
         assert gradtx.tree_equal(part(ends, kernels), part(alone, kernels))
-    assert gradtx.partition({"a": takes_scaled(), "b": takes_scaled()}, {"*": "a"}).first
+    assert "first" in gradtx.partition({"a": takes_scaled(), "b": takes_scaled()}, {"*": "a"}).facts
 
 
 def test_extra_arguments_reach_the_groups_that_accept_them():
     tx = gradtx.partition({"matrices": hearing(), "vectors": gradtx.scale(1.0)}, LABELS)
-    assert tx.extra_args == {"value", "value_fn", "grad_fn", "grad", "weights", "note"}
+    assert tx.facts.extra == {"value", "value_fn", "grad_fn", "grad", "weights", "note"}
     once(tx, value=3.0, grad=PARAMS, grad_fn=pulled, value_fn=lambda params: len(jax.tree.leaves(params)))
     heard = HEARD[-1]
     assert (heard["value"], heard["measured"]) == (3.0, 6)
@@ -171,6 +171,8 @@ def test_find_in_groups_however_deep():
         assert gradtx.find(state, "matrices/nu") is nu
         assert set(gradtx.find(state, "vectors")) == {"scale_by_momentum", "scale_by_rms", "scale_by_learning_rate"}
         assert gradtx.step_count(state) == 0
+    nu = gradtx.find(ADAMS.init(PARAMS), "nu")  # of both groups: each leaf from its own
+    assert jax.tree.map(jnp.shape, nu) == jax.tree.map(jnp.shape, PARAMS)
     params = {name: jnp.ones(2) for name in ("matrices", "groups", "inner", "scale_by_rms", "nu")}  # called like groups
     tx = gradtx.partition({"matrices": gradtx.adam(0.1), "nu": gradtx.sgd(0.1)}, {"nu": "nu", "*": "matrices"})
     assert set(gradtx.find(tx.init(params), "matrices/scale_by_rms/nu")) == set(params)

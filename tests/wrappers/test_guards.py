@@ -32,7 +32,7 @@ def counted(state):
 @pytest.mark.parametrize("inner", [LIGHT, NOT_LIGHT, gradtx.clip(1.0) >> gradtx.sgd(0.1, 0.9)], ids=repr)
 def test_faults_leave_no_trace(inner):
     """With each kind of fault in between the same bits as without; of what a clip would make finite too."""
-    faults = [with_fault(value) for value in FAULTS[: -1 if inner.clips else None]]
+    faults = [with_fault(value) for value in FAULTS[: -1 if "clips" in inner.facts else None]]
     params, state = train(gradtx.skip_nonfinite(inner, 3), PARAMS, [GOOD, *faults[:3], GOOD, *faults[3:], GOOD])
     assert gradtx.tree_equal((params, state["skip_nonfinite"]["inner"]), train(inner, PARAMS, [GOOD] * 3))
     assert counted(state) == [len(faults), 0, 0]
@@ -126,7 +126,7 @@ def test_only_what_is_light_runs_twice_and_only_under_jit(reads, random, expecte
             runs.append(reads)
             return gradtx.tree.map(lambda u: 0.5 * u, updates), state
 
-        return gradtx.Rule(update=update, reads=reads, random=random)
+        return gradtx.Rule(update=update, reach=reads, fields={"key": gradtx.fields.key()} if random else {})
 
     tx = gradtx.skip_nonfinite(gradtx.clip_by_global_norm(1.0) >> scale_by_half(), 3)
     state = tx.init(PARAMS)

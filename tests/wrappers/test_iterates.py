@@ -30,14 +30,11 @@ def test_lookahead_is_its_paper(x64, period, size):
 def test_reset_state_gives_the_inner_its_first_state_and_keeps_its_key():
     @gradtx.transform
     def noisy() -> gradtx.Rule:
-        def init(params):
-            return {"key": jax.random.key_data(jax.random.key(0))}
-
         def update(updates, state):
             following, now = jax.random.split(jax.random.wrap_key_data(state["key"]))
             return updates + jax.random.normal(now, updates.shape), {"key": jax.random.key_data(following)}
 
-        return gradtx.Rule(init=init, update=update, random=True)
+        return gradtx.Rule(update=update, fields={"key": gradtx.fields.key()})
 
     tx = gradtx.lookahead(noisy() >> gradtx.sgd(0.1, momentum=0.9), 2, reset_state=True)
     params, drawn = jnp.zeros(3), []
@@ -61,7 +58,7 @@ def test_at_a_synchronization_low_precision_params_are_the_slow_ones():
     slow = gradtx.find(state, "slow")
     assert (params.dtype, slow.dtype) == (jnp.bfloat16, jnp.float32)
     np.testing.assert_array_equal(params, slow.astype(jnp.bfloat16))
-    low = gradtx.lookahead(gradtx.sgd(0.01), state_dtype=jnp.bfloat16).init(params)
+    low = gradtx.stored(gradtx.lookahead(gradtx.sgd(0.01)), jnp.bfloat16).init(params)
     assert gradtx.find(low, "slow").dtype == jnp.bfloat16
 
 
@@ -85,7 +82,7 @@ def test_params_that_were_loaded_count():
 
 def test_slow_weights_in_bfloat16_are_not_taken_for_params_that_moved():
     """Steps far below the digits of the slow weights add up in the mean."""
-    tx = gradtx.lookahead(gradtx.sgd(1e-4), 2, state_dtype=jnp.bfloat16)
+    tx = gradtx.stored(gradtx.lookahead(gradtx.sgd(1e-4), 2), jnp.bfloat16)
     params, _ = train(tx, jnp.ones(4000), [jnp.ones(4000)] * 100)
     np.testing.assert_allclose(float(params.mean()), 1 - 0.5 * 1e-2, atol=1e-3)
 
@@ -157,9 +154,9 @@ def test_low_precision_params_follow_the_points_in_float32():
     assert gradtx.averaged_params(states).dtype == jnp.float32
     np.testing.assert_allclose(gradtx.averaged_params(states)[-1], x[-1], rtol=1e-5)
     np.testing.assert_allclose(params[-1].astype(jnp.float32), y[-1], rtol=2**-8)
-    low = gradtx.schedule_free_adamw(state_dtype=jnp.bfloat16).init(ones.astype(np.float32))
+    low = gradtx.stored(gradtx.schedule_free_adamw(), jnp.bfloat16).init(ones.astype(np.float32))
     assert {gradtx.find(low, name).dtype for name in ("z", "average", "nu")} == {jnp.dtype(jnp.bfloat16)}
-    low = gradtx.schedule_free_sgd(state_dtype=jnp.bfloat16).init(ones.astype(np.float32))
+    low = gradtx.stored(gradtx.schedule_free_sgd(), jnp.bfloat16).init(ones.astype(np.float32))
     assert gradtx.find(low, "z").dtype == jnp.bfloat16
 
 

@@ -104,7 +104,7 @@ def test_beside_a_direction_a_masked_scaling_measures_the_gradient_that_came_in(
 def test_what_scales_back_or_has_the_last_word_is_known_through_a_mask():
     inner = gradtx.loss_scaling(gradtx.kahan_summation(gradtx.sgd(1.0)), dynamic=False)
     tx = gradtx.train_only(inner, OUT)
-    assert (tx.first, tx.final) == (True, True)
+    assert tx.facts.place == {"first", "last"}
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
     assert {leaf.dtype for leaf in jax.tree.leaves(once(tx, half, half))} == {np.dtype(np.float32)}
 

@@ -66,7 +66,7 @@ CLIPS = [
 
 @pytest.mark.parametrize("clip", CLIPS, ids=lambda tx: tx.name)
 def test_every_clip_says_that_it_clips(clip):
-    assert clip.clips
+    assert "clips" in clip.facts
     found = after(gradtx.monitor(clip), 1, 5)
     assert found["clipped_norm"] < found["gradient_norm"]
     assert found["clipped_fraction"] >= 0.5
@@ -108,7 +108,7 @@ def test_from_any_nesting():
     assert found == {"loss_scale": 512.0, "skipped_steps": 1.0, "plateau_scale": 1.0}
     with jax.numpy_dtype_promotion("standard"):
         assert_numbers(after(optax.chain(optax.identity(), gradtx.monitor(gradtx.sgd(0.1)))), gradient_norm=NORM)
-    assert gradtx.monitor(gradtx.sgd(0.1) >> gradtx.reduce_on_plateau()).extra_args == {"value"}
+    assert gradtx.monitor(gradtx.sgd(0.1) >> gradtx.reduce_on_plateau()).facts.extra == {"value"}
 
 
 def test_every_learning_rate_has_a_name():

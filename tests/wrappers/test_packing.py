@@ -114,7 +114,7 @@ def test_inside_and_around_others(name):
     wrap, extra = INSIDE[name], {"grad_fn": pulled} if name == "sam" else {}
     alone = wrap(MOMENTUM)
     same(alone, wrap(pack(MOMENTUM)), **extra)
-    if not alone.whole_leaves and name != "in a chain":
+    if alone.facts.joinable and name != "in a chain":
         assert names_of(alone) == ["in_buckets"]
         same(alone)
 
@@ -195,10 +195,10 @@ def test_what_computes_each_element_by_itself_needs_no_whole_leaves():
     for name, factory in METHODS.items():
         parameters = {p.name for p in factory.node._parameters}
         rest = {name: 0.1 for name in ("learning_rate", "weight_decay") if name in parameters}
-        assert "mask" not in parameters or factory(mask="*kernel", **rest).whole_leaves, name
+        assert "mask" not in parameters or not factory(mask="*kernel", **rest).facts.joinable, name
     plain = "adam", "adamw", "sgd", "lion", "adadelta"
-    assert not any(METHODS[name](learning_rate=0.1).whole_leaves for name in plain)
-    assert not (gradtx.scale_by_momentum() + gradtx.scale_by_rms()).whole_leaves
+    assert all(METHODS[name](learning_rate=0.1).facts.joinable for name in plain)
+    assert (gradtx.scale_by_momentum() + gradtx.scale_by_rms()).facts.joinable
 
 
 TRACED: list[tuple[int, ...]] = []
@@ -211,7 +211,7 @@ def noting_shapes() -> gradtx.Rule:
     def update(updates, state):
         return jax.tree.map(lambda u: TRACED.append(u.shape) or u, updates), state
 
-    return gradtx.Rule(update=update)
+    return gradtx.Rule(update=update, reach="element")
 
 
 def test_200_leaves_are_few_kernels(monkeypatch):
