@@ -172,9 +172,9 @@ def _lying_as(leaf: Any, made: Array) -> Array:
     return made
 
 
-def stored_as(tree: PyTree, dtype: Any) -> PyTree:
-    """Every leaf in the given dtype, rounded to the nearest, sharded as it is."""
-    return jax.tree.map(lambda leaf: _lying_as(leaf, leaf.astype(np.dtype(dtype))), tree)
+def stored_as(leaf: Array, dtype: Any, like: Any) -> Array:
+    """A leaf in the given dtype, rounded to the nearest, sharded as another."""
+    return _lying_as(like, leaf.astype(np.dtype(dtype)))
 
 
 def is_whole(leaf: Any) -> bool:

@@ -68,17 +68,21 @@ def torch_path(peer: Peer, params: np.ndarray, gradients: np.ndarray) -> np.ndar
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        w, after = torch.tensor(params, requires_grad=True), []
-        optimizer = getattr(torch.optim, peer.method)([w], **peer.theirs)
-        for made, gradient in enumerate(gradients):
-            if falls(peer):
-                optimizer.param_groups[0]["lr"] = peer.theirs["lr"] / (1 + RATE * made)
-            w.grad = torch.tensor(gradient)
-            optimizer.step()
-            after.append(w.detach().numpy().copy())
+        paths = []
+        for row, row_of_gradients in zip(params, np.swapaxes(gradients, 0, 1), strict=True):  # leaf by leaf
+            leaves = [torch.tensor(leaf, requires_grad=True) for leaf in jax.tree.leaves(streams.split(row))]
+            optimizer, after = getattr(torch.optim, peer.method)(leaves, **peer.theirs), []
+            for made, gradient in enumerate(row_of_gradients):
+                if falls(peer):
+                    optimizer.param_groups[0]["lr"] = peer.theirs["lr"] / (1 + RATE * made)
+                for leaf, own in zip(leaves, jax.tree.leaves(streams.split(gradient)), strict=True):
+                    leaf.grad = torch.tensor(own)
+                optimizer.step()
+                after.append(np.concatenate([leaf.detach().numpy().ravel() for leaf in leaves]))
+            paths.append(after)
     finally:
         torch.set_default_dtype(before)
-    return np.array(after)
+    return np.array(paths).swapaxes(0, 1)
 
 
 def keras_path(peer: Peer, params: np.ndarray, gradients: np.ndarray) -> np.ndarray:

@@ -110,6 +110,7 @@ _COUNT: Final = "leave it out; the function is given the count"
 _ALWAYS: Final = "leave it out; trees like the params are always masked"
 _ONE_UPDATE: Final = "leave it out; both gradients are taken in one update"
 _WARMUP: Final = "learning_rate=warmup_constant_schedule(0.0, learning_rate, warmup_steps)"
+_STORED: Final = 'gradtx.stored(tx, dtype) around it; fields=("z",) stores z alone, as optax does'
 _MODE: Final = "leave it out for 'hard'; for the others stay with optax"
 
 ARGUMENTS: Final[dict[str, dict[str, str]]] = {
@@ -142,9 +143,9 @@ ARGUMENTS: Final[dict[str, dict[str, str]]] = {
     },
     "scale_by_lion": {"mode": _MODE, "smooth_beta": _MODE},
     "scale_by_rms": {"bias_correction": "debias"},
-    "schedule_free": {"base_optimizer": _INNER},
-    "schedule_free_adamw": {"warmup_steps": _WARMUP},
-    "schedule_free_sgd": {"warmup_steps": _WARMUP},
+    "schedule_free": {"base_optimizer": _INNER, "state_dtype": _STORED},
+    "schedule_free_adamw": {"warmup_steps": _WARMUP, "state_dtype": _STORED},
+    "schedule_free_sgd": {"warmup_steps": _WARMUP, "state_dtype": _STORED},
     "skip_nonfinite": {"max_consecutive_errors": "max_consecutive"},
     "train_only": {"optimizer": _INNER, "freeze_mask": "mask, the opposite: it says what is trained"},
 }
@@ -187,7 +188,7 @@ def of_rule(error: TypeError) -> str:
 
 def argument(function: str, name: str) -> str:
     """What an error adds about an argument that only optax's function has, or that version 0.1 had, or ""."""
-    if name in REMOVED:
+    if name in REMOVED and name not in ARGUMENTS.get(function, {}):
         return f" Version 0.1 had it. Instead: {REMOVED[name]}."
     hint = ARGUMENTS.get(function, {}).get(name)
     return f" optax has it. Instead: {hint}." if hint else ""

@@ -89,11 +89,11 @@ class Field:
             return jnp.copy(leaf if self.dtype == "params" else tree.to_compute_dtype(leaf))
         if self.dtype == "params":
             return tree.cast_like(tree.full_like(leaf, start), leaf)
-        if self.axes is _its_own and self.dtype == "compute":
+        axes = self.axes(jnp.shape(leaf))
+        if axes == _its_own(jnp.shape(leaf)) and self.dtype == "compute":
             return tree.full_like(leaf, start, real=self.real)
         if tree.is_discrete(leaf):
             return leaf
-        axes = self.axes(jnp.shape(leaf))
         shape = tuple(int(axis) if isinstance(axis, Length) else jnp.shape(leaf)[axis] for axis in axes)
         dtype = np.dtype(np.int32) if self.dtype == "count" else tree.compute_dtype(leaf, real=self.real)
         if isinstance(start, str):

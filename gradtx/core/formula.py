@@ -279,6 +279,7 @@ class Compiled:
         self.who, self.body, self.passes, self.reach = who, body, passes, rule.reach
         self.fields = without_values(rule.fields)
         self.needs_whole = rule.reach != "element" and "norms" not in rule.traits
+        self.unread: set[str] = set()
         self.names = {title: _names(f)[0] for title, f in passes(rule).items() if f is not None}
         self.kept = {name: field for name, field in self.fields.items() if not field.given}
         self.of_leaves = {name for name, field in self.fields.items() if field.per == "leaf"}
@@ -384,15 +385,20 @@ class Compiled:
                 "returns each field that it names, with its new value."
             )
 
-        for name in fields.keys() & self.kept.keys() - named.keys():
-            raise TypeError(f"{self.who}: it returned the field {name!r}, which it does not name: let it name that.")
+        self.unread |= fields.keys() & self.kept.keys() - named.keys()
 
         def like(name: str, value: Any) -> Any:
-            if name not in self.kept:
+            if name not in self.kept or name in self.unread:
                 return value
             return jax.tree.map(functools.partial(self.like, f"the field {name!r}"), value, named[name])
 
         return {name: like(name, value) for name, value in fields.items()}
+
+    def settled(self, new: State, own: State) -> State:
+        """The new fields; those that a pass wrote and did not read are looked at here."""
+        for name in self.unread & new.keys():
+            new[name] = jax.tree.map(functools.partial(self.like, f"the field {name!r}"), new[name], own[name])
+        return {name: new.get(name, own[name]) for name in own}
 
     def like(self, what: str, new: Any, old: Any, real: Any = None) -> Any:
         """A value that the author returned, in the dtype of the one that came; another kind or shape is refused."""
@@ -509,7 +515,7 @@ class Program(Compiled):
             parts = [row[1][name] for row in rows]
             new[name] = parts[0] if self.whole else structure.unflatten(parts)
         result = rows[0][0] if self.whole else structure.unflatten([row[0] for row in rows])
-        return result, {name: new.get(name, own[name]) for name in own}
+        return result, self.settled(new, own)
 
     def _number(self, name: str, value: Any) -> Any:
         if jnp.shape(value):

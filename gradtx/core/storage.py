@@ -18,7 +18,7 @@ import jax
 from jax import Array
 
 from gradtx import numerics, tree
-from gradtx.core import check, record
+from gradtx.core import check, meeting, record
 from gradtx.core.annotations import Dtype
 from gradtx.core.fields import Field, Place, at, put
 from gradtx.core.foreign import as_transform
@@ -100,9 +100,19 @@ class Stored(Transform):
                         f"gradtx.stored: {'/'.join(place)} at {path} is complex ({tree.dtype_of(leaf)}); allowed: real "
                         "leaves. Put split_real_and_imaginary around it."
                     )
-            state = put(state, place, tree.stored_as(field, self.dtype))
+            state = put(state, place, self._rounded_to_nearest(field, params))
         seed = zlib.crc32("/".join(self.inner.slots).encode())
         return state | {self._own: {"key": jax.random.key_data(jax.random.key(seed))}}
+
+    def _rounded_to_nearest(self, field: Any, params: Params) -> Any:
+        """A field in the dtype, each leaf sharded as its parameter."""
+        places, leaves = meeting.Places(params), cast(Any, jax.tree_util.tree_leaves_with_path(params))
+        known = dict(leaves)
+
+        def at_leaf(path: Any, leaf: Array) -> Array:
+            return tree.stored_as(leaf, self.dtype, known.get(places.of(path, leaf.shape), leaf))
+
+        return jax.tree_util.tree_map_with_path(at_leaf, field)
 
     def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
         own = {name: entry for name, entry in state.items() if name != self._own}

@@ -91,7 +91,8 @@ class Transform(Recorded):
             raise ValueError(f"{who}: params are missing; this optimizer needs them: tx.update(grads, state, params).")
         key, verified = check.struct_key(updates, state, params), self._cache.setdefault("verified", set())
         if key not in verified:
-            self._check_trees(who, updates, state, params)
+            with sharding.over(axis_name):
+                self._check_trees(who, updates, state, params)
             check.hint_at_jit(who, updates)
             verified.add(key)
         met, own, weights, known = meeting.together(who, updates, state, params, extra)

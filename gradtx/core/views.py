@@ -184,7 +184,8 @@ class Seen(Compiled):
     def _renewed(self, title: str, real: Dtype, numbers: Numbers, g: PyTree, fields: State) -> State:
         leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(g))
         rows = self.each(title, real, numbers, leaves, {}, self._columns(fields))
-        return fields | {name: structure.unflatten([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+        made = {name: structure.unflatten([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+        return self.settled(made, fields)
 
     def _refreshed(
         self,
@@ -217,5 +218,9 @@ class Seen(Compiled):
 
     def finished(self, title: str, made: Any, u: Any, named: dict[str, Any], real: Dtype) -> Any:
         if title in ("down", "up"):
+            if tree.is_discrete(made) or tree.is_complex(made) != tree.is_complex(u):
+                raise TypeError(
+                    f"{self.who}: what {title} returned has dtype {made.dtype}; allowed: the dtype that came, {u.dtype}."
+                )
             return jnp.asarray(made).astype(tree.compute_dtype(u))
         return self.checked(made, named, (as_dict(made) or {}).keys() & self.kept.keys())

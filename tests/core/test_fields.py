@@ -157,7 +157,8 @@ def test_a_rule_by_hand_starts_with_its_fields_and_what_is_inside():
     assert gradtx.tree_equal(own["inner"], inner.init(PARAMS))
     around = {("counts_around", "inner", *place): field for place, field in inner.declared.items()}
     assert tx.declared == {("counts_around", name): field for name, field in tx.fields.items()} | around
-    assert tx.parts == {("counts_around",): tx, ("counts_around", "inner", "scale_by_momentum"): inner}
+    nodes = {place: part.node for place, part in tx.parts.items()}
+    assert nodes == {("counts_around",): tx, ("counts_around", "inner", "scale_by_momentum"): inner}
     assert (tx.facts.reach, tx.facts.joinable, counts_around(gradtx.clip_by_leaf_norm(1.0)).facts.reach) == (
         *("element", True, "leaf"),
     )

@@ -152,7 +152,6 @@ def test_tunable_changes_nothing_and_tune_is_replace():
         "stages[0].max_delta": np.float32(0.15),
         "stages[1].learning_rate": 0.25,
         "stages[1].momentum": np.float32(0.9),
-        "stages[1].dampening": 0.0,
     }
     assert state["tunable"]["hyperparameters"]["stages[1].learning_rate"] == 0.5  # the given state is left alone
 

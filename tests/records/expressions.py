@@ -43,5 +43,6 @@ EXPRESSIONS = [
         lr=0.001,
         amsgrad=True,
     ),
+    torch("Adafactor", "adafactor(learning_rate, 2, eps=2.0**-52, eps_in_sum=False)", lr=0.01),
 ]
 """Each with the expression that makes the same updates; `learning_rate` is PyTorch's."""

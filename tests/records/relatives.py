@@ -199,7 +199,6 @@ RELATIVES = [
         {"min_dim_size_to_factor": 2, "epsilon": 1e-6, "eps_in_sum": False, "decay_rate": 0.5},
         {"factored": False, "epsilon": 1e-8},
         {"min_dim_size_to_factor": 6},
-        peers=[optax("scale_by_factored_rms", {"min_dim_size_to_factor": 2})],
     ),
     Record("scale_by_param_block_rms", None, {}, {"min_scale": FALLING}),  # alone it grows for ever: see adafactor
     Record(
@@ -259,6 +258,5 @@ RELATIVES = [
             "decay_rate": 0.5,
         },
         at_least={1: 0.99},
-        peers=[optax("adafactor", K | {"min_dim_size_to_factor": 2})],
     ),
 ]

@@ -343,7 +343,7 @@ for name, call, error, *words in [
             "a branch",
             branching(),
             TypeError,
-            "gradtx.breaks: its body asks for the value of a hyperparameter; allowed",
+            "gradtx.breaks: it asks for the value of a number while it is compiled; allowed",
         ),
         *("jnp.where(condition, one, other)", "@transform(check=...)"),
     ),
@@ -356,7 +356,7 @@ for name, call, error, *words in [
         lambda: branching("u")().update(PARAMS, branching("u")().init(PARAMS)),
         TypeError,
         "gradtx.breaks: ",
-        "asks for the value of a hyperparameter",
+        "asks for the value of a number",
     ),
 ]:
     REFUSALS.append(Refusal(f"a formula: {name}", call, error, *words))
