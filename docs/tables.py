@@ -18,7 +18,7 @@ import optax
 
 import gradtx
 from gradtx.core import elsewhere
-from gradtx.core.transform import Elementary
+from gradtx.core.elementary import Elementary
 
 ROOT = Path(__file__).resolve().parent.parent
 

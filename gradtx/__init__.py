@@ -23,13 +23,13 @@ from gradtx.core.compose import join as join
 from gradtx.core.compose import stateless as stateless
 from gradtx.core.config import from_config as from_config
 from gradtx.core import fields as fields
-from gradtx.core.formula import largest as largest
-from gradtx.core.formula import norm as norm
+from gradtx.core.sums import largest as largest
+from gradtx.core.sums import norm as norm
 from gradtx.core.formula import per_element as per_element
 from gradtx.core.formula import per_leaf as per_leaf
 from gradtx.core.formula import per_matrix as per_matrix
 from gradtx.core.formula import per_tree as per_tree
-from gradtx.core.formula import total as total
+from gradtx.core.sums import total as total
 from gradtx.core.foreign import foreign as foreign
 from gradtx.core.foreign import to_optax as to_optax
 from gradtx.core.protocol import EmptyState as EmptyState
@@ -58,7 +58,7 @@ from gradtx.core.rule import Params as Params
 from gradtx.core.rule import Rule as Rule
 from gradtx.core.rule import Updates as Updates
 from gradtx.core.transform import Transform as Transform
-from gradtx.core.transform import transform as transform
+from gradtx.core.elementary import transform as transform
 from gradtx.core.tunable import tunable as tunable
 from gradtx.core.views import View as View
 from gradtx.core.views import through as through

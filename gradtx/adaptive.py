@@ -19,10 +19,11 @@ from jax import Array
 from gradtx.averages import average, average_squares, debiasing
 from gradtx.core import fields
 from gradtx.core.annotations import Dtype, NonNegative, Unit
+from gradtx.core.elementary import transform
 from gradtx.core.formula import per_element
 from gradtx.core.rule import Rule
 from gradtx.core.storage import stored, stored_by
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 from gradtx.momentum import Step, scale_by_momentum
 from gradtx.numerics import abs_squared, divide, root
 

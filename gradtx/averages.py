@@ -23,10 +23,10 @@ from jax import Array
 from gradtx import numerics
 from gradtx.core import fields
 from gradtx.core.annotations import Unit
+from gradtx.core.elementary import transform
 from gradtx.core.formula import per_element
 from gradtx.core.rule import Rule
 from gradtx.core.storage import stored_by
-from gradtx.core.transform import transform
 
 Weights = dict[str, Array]
 """The weights of an exponentially weighted average, summed up: two numbers.

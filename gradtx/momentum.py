@@ -19,10 +19,10 @@ from gradtx import averages
 from gradtx.averages import average
 from gradtx.core import fields
 from gradtx.core.annotations import NonNegative, Unit
+from gradtx.core.elementary import transform
 from gradtx.core.formula import per_element
 from gradtx.core.rule import Rule
 from gradtx.core.schedule import differs
-from gradtx.core.transform import transform
 
 Step = tuple[Array, dict[str, Array]]
 

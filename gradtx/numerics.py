@@ -12,9 +12,7 @@ NaN), and one NaN ends a hypergradient. Each function here has the textbook valu
 """
 
 import functools
-import inspect
 import math
-import types
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
@@ -168,54 +166,3 @@ def _one_of_two(x: Array, nearest: Array, random: Array) -> Array:
     uniform = (random >> 8).astype(x.dtype) * x.dtype.type(2.0**-24)
     rounded = jnp.copysign(jnp.where(uniform < share, above, below), nearest)
     return jnp.where(jnp.isfinite(nearest) & jnp.isfinite(rounded), rounded, nearest)
-
-
-# Programs made once ---------------------------------------------------------------------------------------------------
-
-
-def program(function: Callable[..., Any], *, traced: bool) -> Callable[..., Any]:
-    """The function as a program, the one that was made when a function that says the same came before."""
-    said = _said(function)
-    if said is not None:
-        return _kept_program(_Said(function, said))
-    return jax.jit(function, inline=True) if traced else function
-
-
-class _Said:
-    """A function, equal to another that says the same: closures are made anew at every update."""
-
-    def __init__(self, function: Callable[..., Any], said: Any):
-        self.function, self.said = function, said
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Said) and self.said == other.said
-
-    def __hash__(self) -> int:
-        return hash(self.said)
-
-
-@functools.lru_cache(maxsize=1024)
-def _kept_program(said: _Said) -> Callable[..., Any]:
-    return jax.jit(said.function, inline=True)
-
-
-def _said(value: Any) -> Any:
-    """What a function computes, as far as that can be compared: its code and all that it names; else None."""
-    if value is None or isinstance(value, (bool, int, float, str, np.dtype)):
-        return type(value), repr(value)
-    if isinstance(value, type) or inspect.isbuiltin(value) or inspect.ismodule(value):
-        return "itself", value
-    if not inspect.isfunction(value):
-        return ("itself", value) if type(value).__module__.startswith("jax") and callable(value) else None
-    inside = [*(cell.cell_contents for cell in value.__closure__ or ()), *(value.__defaults__ or ())]
-    outside = [value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__]
-    parts = [_said(part) for part in inside]
-    parts += [("itself", one) if inspect.isfunction(one) else _said(one) for one in outside]
-    return None if None in parts or value.__kwdefaults__ else (value.__code__, *parts)
-
-
-@functools.lru_cache(maxsize=1024)
-def _names(code: types.CodeType) -> tuple[str, ...]:
-    """The names that code looks up outside of itself, that of the functions in it included."""
-    nested = [_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return tuple(dict.fromkeys([*code.co_names, *(name for names in nested for name in names)]))

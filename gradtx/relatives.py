@@ -14,9 +14,10 @@ from jax import Array
 from gradtx.averages import Weights, average, average_squares, debiasing, debiasing_each, total, weights_after
 from gradtx.core import fields
 from gradtx.core.annotations import NonNegative, Positive, Unit
+from gradtx.core.elementary import transform
 from gradtx.core.formula import per_element
 from gradtx.core.rule import Rule
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 from gradtx.momentum import Step, scale_by_momentum
 from gradtx.numerics import abs_squared, divide, root
 

@@ -114,10 +114,11 @@ def _ends(dtype: np.dtype[Any]) -> tuple[float, float]:
 def map(function: Callable[..., Array], *trees: PyTree, **numbers: Any) -> PyTree:  # noqa: A001 - reads as tree.map
     """Apply ``function(*leaves, **numbers)`` at every leaf, leaves and numbers in one precision of at least float32.
 
-    The function is pure, and traced once for each kind of leaf (shape and dtype), however many leaves there are;
-    outside jit it is one small program, whatever it computes.
+    The function is pure, and inside jit traced once for each kind of leaf (shape and dtype), however many leaves there
+    are.
     """
-    once = numerics.program(function, traced=any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees)))
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+    once = jax.jit(function, inline=True) if traced else function
     scalars: dict[np.dtype[Any], dict[str, Any]] = {}
 
     def at_leaf(*leaves: Any) -> Array:

@@ -22,8 +22,9 @@ import pytest
 import gradtx
 from gradtx import testing
 from gradtx.core.config import from_config
+from gradtx.core.elementary import Named
 from gradtx.core.record import children
-from gradtx.core.transform import Named, Transform
+from gradtx.core.transform import Transform
 from tests.records import RECORDS, SCHEDULES, Scheduled
 from tests.records.wrappers import FUNCTIONS
 from tests.running import transform

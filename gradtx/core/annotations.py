@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import difflib
 import enum
+import functools
 import inspect
 import math
 import types
@@ -101,6 +102,9 @@ class Parameter:
 
 def annotations_of(body: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a factory, also where they are strings."""
+    written: dict[str, Any] = body.__annotations__
+    if not any(isinstance(annotation, str) for annotation in written.values()):
+        return {name: type(None) if annotation is None else annotation for name, annotation in written.items()}
     try:
         return typing.get_type_hints(body, include_extras=True)
     except NameError as error:
@@ -136,6 +140,29 @@ def parameters_of(
 
 def _describe(parameter: inspect.Parameter, annotation: Any) -> Parameter:
     """Read one annotation: `Unit`, `Unit | None`, `tuple[Unit, ...]`, `dict[str, Transform]`, `bool`, ..."""
+    read = _read(annotation)
+    if isinstance(read, str):
+        raise TypeError(f"parameter {parameter.name!r} {read}")
+    kind, interval, container, optional, options = read
+    default, variadic = parameter.default, parameter.kind is parameter.VAR_POSITIONAL
+    if kind is Kind.HYPER and isinstance(default, int) and not isinstance(default, bool):
+        default = float(default)
+    return Parameter(
+        parameter.name,
+        kind,
+        default,
+        keyword_only=parameter.kind is parameter.KEYWORD_ONLY,
+        variadic=variadic,
+        optional=optional,
+        container=tuple if variadic else container,
+        interval=interval,
+        types=options,
+    )
+
+
+@functools.lru_cache(maxsize=512)
+def _read(annotation: Any) -> tuple[Kind, Interval, type | None, bool, tuple[Any, ...]] | str:
+    """What an annotation says: kind, range, container, whether None is allowed, the types; or what is wrong with it."""
     options = [annotation]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(annotation) if option is not type(None)]
@@ -150,24 +177,11 @@ def _describe(parameter: inspect.Parameter, annotation: Any) -> Parameter:
             container = None
     kind, interval = _kind(options[0])
     if len({_kind(option)[0] for option in options}) > 1:
-        raise TypeError(
-            f"parameter {parameter.name!r} may be {annotation}: a hyperparameter, transform or schedule cannot be "
-            "static as well (None is allowed); make two parameters of it."
+        return (
+            f"may be {annotation}: a hyperparameter, transform or schedule cannot be static as well (None is allowed); "
+            "make two parameters of it."
         )
-    default, variadic = parameter.default, parameter.kind is parameter.VAR_POSITIONAL
-    if kind is Kind.HYPER and isinstance(default, int) and not isinstance(default, bool):
-        default = float(default)
-    return Parameter(
-        parameter.name,
-        kind,
-        default,
-        keyword_only=parameter.kind is parameter.KEYWORD_ONLY,
-        variadic=variadic,
-        optional=optional,
-        container=tuple if variadic else container,
-        interval=interval,
-        types=tuple(options),
-    )
+    return kind, interval, container, optional, tuple(options)
 
 
 def _kind(annotation: Any) -> tuple[Kind, Interval]:

@@ -3,8 +3,9 @@
 from typing import Any
 
 from gradtx.core import check
+from gradtx.core.elementary import transform
 from gradtx.core.rule import Params, Rule, State, Updates
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 
 
 @transform

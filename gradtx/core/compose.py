@@ -21,11 +21,12 @@ import jax
 from jax import Array
 
 from gradtx.core import record
+from gradtx.core.elementary import transform
 from gradtx.core.fields import Place
 from gradtx.core.foreign import as_transform
 from gradtx.core.formula import per_element
 from gradtx.core.rule import Facts, Params, Rule, State, Updates, in_a_row
-from gradtx.core.transform import Part, Transform, numbered, transform
+from gradtx.core.transform import Part, Transform, numbered
 
 
 class Composition(Transform):

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from gradtx.core import selection, views
+from gradtx.core.elementary import transform
 from gradtx.core.rule import Rule
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 
 PyTree = Any
 State = dict[str, Any]

@@ -11,9 +11,10 @@ import numpy as np
 from gradtx import tree
 from gradtx.core import record
 from gradtx.core.annotations import Interval, Kind, is_traced
+from gradtx.core.elementary import transform
 from gradtx.core.rule import Params, Rule, State, Updates
 from gradtx.core.state import fits, items
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 
 Place = tuple[str, ...]
 

@@ -23,7 +23,8 @@ from jax import Array
 
 from gradtx import numerics, tree
 from gradtx.core.fields import Field, Place, at, put
-from gradtx.core.formula import Body, Compiled, Numbers, Pass, as_dict, check_fields, names_of
+from gradtx.core.formula import check_fields, names_of
+from gradtx.core.program import Body, Compiled, Numbers, Pass, as_dict
 from gradtx.core.rule import Reach, Rule, State, Wants
 
 PyTree = Any
@@ -220,7 +221,7 @@ class Seen(Compiled):
         if title in ("down", "up"):
             if tree.is_discrete(made) or tree.is_complex(made) != tree.is_complex(u):
                 raise TypeError(
-                    f"{self.who}: what {title} returned has dtype {made.dtype}; allowed: the dtype that came, {u.dtype}."
+                    f"{self.who}: what {title} returned has dtype {made.dtype}; allowed: the one that came, {u.dtype}."
                 )
             return jnp.asarray(made).astype(tree.compute_dtype(u))
         return self.checked(made, named, (as_dict(made) or {}).keys() & self.kept.keys())

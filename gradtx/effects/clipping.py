@@ -21,9 +21,10 @@ from jax import Array
 from gradtx import sharding, tree
 from gradtx.core import fields
 from gradtx.core.annotations import Interval, NonNegative, PositiveInt
-from gradtx.core.formula import Summed, norm_in_units, per_element, per_leaf
+from gradtx.core.elementary import transform
+from gradtx.core.formula import per_element, per_leaf
 from gradtx.core.rule import Rule
-from gradtx.core.transform import transform
+from gradtx.core.sums import Summed, norm_in_units
 
 Percent = Annotated[Any, Interval(0, 100, closed_high=True)]
 Limit = Annotated[Any, Interval(0, closed_low=False, closed_high=True)]

@@ -14,9 +14,9 @@ from jax import Array
 
 from gradtx.core import fields
 from gradtx.core.annotations import NonNegative
+from gradtx.core.elementary import transform
 from gradtx.core.formula import per_element
 from gradtx.core.rule import Rule
-from gradtx.core.transform import transform
 
 
 @transform

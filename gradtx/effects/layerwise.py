@@ -12,9 +12,9 @@ from jax import Array
 
 from gradtx import tree
 from gradtx.core.annotations import NonNegative
+from gradtx.core.elementary import transform
 from gradtx.core.formula import per_leaf
 from gradtx.core.rule import Rule
-from gradtx.core.transform import transform
 
 
 @transform

@@ -8,9 +8,9 @@ from jax import Array
 from gradtx import numerics
 from gradtx.core import fields
 from gradtx.core.annotations import Fraction, Interval, NonNegative, NonNegativeInt, PositiveInt, Unit
+from gradtx.core.elementary import transform
 from gradtx.core.formula import per_element
 from gradtx.core.rule import Rule
-from gradtx.core.transform import transform
 
 State = dict[str, Any]
 Between = Annotated[Any, Interval(0, 1, closed_low=False)]

@@ -7,10 +7,11 @@
 import jax.numpy as jnp
 
 from gradtx.core.annotations import Finite, NonNegative
+from gradtx.core.elementary import transform
 from gradtx.core.formula import per_element
 from gradtx.core.rule import Rule
 from gradtx.core.schedule import Schedule
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 
 
 @transform

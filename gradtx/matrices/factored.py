@@ -14,10 +14,10 @@ from jax import Array
 from gradtx import tree
 from gradtx.averages import average
 from gradtx.core.annotations import NonNegative, NonNegativeInt, PositiveInt, Unit
+from gradtx.core.elementary import transform
 from gradtx.core.fields import Field, Length
 from gradtx.core.formula import per_leaf
 from gradtx.core.rule import Rule
-from gradtx.core.transform import transform
 from gradtx.momentum import Step
 from gradtx.numerics import abs_squared, root
 

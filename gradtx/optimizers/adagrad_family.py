@@ -9,7 +9,8 @@ from typing import Any
 from gradtx.adaptive import scale_by_adadelta, scale_by_adagrad, scale_by_rms
 from gradtx.core.annotations import NonNegative, Unit
 from gradtx.core.compose import identity
-from gradtx.core.transform import Transform, transform
+from gradtx.core.elementary import transform
+from gradtx.core.transform import Transform
 from gradtx.effects.decay import add_decayed_weights
 from gradtx.effects.scaling import scale_by_learning_rate
 from gradtx.momentum import scale_by_momentum

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from gradtx.adaptive import scale_by_adam, scale_by_infinity_norm, scale_by_rms
 from gradtx.core.annotations import Dtype, NonNegative, Unit
+from gradtx.core.elementary import transform
 from gradtx.core.storage import stored
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 from gradtx.effects.decay import add_decayed_weights
 from gradtx.effects.scaling import scale_by_learning_rate
 from gradtx.momentum import scale_by_momentum, scale_by_nadam_momentum

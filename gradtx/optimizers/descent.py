@@ -6,9 +6,10 @@ changes.
 """
 
 from gradtx.core.annotations import Dtype, NonNegative, Unit
+from gradtx.core.elementary import transform
 from gradtx.core.schedule import differs
 from gradtx.core.storage import stored
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 from gradtx.effects.scaling import scale_by_learning_rate
 from gradtx.momentum import scale_by_momentum
 

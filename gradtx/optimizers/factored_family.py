@@ -8,8 +8,9 @@ from typing import Any
 from gradtx.averages import ema
 from gradtx.core.annotations import Dtype, NonNegative, NonNegativeInt, Positive, PositiveInt, Unit
 from gradtx.core.compose import identity
+from gradtx.core.elementary import transform
 from gradtx.core.storage import stored
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 from gradtx.effects.clipping import clip_by_block_rms
 from gradtx.effects.decay import add_decayed_weights
 from gradtx.effects.scaling import scale_by_learning_rate

@@ -8,7 +8,8 @@ from typing import Any
 
 from gradtx.adaptive import scale_by_adam
 from gradtx.core.annotations import NonNegative, Unit
-from gradtx.core.transform import Transform, transform
+from gradtx.core.elementary import transform
+from gradtx.core.transform import Transform
 from gradtx.effects.decay import add_decayed_weights
 from gradtx.effects.layerwise import scale_by_trust_ratio
 from gradtx.effects.scaling import scale_by_learning_rate

@@ -7,7 +7,8 @@ rprop      the sign, with a step size for each element
 """
 
 from gradtx.core.annotations import NonNegative, Positive, Unit
-from gradtx.core.transform import Transform, transform
+from gradtx.core.elementary import transform
+from gradtx.core.transform import Transform
 from gradtx.effects.scaling import scale_by_learning_rate
 from gradtx.relatives import scale_by_belief, scale_by_radam, scale_by_rprop, scale_by_yogi
 

@@ -4,8 +4,9 @@ from typing import Any
 
 from gradtx.adaptive import scale_by_lion
 from gradtx.core.annotations import Dtype, NonNegative, Unit
+from gradtx.core.elementary import transform
 from gradtx.core.storage import stored
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 from gradtx.effects.decay import add_decayed_weights
 from gradtx.effects.scaling import scale_by_learning_rate, scale_by_sign
 from gradtx.momentum import scale_by_momentum

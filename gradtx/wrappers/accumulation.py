@@ -13,8 +13,9 @@ from jax import Array
 
 from gradtx import numerics, tree
 from gradtx.core import fields
+from gradtx.core.elementary import transform
 from gradtx.core.rule import Rule
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 from gradtx.wrappers.placing import refuse_first
 
 PyTree = Any

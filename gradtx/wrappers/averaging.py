@@ -24,9 +24,10 @@ from gradtx.averages import total, weights_after
 from gradtx.core import check, fields
 from gradtx.core.annotations import NonNegativeInt, PositiveInt, Unit
 from gradtx.core.apply import apply_updates
+from gradtx.core.elementary import transform
 from gradtx.core.fields import Field
 from gradtx.core.rule import Rule
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 from gradtx.wrappers.placing import refuse_waiting
 
 PyTree = Any

@@ -15,9 +15,10 @@ import jax
 
 from gradtx import tree
 from gradtx.core import record, selection
+from gradtx.core.elementary import transform
 from gradtx.core.routing import MASKED, asking, labels_of, on_leaves, shape_of
 from gradtx.core.rule import Rule
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 
 PyTree = Any
 State = dict[str, Any]

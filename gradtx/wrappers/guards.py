@@ -20,9 +20,10 @@ from gradtx import numerics, sharding, tree
 from gradtx.core import check, fields, meeting, record
 from gradtx.core.annotations import PositiveInt
 from gradtx.core.apply import apply_updates
+from gradtx.core.elementary import transform
 from gradtx.core.formula import per_element
 from gradtx.core.rule import Rule
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 from gradtx.wrappers.placing import refuse_final, refuse_first
 
 PyTree = Any

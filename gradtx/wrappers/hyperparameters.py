@@ -10,11 +10,12 @@ from jax import Array
 from gradtx.core import record
 from gradtx.core.annotations import Kind
 from gradtx.core.compose import Composition
+from gradtx.core.elementary import Named
 from gradtx.core.foreign import Foreign, as_transform
 from gradtx.core.schedule import concrete_numbers
 from gradtx.core.state import held
 from gradtx.core.storage import Stored
-from gradtx.core.transform import Named, Transform, numbered
+from gradtx.core.transform import Transform, numbered
 from gradtx.core.tunable import with_hyperparameters
 
 State = dict[str, Any]

@@ -20,8 +20,9 @@ from gradtx.adaptive import scale_by_rms
 from gradtx.core import check, fields
 from gradtx.core.annotations import Fraction, NonNegative, PositiveInt, Unit
 from gradtx.core.apply import apply_updates
+from gradtx.core.elementary import transform
 from gradtx.core.rule import Rule
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 from gradtx.effects.decay import add_decayed_weights
 from gradtx.effects.scaling import scale_by_learning_rate
 from gradtx.wrappers.averaging import towards

@@ -17,9 +17,10 @@ from jax import Array
 
 from gradtx import tree
 from gradtx.core.compose import Chain
+from gradtx.core.elementary import transform
 from gradtx.core.rule import Rule
 from gradtx.core.state import held
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 from gradtx.wrappers.hyperparameters import numbers_of
 from gradtx.wrappers.placing import refuse_first
 

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from gradtx.core import check, views
 from gradtx.core.annotations import PositiveInt
 from gradtx.core.compose import Chain
+from gradtx.core.elementary import transform
 from gradtx.core.record import registry
 from gradtx.core.rule import Rule
-from gradtx.core.transform import Transform, numbered, transform
+from gradtx.core.transform import Transform, numbered
 from gradtx.wrappers.layout import Layout, chosen, named
 
 PyTree = Any

@@ -20,8 +20,9 @@ from jax import Array
 from gradtx import numerics, tree
 from gradtx.core import fields, selection, views
 from gradtx.core.annotations import NonNegativeInt, PositiveInt
+from gradtx.core.elementary import transform
 from gradtx.core.rule import Rule
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 from gradtx.wrappers.guards import update_if_finite
 from gradtx.wrappers.placing import refuse_final, refuse_first
 

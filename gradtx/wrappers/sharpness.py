@@ -14,8 +14,9 @@ from jax import Array
 from gradtx import numerics, sharding, tree
 from gradtx.core import check, fields
 from gradtx.core.annotations import NonNegative, NonNegativeInt
+from gradtx.core.elementary import transform
 from gradtx.core.rule import Rule
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 from gradtx.wrappers.placing import refuse_first
 
 PyTree = Any

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from gradtx import tree
 from gradtx.core import views
+from gradtx.core.elementary import transform
 from gradtx.core.rule import Rule
-from gradtx.core.transform import Transform, transform
+from gradtx.core.transform import Transform
 
 PyTree = Any
 State = dict[str, Any]

@@ -1,0 +1,353 @@
+"""The program of a formula: its passes, each compiled once for each dtype and shape, whatever the numbers are.
+
+    measure   leaf by leaf    -> what is summed over all leaves
+    once      the whole tree  -> numbers for the update, and the fields of the whole tree
+    update    leaf by leaf    -> the updates, and the fields of each leaf
+
+All is computed in one dtype, float64 if one of the leaves is and else float32, and comes back in the dtypes that came.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import operator
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+
+from gradtx import sharding, tree
+from gradtx.core import elsewhere, selection
+from gradtx.core.fields import Field
+from gradtx.core.rule import Rule, State
+from gradtx.core.sums import Summed, sum_up
+
+PyTree = Any
+Numbers = dict[str, Any]
+Dtype = np.dtype[Any]
+Pass = Callable[..., Any] | None
+Body = Callable[[Numbers], Rule]
+Columns = dict[str, list[Any]]
+
+
+@functools.lru_cache(maxsize=4096)
+def names_in(function: Callable[..., Any]) -> tuple[dict[str, bool], bool]:
+    """The names that a pass wants, and whether each must be there; and whether it takes what flows first."""
+    parameters = list(inspect.signature(function).parameters.values())
+    leads = bool(parameters) and parameters[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    for p in parameters:
+        if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+            raise TypeError(
+                f"{function.__name__}: {p.name} stands for any arguments; allowed: names, of fields and of what the "
+                "language offers (observed, params, count, key)."
+            )
+    return {p.name: p.default is p.empty for p in (parameters[1:] if leads else parameters)}, leads
+
+
+@contextlib.contextmanager
+def no_values(who: str) -> Generator[None]:
+    """While this is open, a body or a formula runs with numbers that have no value; a branch on one is refused."""
+    try:
+        yield
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise TypeError(
+            f"{who}: it asks for the value of a number while it is compiled; allowed: arithmetic. Hyperparameters may "
+            "be schedules, or of many optimizers at once, so a branch is written jnp.where(condition, one, other), and "
+            "a check of an argument belongs into its annotation, or into @transform(check=...)."
+        ) from error
+    except TypeError as error:
+        if words := elsewhere.of_rule(error):
+            error.add_note(words)
+        raise
+
+
+def without_values(fields: Mapping[str, Field]) -> dict[str, Field]:
+    """Fields of a body that ran without values: where one starts at a hyperparameter is not known."""
+    unknown = {name for name, field in fields.items() if isinstance(field.start, Tracer)}
+    return {
+        name: dataclasses.replace(field, start=None) if name in unknown else field for name, field in fields.items()
+    }
+
+
+class Compiled:
+    """Some passes over leaves, each compiled once for each dtype and shape. `body(numbers)` gives the rule anew."""
+
+    def __init__(self, who: str, rule: Rule, body: Body, passes: Callable[[Rule], dict[str, Pass]]):
+        self.who, self.body, self.passes, self.reach = who, body, passes, rule.reach
+        self.fields = without_values(rule.fields)
+        self.needs_whole = rule.reach != "element" and "norms" not in rule.traits
+        self.unread: set[str] = set()
+        self.names = {title: names_in(f)[0] for title, f in passes(rule).items() if f is not None}
+        self.kept = {name: field for name, field in self.fields.items() if not field.given}
+        self.of_leaves = {name for name, field in self.fields.items() if field.per == "leaf"}
+        self.of_tree = {name for name, field in self.kept.items() if field.per == "tree"} - {"key"}
+        self.jitted: dict[str, Callable[..., Any]] = {
+            title: jax.jit(self._run, static_argnums=(0, 1, 2), inline=True) for title in self.names
+        }
+        traced = [name for name, field in rule.fields.items() if isinstance(field.start, Tracer)]
+
+        def starts(numbers: Numbers) -> dict[str, Any]:
+            return {name: body(numbers).fields[name].start for name in traced}
+
+        self.starts: Callable[[Numbers], dict[str, Any]] | None = jax.jit(starts) if traced else None
+
+    def first(self, numbers: Numbers, params: PyTree) -> State:
+        """The fields before the first update."""
+        self.refuse_others(params)
+        starts: dict[str, Any] = {} if self.starts is None else self.starts(numbers)
+        return {name: field.init(params, starts.get(name, field.start)) for name, field in self.kept.items()}
+
+    def refuse_others(self, values: PyTree) -> None:
+        """Refuse what is no matrix, for a formula of matrices; and shards, for one of whole leaves."""
+        if self.needs_whole and sharding.named_axes() and any(map(sharding.axes_of, jax.tree.leaves(values))):
+            raise ValueError(
+                f"{self.who}: it needs whole leaves, and axis_name={sharding.named_axes()} says that these are shards; "
+                "allowed inside shard_map: what works element by element or by norms. Gather the leaves, or call "
+                "update outside shard_map."
+            )
+        for path, leaf in tree.named_leaves(values) if self.reach == "matrix" else ():
+            if jnp.ndim(leaf) != 2:
+                raise ValueError(
+                    f"{self.who}: the leaf at {path} has {jnp.ndim(leaf)} axes; allowed: matrices, which have 2. Route "
+                    f"the others elsewhere: by_shape(matrix={self.who.removeprefix('gradtx.')}(...), other=adam(...))."
+                )
+
+    def each(
+        self,
+        title: str,
+        real: Dtype,
+        numbers: Numbers,
+        us: list[Any],
+        shared: Any,
+        columns: dict[str, list[Any]],
+        stack: bool = False,
+    ) -> list[Any]:
+        """One pass over all leaves: what `us` has of each, with what is one for all and what is of each leaf."""
+        fixed, step = self.named(title, shared, columns), self.step(title, real)
+        mine = [(name, columns[name]) for name in self.names[title] if name in columns]
+        rows = [(u, {name: column[i] for name, column in mine}) for i, u in enumerate(us)]
+
+        def one(u: Any, own: dict[str, Any]) -> Any:
+            return step(numbers, u, fixed | own)
+
+        return _in_batches(one, rows) if stack and len(rows) > 1 else [one(u, own) for u, own in rows]
+
+    def step(self, title: str, real: Dtype) -> Callable[..., Any]:
+        """A pass as a program in this precision; another one inside shard_map, where sums go over axes of the mesh."""
+        return functools.partial(self.jitted[title], title, real, sharding.named_axes())
+
+    def named(self, title: str, shared: dict[str, Any], columns: Any = ()) -> dict[str, Any]:
+        """What a pass names, of what is one for the whole tree."""
+        names = self.names[title]
+        for name, needed in names.items():
+            if needed and name not in shared and name not in columns:
+                there = sorted({*shared, *columns})
+                raise TypeError(
+                    f"{self.who}: its {title} names {name!r}, which neither a field nor a pass before it gives; there "
+                    f"are: {', '.join(there)}."
+                )
+        return {name: shared[name] for name in names if name in shared and name not in columns}
+
+    def _run(
+        self, title: str, real: Dtype, over: tuple[str, ...], numbers: Numbers, u: Any, named: dict[str, Any]
+    ) -> Any:
+        """One pass over one leaf, traced: all in the compute dtype, and back in the dtypes that came."""
+
+        def wide(x: Any) -> Any:
+            x = jnp.asarray(x)
+            return x if tree.is_discrete(x) else x.astype(tree.compute_dtype(x, precision=real))
+
+        def number(x: Array) -> Array:
+            return x.astype(real)
+
+        function = self.passes(self.body(jax.tree.map(number, numbers)))[title]
+        given = jax.tree.map(wide, named)
+        assert function is not None
+        # Standard promotion: real numbers scale complex leaves, and a count is one.
+        with no_values(self.who), jax.numpy_dtype_promotion("standard"):
+            made = function(**given) if u is None else function(jax.tree.map(wide, u), **given)
+        return self.finished(title, made, u, named, real)
+
+    def finished(self, title: str, made: Any, u: Any, named: dict[str, Any], real: Dtype) -> Any:
+        """What a pass returned, checked, in the dtypes that came."""
+        raise NotImplementedError
+
+    def checked(self, made: Any, named: dict[str, Any], needed: set[str], *, more: bool = False) -> dict[str, Any]:
+        """The fields that a pass returned, in the dtypes that they have."""
+        fields = as_dict(made)
+        if fields is None or not (needed <= fields.keys() if more else needed == fields.keys()):
+            got = repr(made) if fields is None else ", ".join(fields) or "none"
+            raise TypeError(
+                f"{self.who}: it returned the fields {got}; needed: {', '.join(sorted(needed)) or 'none'}. A pass "
+                "returns each field that it names, with its new value."
+            )
+
+        self.unread |= fields.keys() & self.kept.keys() - named.keys()
+
+        def like(name: str, value: Any) -> Any:
+            if name not in self.kept or name in self.unread:
+                return value
+            return jax.tree.map(functools.partial(self.like, f"the field {name!r}"), value, named[name])
+
+        return {name: like(name, value) for name, value in fields.items()}
+
+    def settled(self, new: State, own: State) -> State:
+        """The new fields; those that a pass wrote and did not read are looked at here."""
+        for name in self.unread & new.keys():
+            new[name] = jax.tree.map(functools.partial(self.like, f"the field {name!r}"), new[name], own[name])
+        return {name: new.get(name, own[name]) for name in own}
+
+    def like(self, what: str, new: Any, old: Any, real: Any = None) -> Any:
+        """A value that the author returned, in the dtype of the one that came; another kind or shape is refused."""
+        new = jnp.asarray(new)
+        if new.shape != jnp.shape(old):
+            raise ValueError(
+                f"{self.who}: {what} has shape {new.shape}; allowed: the shape that came, {jnp.shape(old)}."
+            )
+        wanted = new.dtype if real is None else tree.compute_dtype(old, precision=real)
+        kinds = tree.is_complex(new) == tree.is_complex(old) and tree.is_discrete(new) == tree.is_discrete(old)
+        if new.dtype != wanted or not kinds:
+            raise TypeError(
+                f"{self.who}: {what} has dtype {new.dtype}; allowed: the dtype that came, "
+                f"{tree.dtype_of(old) if real is None else wanted}."
+            )
+        return new.astype(tree.dtype_of(old))
+
+
+def as_dict(made: Any) -> dict[str, Any] | None:
+    """What a pass returned, if that is a dict."""
+    return cast(dict[str, Any], made) if isinstance(made, dict) else None
+
+
+def _in_batches(step: Callable[..., Any], rows: Sequence[tuple[Any, Any]]) -> list[Any]:
+    """One step for each row, those of one shape and dtype as one batch."""
+    kinds: dict[Any, list[int]] = {}
+    for index, row in enumerate(rows):
+        kinds.setdefault(str(tree.shapes(row)), []).append(index)
+    made: dict[int, Any] = {}
+    for indices in kinds.values():
+        if len(indices) == 1:
+            made[indices[0]] = step(*rows[indices[0]])
+            continue
+        batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(rows[index] for index in indices))
+        together = jax.vmap(step)(*batch)
+        made |= {i: jax.tree.map(operator.itemgetter(n), together) for n, i in enumerate(indices)}
+    return [made[index] for index in range(len(rows))]
+
+
+class Program(Compiled):
+    """A formula as a program."""
+
+    def __init__(self, who: str, rule: Rule, body: Body):
+        def passes(rule: Rule) -> dict[str, Pass]:
+            return {"measure": rule.formula.measure, "once": rule.formula.once, "update": rule.update}
+
+        super().__init__(who, rule, body, passes)
+        self.only, self.stack, self.whole = rule.formula.only, rule.formula.stack, rule.reach == "tree"
+        self.measured: set[str] = set()
+
+    def init(self, numbers: Numbers, params: PyTree, inner: list[Any]) -> State:
+        """The state before the first update."""
+        if self.only is not None:
+            params = selection.keep(params, selection.flags(self.who, self.only, params, params))
+        return self.first(numbers, params)
+
+    def update(
+        self,
+        real: Dtype,
+        numbers: Numbers,
+        u: PyTree,
+        own: State,
+        params: PyTree,
+        count: Any,
+        extra: Numbers,
+        inner: list[Any],
+    ) -> tuple[PyTree, State]:
+        """One step of the whole tree."""
+        if self.only is None:
+            return self._update(real, numbers, u, own, params, count, extra)
+        keep = functools.partial(selection.keep, chosen=selection.flags(self.who, self.only, u, params))
+        trees = {name: keep(extra[name]) for name in extra.keys() & (self.of_leaves | {"observed"})}
+        weights = None if params is None else keep(params)
+        result, new = self._update(real, numbers, keep(u), own, weights, count, extra | trees)
+        return selection.put(result, u, keep.keywords["chosen"]), new
+
+    def _update(
+        self, real: Dtype, numbers: Numbers, u: PyTree, own: State, params: PyTree, count: Any, extra: Numbers
+    ) -> tuple[PyTree, State]:
+        self.refuse_others(u)
+        structure = cast(Any, jax.tree.structure(u))
+        flat: Callable[[Any], list[Any]] = (lambda value: [value]) if self.whole else jax.tree.leaves
+        us = flat(u)
+        columns = {"observed": flat(extra.get("observed", u))}
+        columns["params"] = [None] * len(us) if params is None else flat(params)
+        shared: dict[str, Any] = {"count": count}
+        new: State = {}
+        for name, field in self.fields.items():
+            if name == "key":
+                new[name], columns[name] = _drawn(own[name], len(us))
+            elif not field.given or name in extra:
+                value = extra[name] if field.given else own[name]
+                if field.per == "leaf":
+                    columns[name] = flat(value)
+                else:
+                    shared[name] = self._number(name, value) if field.given else value
+        if "measure" in self.names:
+            # A tree without leaves is measured as one leaf without elements.
+            nothing = [jnp.zeros(0)]
+            some = (us, columns) if us else (nothing, dict.fromkeys(columns, nothing))
+            rows = self.each("measure", real, numbers, some[0], shared, some[1])
+            for name in rows[0][1]:
+                columns[name] = [row[1][name] for row in rows][: len(us)]
+                new[name] = structure.unflatten(columns[name])
+            shared |= {name: sum_up([row[0][name] for row in rows], real) for name in rows[0][0]}
+        if "once" in self.names:
+            made = self.step("once", real)(numbers, None, self.named("once", shared))
+            shared |= made
+            new |= {name: made[name] for name in self.of_tree}
+        rows = self.each("update", real, numbers, us, shared, columns, self.stack)
+        for name in (own.keys() & self.names["update"].keys()) - new.keys():
+            parts = [row[1][name] for row in rows]
+            new[name] = parts[0] if self.whole else structure.unflatten(parts)
+        result = rows[0][0] if self.whole else structure.unflatten([row[0] for row in rows])
+        return result, self.settled(new, own)
+
+    def _number(self, name: str, value: Any) -> Any:
+        if jnp.shape(value):
+            raise ValueError(
+                f"{self.who}.update: {name} has shape {jnp.shape(value)}; allowed: one number. Pass its mean."
+            )
+        return value
+
+    def finished(self, title: str, made: Any, u: Any, named: dict[str, Any], real: Dtype) -> Any:
+        if title == "once":
+            return self.checked(made, named, self.of_tree, more=True)
+        own = {name for name in named if name in self.kept and name in self.of_leaves}
+        is_pair = isinstance(made, tuple) and (own or not self.whole)
+        first, fields = cast(tuple[Any, Any], made if is_pair else (made, {}))
+        if title == "measure":
+            sums = as_dict(first)
+            if sums is None or not all(isinstance(value, Summed) for value in sums.values()):
+                raise TypeError(
+                    f"{self.who}: its measure returned {first!r}; allowed: a dict of total(x), norm(x), largest(x)."
+                )
+            self.measured = set(fields)
+            left = {name for name in own - self.names["update"].keys() if self.kept[name].start != "params"}
+            return first, self.checked(fields, named, (own & self.measured) | left)
+        needed = own - self.measured
+        given = as_dict(fields)
+        if given is not None:  # what is a copy of the params stays, unless it is returned
+            fields = {name: named[name] for name in needed if self.kept[name].start == "params"} | given
+        new = self.checked(fields, named, needed)
+        return jax.tree.map(functools.partial(self.like, "the update", real=real), first, u), new
+
+
+def _drawn(bits: Array, number: int) -> tuple[Array, list[Array]]:
+    """From a key's bits those of the next step's key, and a key for each leaf."""
+    following, now = jax.random.split(cast(Array, jax.random.wrap_key_data(bits)))
+    return jax.random.key_data(following), [jax.random.fold_in(now, index) for index in range(number)]
