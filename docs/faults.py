@@ -70,7 +70,7 @@ def _gradtx_guarded(tx: Any) -> Any:
 
 
 def _gradtx_update(tx: Any, gradient: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
-    extra = {"value": 1.0} if "value" in tx.extra_args else {}
+    extra = {"value": 1.0} if "value" in tx.facts.extra else {}
     return tx.update(gradient, state, params, **extra)
 
 

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import gradtx
-from gradtx import tree
 
 parser = argparse.ArgumentParser(description="Write your own transform: clip gradients much larger than usual.")
 parser.add_argument("--updates", type=int, default=1000, help="updates of each run (default: 1000)")
@@ -26,21 +25,22 @@ if options.smoke:
     options.updates = 50
 
 
-# %% The transform: annotated parameters, a state of named fields, an update that names what else it wants (count)
+# %% The transform: what is measured over all leaves, what is one number for the whole tree, and the formula of a leaf
 @gradtx.transform
 def clip_spikes(factor: gradtx.Positive = 2.0, decay: gradtx.Unit = 0.9) -> gradtx.Rule:
-    def init(params):
-        return {"usual": jnp.zeros((), tree.precision(params))}
+    def measure(u):
+        return {"norm": gradtx.norm(u)}
 
-    def update(updates, state, *, count):
-        norm = gradtx.global_norm(updates)
-        usual = jnp.where(count == 1, norm, state["usual"])  # the first gradient is what is usual so far
+    def once(*, norm, usual, count):
+        usual = jnp.where(count == 1, norm, usual)  # the first gradient is what is usual so far
         allowed = jnp.minimum(norm, factor * usual)
         shrink = jnp.where(norm > 0, allowed / norm, 1.0)
-        usual = decay * usual + (1 - decay) * allowed
-        return tree.map(lambda u, shrink: shrink * u, updates, shrink=shrink), {"usual": usual}
+        return {"usual": decay * usual + (1 - decay) * allowed, "shrink": shrink}
 
-    return gradtx.Rule(init, update=update, reads="tree", nonnegative=("usual",))
+    def update(u, *, shrink):
+        return shrink * u
+
+    return gradtx.per_element(update, measure, once, usual=gradtx.fields.scalar(per="tree", nonnegative=True))
 
 
 # %% It is a value like every other transform: it prints as code, composes, and is checked when it is called

@@ -192,7 +192,7 @@ from gradtx.training.sweeps import Best as Best
 from gradtx.training.sweeps import SweepResult as SweepResult
 from gradtx.training.sweeps import sweep as sweep
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if not _typing.TYPE_CHECKING:  # a type checker knows the names by itself
 

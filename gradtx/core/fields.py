@@ -90,7 +90,8 @@ class Field:
         if self.dtype == "params":
             return tree.cast_like(tree.full_like(leaf, start), leaf)
         axes = self.axes(jnp.shape(leaf))
-        if axes == _its_own(jnp.shape(leaf)) and self.dtype == "compute":
+        whole = axes == _its_own(jnp.shape(leaf)) and not any(isinstance(axis, Length) for axis in axes)
+        if whole and self.dtype == "compute":
             return tree.full_like(leaf, start, real=self.real)
         if tree.is_discrete(leaf):
             return leaf
