@@ -119,3 +119,21 @@ def encode(value: Any, where: str) -> Any:
         f"{where} is {value!r}, which JSON cannot hold. Give it as a recorded schedule or transform (see @schedule, "
         "@transform), a number, a string, or a dict or tuple of these."
     )
+
+
+def copied(value: Any) -> Any:
+    """A dict or list that may be changed without changing the recorded one; anything else as it is."""
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in cast(dict[Any, Any], value).items()}
+    return [copied(item) for item in cast(list[Any], value)] if isinstance(value, list) else value
+
+
+def set_in(container: Any, place: tuple[Any, ...], value: Any) -> Any:
+    """A copy of nested dicts and tuples with the item at `place` replaced."""
+    if not place:
+        return value
+    if isinstance(container, tuple):
+        items = list(cast(tuple[Any, ...], container))
+        items[place[0]] = set_in(items[place[0]], place[1:], value)
+        return tuple(items)
+    return container | {place[0]: set_in(container[place[0]], place[1:], value)}

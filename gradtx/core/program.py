@@ -165,9 +165,8 @@ class Compiled:
         def number(x: Array) -> Array:
             return x.astype(real)
 
-        function = self.passes(self.body(jax.tree.map(number, numbers)))[title]
+        function: Any = self.passes(self.body(jax.tree.map(number, numbers)))[title]
         given = jax.tree.map(wide, named)
-        assert function is not None
         # Standard promotion: real numbers scale complex leaves, and a count is one.
         with no_values(self.who), jax.numpy_dtype_promotion("standard"):
             made = function(**given) if u is None else function(jax.tree.map(wide, u), **given)

@@ -15,7 +15,7 @@ import jax
 
 from gradtx.core import elsewhere
 from gradtx.core.annotations import Kind, Parameter, annotations_of, as_hyper, as_static, parameters_of, suggestion
-from gradtx.core.arguments import ArgumentKey, Static, encode, freeze, show
+from gradtx.core.arguments import ArgumentKey, Static, copied, encode, freeze, set_in, show
 
 _registry: dict[str, Callable[..., Any]] = {}
 
@@ -161,7 +161,7 @@ class Recorded:
         if name.startswith("_"):
             raise AttributeError(name)
         if name in self._arguments:
-            return _copied(self._arguments[name])
+            return copied(self._arguments[name])
         owners = self._owners(name)
         if len(owners) == 1:
             return getattr(owners[0][1], name)
@@ -183,7 +183,7 @@ class Recorded:
             if len(owners) != 1:
                 raise TypeError(self._not_one(name, owners))
             path, owner = owners[0]
-            arguments = _set_in(arguments, path, owner.replace(**{name: value}))
+            arguments = set_in(arguments, path, owner.replace(**{name: value}))
         return cast(Self, self._rebuilt(arguments))
 
     def _rebuilt(self, arguments: dict[str, Any]) -> "Recorded":
@@ -388,21 +388,3 @@ def children(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, .
         for index, item in enumerate(cast(tuple[Any, ...], value)):
             found.extend(children(item, (*place, index)))
     return found
-
-
-def _copied(value: Any) -> Any:
-    """A dict or list that may be changed without changing the recorded one; anything else as it is."""
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in cast(dict[Any, Any], value).items()}
-    return [_copied(item) for item in cast(list[Any], value)] if isinstance(value, list) else value
-
-
-def _set_in(container: Any, place: tuple[Any, ...], value: Any) -> Any:
-    """A copy of nested dicts and tuples with the item at `place` replaced."""
-    if not place:
-        return value
-    if isinstance(container, tuple):
-        items = list(cast(tuple[Any, ...], container))
-        items[place[0]] = _set_in(items[place[0]], place[1:], value)
-        return tuple(items)
-    return container | {place[0]: _set_in(container[place[0]], place[1:], value)}

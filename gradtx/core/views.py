@@ -127,9 +127,9 @@ class View:
 def through(view: View, inner: Any) -> Rule:
     """What a factory returns that runs `inner`, its argument, on what a view shows of each leaf."""
     del inner  # the language knows it: it is the transform among the arguments of the factory
-    down = view.passes["down"]
-    assert down is not None
-    return Rule(update=down, reach=view.reach, fields=view.fields, traits=("leaves",), formula=view)
+    return Rule(
+        update=cast(Any, view.passes["down"]), reach=view.reach, fields=view.fields, traits=("leaves",), formula=view
+    )
 
 
 class Seen(Compiled):
@@ -137,7 +137,6 @@ class Seen(Compiled):
 
     def __init__(self, who: str, rule: Rule, body: Body):
         super().__init__(who, rule, body, lambda rule: rule.formula.passes)
-        assert isinstance(rule.formula, View)
         self.every, self.moves = rule.formula.every, rule.formula.move is not None
         self.moved: Callable[..., Array] = jax.jit(self._moved, static_argnums=1, inline=True)
 

@@ -5,7 +5,7 @@ import collections
 import pytest
 
 import gradtx
-from gradtx.core import record, transform
+from gradtx.core import elementary, record
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def registry_as_it_was():
 def bodies(monkeypatch):
     """How often each factory's body runs, from here on, where nothing is known of any factory."""
     runs = collections.Counter()
-    monkeypatch.setattr(transform, "_forms", {})
+    monkeypatch.setattr(elementary, "_forms", {})
     for name, factory in gradtx.registry.items():
 
         def counted(*args, _body=factory.node._body, _name=name, **kwargs):

@@ -181,7 +181,7 @@ for f, args, kwargs, error, *words in [
     (gradtx.stored, [FOREIGN, LOW], {}, ValueError, "gradtx.stored: <foreign trace> has no statistics"),
     (gradtx.stored, [TX, LOW, ("mean",)], {}, ValueError, "adam(", "has no statistic 'mean'; it has: mu, nu."),
     (gradtx.stored, [TX, LOW, ("weights",)], {}, ValueError, "has no statistic 'weights'; it has: mu, nu."),
-    (gradtx.stored, [TX, LOW, "mu"], {}, TypeError, "gradtx.stored: fields is 'mu'; allowed: "),
+    (gradtx.stored, [TX, LOW, "rho"], {}, ValueError, "has no statistic 'rho'; it has: mu, nu."),
     (gradtx.stored, [gradtx.scale_by_rms(centered=True), LOW], {}, ValueError, "scale_by_rms/nu of", "difference"),
     (gradtx.stored, [gradtx.amsgrad(0.1), LOW], {}, ValueError, "scale_by_rms/nu_max of amsgrad(", "its peaks"),
     (gradtx.scale_by_momentum, [], {"state_dtype": LOW}, TypeError, "unexpected keyword argument 'state_dtype'"),
