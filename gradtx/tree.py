@@ -119,27 +119,14 @@ def map(function: Callable[..., Array], *trees: PyTree, **numbers: Any) -> PyTre
     """
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
     once = jax.jit(function, inline=True) if traced else function
-    scalars: dict[np.dtype[Any], dict[str, Any]] = {}
 
     def at_leaf(*leaves: Any) -> Array:
-        real, dtypes = _dtypes_for(tuple([dtype_of(leaf) for leaf in leaves]))
-        if real not in scalars:
-            scalars[real] = {name: as_scalar(number, real) for name, number in numbers.items()}
-        leaves = tuple([_cast(leaf, dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)])
-        if any(dtype != real for dtype in dtypes):  # real numbers scale complex leaves: not a promotion to forbid
-            with jax.numpy_dtype_promotion("standard"):
-                return once(*leaves, **scalars[real])
-        return once(*leaves, **scalars[real])
+        real = precision(leaves)
+        wide = [_cast(leaf, compute_dtype(leaf, precision=real)) for leaf in leaves]
+        with jax.numpy_dtype_promotion("standard"):  # real numbers scale complex leaves: not a promotion to forbid
+            return once(*wide, **{name: as_scalar(number, real) for name, number in numbers.items()})
 
     return jax.tree.map(at_leaf, *trees)
-
-
-@functools.lru_cache(maxsize=1024)
-def _dtypes_for(dtypes: tuple[np.dtype[Any], ...]) -> tuple[np.dtype[Any], tuple[np.dtype[Any], ...]]:
-    """The precision for leaves of these dtypes, and the dtype of each in it."""
-    real = np.dtype(np.float64 if any(dtype in _DOUBLE for dtype in dtypes) else np.float32)
-    complex_ = np.promote_types(real, np.complex64)
-    return real, tuple(complex_ if _is(dtype, jnp.complexfloating) else real for dtype in dtypes)
 
 
 def as_scalar(number: Any, dtype: np.dtype[Any]) -> Any:
