@@ -22,14 +22,12 @@ from gradtx.core.transform import Part
 PyTree = Any
 
 OPTAX = {
-    "accumulated": "acc_grads",
     "col": "v_col",
     "consecutive": "notfinite_count",
     "largest": "max_lr",
     "mean": "ema",
     "mean_square_gradient": "e_g",
     "mean_square_step": "e_x",
-    "micro_step": "mini_step",
     "mu": "trace",
     "nu": "v",
     "prev": "prev_updates",
@@ -71,7 +69,7 @@ def carry_over(state: Any, tx: Any, params: PyTree) -> tuple[Any, CarryOver]:
     if the name of the field, the path of its parameter and its shape are the same; of several that have them, the one
     in a transform of the same name. Counters go on: one that the old state has not takes its step count, since it is
     the time; `set_step_count` sets another. Where the old state counts steps instead of weights (optax), the weights of
-    averages are what they are after so many.
+    averages are what they are after so many. A begun accumulation of optax's MultiSteps is dropped.
 
     Errors: TypeError for a tx that is no transform.
 

@@ -327,15 +327,20 @@ class Program(Compiled):
         if title == "once":
             return self.checked(made, named, self.of_tree, more=True)
         own = {name for name in named if name in self.kept and name in self.of_leaves}
-        is_pair = isinstance(made, tuple) and (own or not self.whole)
-        first, fields = cast(tuple[Any, Any], made if is_pair else (made, {}))
+        parts: tuple[Any, ...] = made if isinstance(made, tuple) and (own or not self.whole) else (made, {})
+        if len(parts) != 2:
+            raise TypeError(
+                f"{self.who}: its {title} returned {len(parts)} values; allowed: one, or a pair whose second is a dict "
+                "of fields."
+            )
+        first, fields = parts
         if title == "measure":
             sums = as_dict(first)
             if sums is None or not all(isinstance(value, Summed) for value in sums.values()):
                 raise TypeError(
                     f"{self.who}: its measure returned {first!r}; allowed: a dict of total(x), norm(x), largest(x)."
                 )
-            self.measured = set(fields)
+            self.measured = set(as_dict(fields) or ())
             left = {name for name in own - self.names["update"].keys() if self.kept[name].start != "params"}
             return first, self.checked(fields, named, (own & self.measured) | left)
         needed = own - self.measured

@@ -301,6 +301,7 @@ for name, call, error, *words in [
         "the fields none; needed: mu. A pass retur",
     ),
     ("no fields", stepped(lambda u, *, mu: u, mu=LIKE), TypeError, "gradtx.breaks: ", "needed: mu"),
+    ("three values", stepped(lambda u, *, mu: (u, {"mu": mu}, 1), mu=LIKE), TypeError, "its update returned 3 values"),
     ("fields in a list", stepped(lambda u, *, mu: (u, [mu]), mu=LIKE), TypeError, "gradtx.breaks: ", "needed: mu"),
     (
         "a measure of arrays",

@@ -1,0 +1,193 @@
+"""A state for another optimizer or other params, its bytes and shardings, its counters, and assertions about it."""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import gradtx
+from gradtx import testing
+
+PARAMS = {"w": np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3), "b": np.ones(3, np.float32)}
+GRADS = [jax.tree.map(lambda leaf, k=k: np.cos(k + 3 * leaf), PARAMS) for k in range(8)]
+
+
+def run(tx, state, grads, params=PARAMS):
+    updates = []
+    for gradient in grads:
+        made, state = tx.update(gradient, state, params)
+        updates.append(made)
+    return updates, state
+
+
+Weights = collections.namedtuple("Weights", ["given", "left"])  # as version 0.1 had them
+
+BOTH = {
+    "adam": lambda lib: lib.adam(0.1),
+    "a falling rate": lambda lib: lib.adamw(lib.linear_schedule(0.1, 0.01, 10)),
+    "sgd": lambda lib: lib.sgd(0.1, 0.9, True),
+    "rmsprop": lambda lib: lib.rmsprop(0.1, centered=True, momentum=0.9),
+    "adagrad": lambda lib: lib.adagrad(0.1),
+    "adadelta": lambda lib: lib.adadelta(0.1),
+    "adamax": lambda lib: lib.adamax(0.1),
+    "amsgrad": lambda lib: lib.amsgrad(0.1),
+    "nadam": lambda lib: lib.nadam(0.1),
+    "lion": lambda lib: lib.lion(0.1),
+    "lamb": lambda lib: lib.lamb(0.1),
+    "lars": lambda lib: lib.lars(0.1),
+    "yogi": lambda lib: lib.yogi(0.1),
+    "radam": lambda lib: lib.radam(0.1),
+    "adabelief": lambda lib: lib.adabelief(0.1, eps_root=1e-6),
+    "adafactor": lambda lib: lib.adafactor(0.1, 2, momentum=0.9),
+    "groups": lambda lib: lib.partition({"w": lib.adam(0.1), "b": lib.sgd(0.1, 0.9)}, {"w": "w", "b": "b"}),
+    "a mask": lambda lib: lib.masked(lib.adam(0.1), {"w": True, "b": False}),
+}
+
+
+@pytest.mark.parametrize("make", BOTH.values(), ids=BOTH)
+def test_a_run_of_optax_goes_on(x64, make):
+    params, grads = jax.tree.map(np.float64, (PARAMS, GRADS))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        theirs = make(optax)
+        _, state = run(theirs, theirs.init(params), grads[:5], params)
+        expected, _ = run(theirs, state, grads[5:], params)
+    ours = make(gradtx)
+    state, report = gradtx.carry_over(state, ours, params)
+    actual, _ = run(ours, state, grads[5:], params)
+    for made, wanted in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(
+            made, wanted, rtol=1e-6, atol=1e-9
+        )  # optax's schedules, and Adafactor's decay, are float32
+    assert all(path.endswith("/count") or "factored" in path for path in report.new)
+
+
+def test_what_wrappers_of_optax_count_is_known():
+    theirs, ours = optax.MultiSteps(optax.adam(0.1), 3), gradtx.accumulate(gradtx.adam(0.1), 3)
+    with jax.numpy_dtype_promotion("standard"):
+        _, state = run(theirs, theirs.init(PARAMS), GRADS[:3])
+        expected, begun = run(theirs, state, GRADS[3:6])
+    state, report = gradtx.carry_over(state, ours, PARAMS)
+    assert (int(gradtx.find(state, "micro_step")), int(gradtx.find(state, "update_count"))) == (0, 1)
+    np.testing.assert_allclose(run(ours, state, GRADS[3:6])[0][2]["w"], expected[2]["w"], rtol=1e-4, atol=1e-6)
+    assert gradtx.carry_over(begun, ours, PARAMS)[1].dropped == report.dropped  # a mean there, a sum here: begun anew
+
+
+def test_a_clip_in_front_another_leaf_other_groups():
+    old, tx = gradtx.adam(0.1), gradtx.clip_by_global_norm(1.0) >> gradtx.adam(0.2)
+    _, state = run(old, old.init(PARAMS), GRADS[:3])
+    more = PARAMS | {"head": np.zeros(2, np.float32)}
+    new, report = gradtx.carry_over(state, tx, more)
+    assert report.dropped == ()
+    assert report.new == ("scale_by_momentum/mu/head", "scale_by_rms/nu/head")
+    assert gradtx.tree_equal({name: gradtx.find(new, "nu")[name] for name in PARAMS}, gradtx.find(state, "nu"))
+    assert int(gradtx.step_count(new)) == 3
+    routed = gradtx.by_shape(matrix=gradtx.scale_by_adam(), other=gradtx.scale_by_adam())
+    new, report = gradtx.carry_over(state, routed, PARAMS)
+    assert gradtx.tree_equal(gradtx.find(new, "nu"), gradtx.find(state, "nu"))
+    back, report = gradtx.carry_over(new, old, {"w": PARAMS["w"]})
+    assert all(path.endswith("/b") for path in report.dropped if "groups/other/" not in path)
+    assert gradtx.tree_equal(gradtx.find(back, "mu")["w"], gradtx.find(state, "mu")["w"])
+
+
+def test_states_of_version_0_1_and_of_a_checkpoint_without_a_target():
+    tx = gradtx.adam(0.1)
+    _, state = run(tx, tx.init(PARAMS), GRADS[:4])
+    old = {
+        name: entry | ({"weights": Weights(**entry["weights"])} if "weights" in entry else {})
+        for name, entry in state.items()
+    }
+    for restored in (old, jax.tree.map(np.asarray, state)):
+        new, report = gradtx.carry_over(restored, tx, PARAMS)
+        assert (report.new, report.dropped) == ((), ())
+        assert gradtx.tree_equal(new, state)
+    tx.update(GRADS[4], jax.tree.map(np.asarray, state), PARAMS)  # plain dicts are a state
+
+
+def test_the_report_says_what_happened():
+    _, report = gradtx.carry_over(gradtx.sgd(0.1, 0.9).init(PARAMS), gradtx.lion(0.1), PARAMS)
+    lines = repr(report).splitlines()
+    assert [line.split()[0] for line in lines] == ["kept", "new", "dropped"]
+    assert "scale_by_lion/mu/b" in report.kept
+    with pytest.raises(TypeError, match="tx is 3; allowed"):
+        gradtx.carry_over({}, 3, PARAMS)
+
+
+# Before there is a state ----------------------------------------------------------------------------------------------
+
+
+def test_bytes_are_those_of_the_state():
+    for tx in (gradtx.adam(0.1), gradtx.stored(gradtx.adam(0.1), "bfloat16"), gradtx.adafactor(0.1, 2)):
+        state = tx.init(PARAMS)
+        assert gradtx.state_bytes(tx, PARAMS) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="one device")
+def test_the_state_lies_where_it_is_said_to():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    specs = {"w": PartitionSpec("data", None), "b": PartitionSpec()}
+    here = {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
+    params = jax.device_put(PARAMS, here)
+    for tx in (
+        gradtx.adam(0.1),
+        gradtx.adafactor(0.1, 2),
+        gradtx.masked(gradtx.lookahead(gradtx.adam(0.1)), "w"),
+        gradtx.by_shape(gradtx.adam(0.1), gradtx.sgd(0.1, 0.9)),
+        gradtx.stored(gradtx.adam(0.1), "bfloat16"),
+        gradtx.foreign(optax.adam(0.1)),
+    ):
+        said = gradtx.state_sharding(tx, params)
+        made = jax.jit(tx.init, out_shardings=said)(params)
+        state = tx.init(params)
+        for leaf, one, eager in zip(*map(jax.tree.leaves, (made, said, state)), strict=True):
+            assert leaf.sharding.is_equivalent_to(one, leaf.ndim)
+            sharded = isinstance(eager.sharding, NamedSharding)
+            assert not sharded or eager.sharding.is_equivalent_to(one, leaf.ndim)
+    rows = gradtx.find(gradtx.state_sharding(gradtx.adafactor(0.1, 2), params), "col")["w"]
+    assert rows.spec == PartitionSpec("data")  # a number for each row of w, which are sharded
+    with pytest.raises(ValueError, match="no parameter has a sharding"):
+        gradtx.state_sharding(gradtx.adam(0.1), jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), PARAMS))
+
+
+# Counters and assertions ----------------------------------------------------------------------------------------------
+
+
+def test_counters_are_set_and_schedules_go_on_from_there():
+    tx = gradtx.clip_by_global_norm(100.0) >> gradtx.sgd(gradtx.linear_schedule(1.0, 0.0, 10))
+    state = gradtx.set_step_count(tx.init(PARAMS), 5)
+    updates, state = tx.update(PARAMS, state)
+    np.testing.assert_allclose(updates["w"], -0.5 * PARAMS["w"], rtol=1e-6)
+    assert int(gradtx.step_count(state)) == 6
+    assert int(gradtx.step_count(gradtx.set_step_count(optax.adam(0.1).init(PARAMS), jnp.int32(7)))) == 7
+    for wrong in (-1, 2.5, 2**31):
+        with pytest.raises(ValueError, match="set_step_count: n is "):
+            gradtx.set_step_count(state, wrong)
+    with pytest.raises(KeyError, match="no counter"):
+        gradtx.set_step_count({}, 1)
+
+
+def test_a_state_is_asserted():
+    tx = gradtx.accumulate(gradtx.adam(0.1), 3)
+    _, state = run(tx, tx.init(PARAMS), GRADS[:4])
+    testing.assert_state(tx, state, PARAMS)
+    inner = state["accumulate"]["inner"]
+
+    def changed(entry, field, value):
+        other = inner | {entry: inner[entry] | {field: value}}
+        return {"accumulate": state["accumulate"] | {"inner": other}}
+
+    nu = inner["scale_by_rms"]["nu"]
+    wrong = [
+        (changed("scale_by_rms", "nu", jax.tree.map(lambda leaf: -1 - leaf, nu)), "nu at .* has -.*allowed: 0 or more"),
+        (changed("scale_by_rms", "nu", nu | {"w": jnp.zeros(2)}), "shapes|Shapes"),
+        (changed("scale_by_rms", "nu", nu | {"w": nu["w"].astype(jnp.bfloat16)}), "dtype"),
+        (changed("scale_by_rms", "count", jnp.int32(-2)), "count at the root has -2"),
+        (changed("scale_by_momentum", "mu", nu | {"w": jnp.full((4, 3), jnp.nan)}), "not finite"),
+        ({}, "structs"),
+    ]
+    for state, words in wrong:
+        with pytest.raises(AssertionError, match=words):
+            testing.assert_state(tx, state, PARAMS)
