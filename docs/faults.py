@@ -263,6 +263,8 @@ def _scheduled(library: Library, factory: Any, form: str, hypers: Numbers) -> st
         return True
 
     names = list(hypers) if accepts(list(hypers)) else [name for name in hypers if accepts([name])]
+    if not names:
+        return "none"
     tx = transform(names)
     run = Program(library, lambda: tx, {}).run(_gradients(BEFORE))
     due = [hypers | {name: float(values[name][step]) for name in names} for step in range(BEFORE)]
@@ -297,7 +299,8 @@ def _precision(library: Library, program: Callable[..., Program], plain: Program
     def rate(size: float, gradients: Sequence[PyTree]) -> float:
         """With it the first step has this size."""
         first = plain.run(gradients[:1]).head
-        return float(np.float32(RATE * size / np.abs(first[1] - first[0]).mean()))
+        moved = np.abs(first[1] - first[0]).mean()
+        return float(np.float32(RATE * size / moved)) if moved else RATE  # optax's Rprop moves one step late
 
     def seen(
         size: float, gradients: Sequence[PyTree], params: Any, dtype: Any, around: Any = lambda tx: tx, **kwargs: Any

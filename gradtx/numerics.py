@@ -11,9 +11,11 @@ NaN), and one NaN ends a hypergradient. Each function here has the textbook valu
   move, in the mean.
 """
 
+import contextlib
+import contextvars
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from typing import Any, TypeVar, cast
 
 import jax
@@ -166,3 +168,29 @@ def _one_of_two(x: Array, nearest: Array, random: Array) -> Array:
     uniform = (random >> 8).astype(x.dtype) * x.dtype.type(2.0**-24)
     rounded = jnp.copysign(jnp.where(uniform < share, above, below), nearest)
     return jnp.where(jnp.isfinite(nearest) & jnp.isfinite(rounded), rounded, nearest)
+
+
+# Numbers that are not 0 -----------------------------------------------------------------------------------------------
+
+_nonzero: contextvars.ContextVar[Any] = contextvars.ContextVar("nonzero", default=None)
+
+
+@contextlib.contextmanager
+def known_nonzero(numbers: dict[str, Any], nonzero: Collection[str]) -> Generator[set[str]]:
+    """While this is open, a body runs, of whose numbers some are known not to be 0. Gives those that it asks about."""
+    token = _nonzero.set((numbers, nonzero, asked := set[str]()))
+    try:
+        yield asked
+    finally:
+        _nonzero.reset(token)
+
+
+def is_nonzero(number: Any) -> bool:
+    """Whether a hyperparameter is known not to be 0: a number that was given as one, not a schedule or a traced one.
+
+    To be asked in a body, where the number itself has no value.
+    """
+    numbers, nonzero, asked = _nonzero.get() or ({}, (), set())
+    names = {name for name, value in numbers.items() if value is number}
+    asked |= names
+    return any(name in nonzero for name in names)

@@ -35,6 +35,7 @@ class Form:
 
     def __init__(self, node: "Elementary"):
         self.who, self._node_type, self._statics = node._who(), type(node), node._fixed()
+        self._nonzero = [p.name for p in node._parameters if _is_nonzero(node._arguments[p.name])]
         found: list[Any] = []
         children = {p.name: node._arguments[p.name] for p in node._parameters if p.is_child}
         hyper = {p.name: _abstract(children[p.name]) for p in node._parameters if p.kind is Kind.HYPER}
@@ -57,7 +58,10 @@ class Form:
     def body(self, children: dict[str, Any]) -> Rule:
         """The rule, with these numbers and transforms."""
         node = self._node_type._from_arguments(self._statics | children)
-        return node._call(node._arguments)
+        with numerics.known_nonzero(children, self._nonzero) as asked:
+            rule = node._call(node._arguments)
+        _asked[self._node_type] = _asked.get(self._node_type, frozenset()) | asked
+        return rule
 
     def _read(self, children: dict[str, Any]) -> tuple[Any, ...]:
         rule = self.body(children)
@@ -90,6 +94,8 @@ def _abstract(value: Any) -> Any:
 
 
 _forms: dict[Any, Form] = {}
+_asked: dict[type, frozenset[str]] = {}
+"""By factory the hyperparameters of which its body asks whether they are 0 (`numerics.is_nonzero`)."""
 _MOST_FORMS = 1024
 
 
@@ -104,8 +110,8 @@ class Elementary(Transform):
     @property
     def _form(self) -> Form:
         if "form" not in self._cache:
-            key = (type(self), *self._kinds())
-            form = _forms.get(key) or Form(self)
+            form = _forms.get((type(self), *self._kinds())) or Form(self)
+            key = (type(self), *self._kinds())  # the first body of a factory says what it asks about
             # What is built while tracing may hold tracers, in functions among the static arguments.
             if not any(map(callable, self._fixed().values())) or not self._traced:
                 if len(_forms) >= _MOST_FORMS:
@@ -115,7 +121,9 @@ class Elementary(Transform):
         return self._cache["form"]
 
     def _kinds(self) -> Iterator[Any]:
-        """What a form depends on: static arguments by value, the others by structure."""
+        """What a form depends on: static arguments by value, the others by structure; and the 0 that is asked about."""
+        for name in sorted(_asked.get(type(self), ())):
+            yield _is_nonzero(self._arguments[name])
         for p in self._parameters:
             value = self._arguments[p.name]
             if p.kind is Kind.STATIC:
@@ -286,6 +294,11 @@ class Elementary(Transform):
         if wanted.params:
             named["params"] = params
         return named
+
+
+def _is_nonzero(value: Any) -> bool:
+    """Whether an argument is a number that is not 0, in float32 too."""
+    return isinstance(value, float) and abs(value) >= float(np.finfo(np.float32).tiny)
 
 
 def _is_schedule(value: Any) -> bool:
