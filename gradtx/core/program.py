@@ -327,7 +327,8 @@ class Program(Compiled):
         if title == "once":
             return self.checked(made, named, self.of_tree, more=True)
         own = {name for name in named if name in self.kept and name in self.of_leaves}
-        parts: tuple[Any, ...] = made if isinstance(made, tuple) and (own or not self.whole) else (made, {})
+        is_pair = isinstance(made, tuple) and (own or not self.whole)
+        parts = cast(tuple[Any, ...], made if is_pair else (made, {}))
         if len(parts) != 2:
             raise TypeError(
                 f"{self.who}: its {title} returned {len(parts)} values; allowed: one, or a pair whose second is a dict "
