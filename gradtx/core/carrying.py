@@ -69,7 +69,7 @@ def carry_over(state: Any, tx: Any, params: PyTree) -> tuple[Any, CarryOver]:
     if the name of the field, the path of its parameter and its shape are the same; of several that have them, the one
     in a transform of the same name. Counters go on: one that the old state has not takes its step count, since it is
     the time; `set_step_count` sets another. Where the old state counts steps instead of weights (optax), the weights of
-    averages are what they are after so many. A begun accumulation of optax's MultiSteps is dropped.
+    averages are computed from that number of steps. A begun accumulation of optax's MultiSteps is dropped.
 
     Errors: TypeError for a tx that is no transform.
 
@@ -146,7 +146,7 @@ def _unnumbered(name: str) -> str:
 
 
 def _forwarded(place: Place, part: Part, fresh: Any, kept: dict[Place, Any], steps: Any) -> dict[Place, Any]:
-    """The counter, and the weights of averages, of a part whose old state has none, after so many steps."""
+    """The counter, and the weights of averages, of a part whose old state has none, after `steps` steps."""
     made: dict[Place, Any] = {}
     if (*place, "count") not in kept and part.node.timed:
         made[(*place, "count")] = jnp.asarray(steps, jnp.int32)

@@ -162,7 +162,7 @@ class Elementary(Transform):
         return self._form.timed
 
     def numbers_after(self, entry: State, steps: Any) -> State:
-        """What it remembers of the whole tree after so many steps, if that depends on the steps alone."""
+        """What it remembers of the whole tree after `steps` steps, if that depends on the steps alone."""
         program = self._form.program
         if program is None or "once" not in program.names:
             return {}

@@ -76,7 +76,7 @@ def in_buckets(inner: Transform, *, fewest: PositiveInt = 2) -> Rule:
     devices and are real. Leaves split over devices stay alone; and under jit on a mesh with automatic axes, where this
     cannot be known, all do: call init outside jit.
 
-    Errors: TypeError for an inner transform that needs whole leaves (its attribute `whole_leaves`): a mask, a norm for
+    Errors: TypeError for an inner transform that needs whole leaves (its trait "leaves"): a mask, a norm for
     each leaf, a trust ratio, averages of the params that are to be read back, `stateless`, foreign objects, and
     buckets again. ValueError for a state that is laid out for other leaves or shapes.
 
@@ -110,7 +110,7 @@ def pack(inner: Transform, *, fewest: PositiveInt | None = None) -> Transform:
 
     Source: none; see `in_buckets`. Numbers are the same to the last bit where each element is computed by itself, and
     to 2 ulps behind a global norm, whose squares are added in another order. What draws random numbers (`add_noise`,
-    `state_dtype`, `stochastic_rounding`) draws others, for each bucket instead of each leaf.
+    `stored`) draws others, for each bucket instead of each leaf.
 
     Args:
       inner: any optimizer. Neighbouring stages run in buckets together if one of them keeps statistics or reads all
