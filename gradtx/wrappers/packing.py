@@ -67,7 +67,7 @@ def in_buckets(inner: Transform, *, fewest: PositiveInt = 2) -> Rule:
 
     Args:
       inner: any transform that does not need the leaves one by one; `pack` does this for those of which a part does.
-      fewest: so many small leaves of a dtype there must be; fewer stay alone.
+      fewest: the smallest number of small leaves of one dtype that is joined; fewer stay alone.
 
     State: `{"in_buckets": {"layout": which leaves are where, in names alone: no bytes; "inner": the state of inner for
     params `{"buckets": {bucket: vector}, "alone": {path: leaf}}`}}`. `unpacked` shows it leaf by leaf.
@@ -114,9 +114,9 @@ def pack(inner: Transform, *, fewest: PositiveInt | None = None) -> Transform:
 
     Args:
       inner: any optimizer. Neighbouring stages run in buckets together if one of them keeps statistics or reads all
-        elements; those that need the leaves one by one (`whole_leaves`: masks, trust ratios) stay as they are, and so
+        elements; those that need the leaves one by one (masks, trust ratios) stay as they are, and so
         does what follows the last that keeps statistics from where it asks for the params (the decay of AdamW).
-      fewest: so many small leaves of a dtype there must be for anything to be joined. Joining and cutting cost as well,
+      fewest: the smallest number of small leaves of one dtype that is joined. Joining and cutting cost as well,
         and leaves of many sizes are cut by many kernels. None: 256, or 512 where all that is saved are the kernels of
         one statistic (momentum, Lion) or of a norm.
 
