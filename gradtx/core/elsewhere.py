@@ -154,7 +154,6 @@ ARGUMENTS: Final[dict[str, dict[str, str]]] = {
 
 REMOVED: Final = {
     "state_dtype": 'gradtx.stored(tx, dtype) around any transform; fields=("mu",) stores some of its statistics',
-    "fewest": "min_leaves",
 }
 """By name, the arguments that version 0.1 had, and what to write instead."""
 
