@@ -116,8 +116,8 @@ def scale_by_rms(
     `nu_max` (maximum); `weights` (debiased) and `count`, scalars.
 
     Errors: ValueError for a decay outside [0, 1), a negative eps, eps_hat without debias or together with eps_in_sqrt
-    or eps_root, or with maximum='corrected', centered together with maximum or eps_hat, state_dtype='bfloat16'
-    together with centered or maximum, which rounding noise would dominate.
+    or eps_root, or with maximum='corrected', centered together with maximum or eps_hat. `stored` refuses centered and
+    maximum, which rounding noise would dominate.
 
     >>> import gradtx
     >>> tx = gradtx.scale_by_rms(0.9, 0.0)
