@@ -6,7 +6,7 @@ NaN), and one NaN ends a hypergradient. Each function here has the textbook valu
 
 - Adam divides by ``root(v) + eps``: ``root`` has slope 0 at 0, where the average cannot fall any further.
 - Adagrad without eps divides 0 by 0 in a coordinate that has never moved: ``divide`` says 0.
-- A run of more than two thousand million updates is still a run: ``saturating_increment`` does not wrap.
+- A run of more than two billion updates is still a run: ``saturating_increment`` does not wrap.
 - bfloat16 cannot tell 1 from 1.001, so an average with decay 0.999 would stand still: ``round_stochastically`` lets it
   move, in the mean.
 """

@@ -26,7 +26,7 @@ from gradtx.numerics import abs_squared, divide, root
 def scale_by_belief(
     b1: Unit = 0.9, b2: Unit = 0.999, eps: NonNegative = 1e-16, eps_root: NonNegative = 1e-16, *, nesterov: bool = False
 ) -> Rule:
-    """Adam's direction over the root of the average square of its own error, the gradient less its average.
+    """Adam's direction over the root of the average square of the gradient's distance from its average.
 
         m <- b1 m + (1 - b1) g;   s <- b2 s + (1 - b2) (g - m)² + eps_root;   u = m̂ / (sqrt(ŝ) + eps)
 
@@ -130,7 +130,7 @@ def scale_by_rectified_rms(
       decay: b in [0, 1), a number or a schedule.
       eps: >= 0. [gradient]
       eps_root: >= 0, added inside the root. [gradient²]
-      threshold: > 0: the least ρ, an effective number of gradients, with which v is trusted. Below 4 r is no number.
+      threshold: > 0: the least ρ, an effective number of gradients, with which v is trusted. Below 4, r is NaN.
       eps_hat: r g sqrt(1 - b^t) / (sqrt(v) + eps).
 
     State: `nu`, real, like the params in at least float32: 4 bytes per parameter; `weights` and `count`, scalars.

@@ -41,7 +41,7 @@ def dtype_of(leaf: Any) -> np.dtype[Any]:
 
 
 def shapes(tree: PyTree, drop: int = 0) -> PyTree:
-    """Shapes and dtypes in place of arrays and Python numbers; without so many leading axes."""
+    """Shapes and dtypes in place of arrays and Python numbers; without the first `drop` axes."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[drop:], dtype_of(leaf)), tree)
 
 
@@ -166,7 +166,7 @@ def stored_as(leaf: Array, dtype: Any, like: Any) -> Array:
 
 
 def is_whole(leaf: Any) -> bool:
-    """Whether a leaf is known to lie whole on its devices; one that is split is not to be joined with others.
+    """Whether a leaf is known to be unsharded; a sharded one must not be joined with others.
 
     A traced one says so, unless it lies on a mesh with automatic axes.
     """
@@ -189,7 +189,7 @@ def _is_whole_by_type(leaf: Any) -> bool:
 SMALL = 2**13
 """Leaves with more elements are not joined with others: that costs more, in time and memory, than it saves."""
 MOST = 32
-"""So many leaves are joined: more take longer to compile, fewer make more kernels."""
+"""Maximum leaves per bucket: more take longer to compile, fewer make more kernels."""
 
 
 def joined(leaves: list[Any]) -> list[Any]:
@@ -307,7 +307,7 @@ def _for_each(leaves: list[Array], *numbers: Array) -> list[tuple[Array, ...]]:
     """Each leaf with the numbers, of which XLA does not know that they are the same, nor that a leaf is constant.
 
     What leaves of one shape share it keeps in memory, as large as a leaf; and of a constant leaf x it makes (u u) (x x)
-    of (u x) (u x), where u u is no number.
+    of (u x) (u x), where u u may be infinite or NaN.
     """
     return list(zip(*jax.lax.optimization_barrier((leaves, *([one] * len(leaves) for one in numbers))), strict=True))
 

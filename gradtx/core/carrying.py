@@ -35,12 +35,12 @@ OPTAX = {
     "skipped": "total_notfinite",
     "update_count": "gradient_step",
 }
-"""The names that optax has for fields, where they are others."""
+"""Optax's names for fields, where they differ."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CarryOver:
-    """What became of a state: the paths that were kept, those that start anew, and old ones without a place."""
+    """What became of a state: the paths that were kept, those that start fresh, and those that were dropped."""
 
     kept: tuple[str, ...]
     new: tuple[str, ...]
@@ -57,18 +57,18 @@ def _some(paths: tuple[str, ...]) -> str:
 
 
 def carry_over(state: Any, tx: Any, params: PyTree) -> tuple[Any, CarryOver]:
-    """The state of an optimizer made of that of another, or of other params: what both have is kept, by name.
+    """The state of an optimizer, made from that of another or for other params: what both have is kept, by name.
 
     Args:
       state: of another optimizer, restored with or without a target; of version 0.1; of optax. Or what holds one as
         `opt_state`.
       tx: the optimizer that is to go on.
-      params: the params that it is to go on with; leaves that the state does not know start anew.
+      params: the params that it is to go on with; leaves that the state does not know start fresh.
 
-    Returns the state and a report, which prints what was kept, what starts anew, and what was dropped. A leaf is kept
+    Returns the state and a report, which prints what was kept, what starts fresh, and what was dropped. A leaf is kept
     if the name of the field, the path of its parameter and its shape are the same; of several that have them, the one
-    in a transform of the same name. Counters go on: one that the old state has not takes its step count, since it is
-    the time; `set_step_count` sets another. Where the old state counts steps instead of weights (optax), the weights of
+    in a transform of the same name. Counters go on; a counter that the old state does not have is set to its step
+    count (`set_step_count` sets another). Where the old state counts steps instead of weights (optax), the weights of
     averages are computed from that number of steps. A begun accumulation of optax's MultiSteps is dropped.
 
     Errors: TypeError for a tx that is no transform.

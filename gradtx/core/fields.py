@@ -154,7 +154,7 @@ def gram(axis: int, start: Any = 0.0) -> Field:
 
 def basis(axis: int) -> Field:
     """A square matrix along one axis of the parameter that starts as the identity: an eigenbasis."""
-    return Field("identity", axes=_twice(axis), exact="rounding makes it no basis any more")
+    return Field("identity", axes=_twice(axis), exact="a rounded basis is no longer orthonormal")
 
 
 def history(length: int, *, per: Literal["leaf", "tree"] = "leaf", nonnegative: bool = False) -> Field:

@@ -58,7 +58,7 @@ def no_values(who: str) -> Generator[None]:
         raise TypeError(
             f"{who}: it asks for the value of a number while it is compiled; allowed: arithmetic. Hyperparameters may "
             "be schedules, or of many optimizers at once, so a branch is written jnp.where(condition, one, other), and "
-            "a check of an argument belongs into its annotation, or into @transform(check=...)."
+            "a check of an argument belongs in its annotation, or in @transform(check=...)."
         ) from error
     except TypeError as error:
         if words := elsewhere.of_rule(error):

@@ -79,7 +79,7 @@ class Rule:
             raise ValueError(f"gradtx.Rule: reach is {self.reach!r}; allowed: {', '.join(map(repr, _REACHES))}, None.")
         for trait in self.traits:
             if trait not in TRAITS:
-                raise ValueError(f"gradtx.Rule: {trait!r} is no trait; allowed: {', '.join(map(repr, TRAITS))}.")
+                raise ValueError(f"gradtx.Rule: {trait!r} is not a trait; allowed: {', '.join(map(repr, TRAITS))}.")
 
 
 @dataclasses.dataclass(frozen=True)

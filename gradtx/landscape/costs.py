@@ -92,7 +92,7 @@ def check_real(who: str, name: str, value: PyTree, *, if_complex: str, if_discre
 
 
 def check_like(who: str, name: str, value: PyTree, params: PyTree, *, axes: int = 0) -> PyTree:
-    """A tree of the params' structure and shapes, with so many more leading axes; errors name the leaf."""
+    """A tree of the params' structure and shapes, with `axes` more leading axes; errors name the leaf."""
     given, wanted = dict(tree.named_leaves(value)), dict(tree.named_leaves(params))
     for path in (*wanted, *given):
         if path not in given or path not in wanted:

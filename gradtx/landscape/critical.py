@@ -27,7 +27,7 @@ from gradtx.training import inputs
 
 PyTree = Any
 DENSE = 512
-"""Up to so many params, the whole Hessian is made."""
+"""Maximum number of params for which the whole Hessian is computed."""
 ULPS = 16
 """Params this many roundings from a critical point count as at it."""
 
@@ -46,9 +46,9 @@ class Evidence(NamedTuple):
     margin: float
     """An eigenvalue nearer to zero than this has no certain sign."""
     negative: int
-    """Eigenvalues certainly below zero; of many params, at least so many."""
+    """The number of eigenvalues certainly below zero; a lower bound where not all are known."""
     positive: int
-    """Eigenvalues certainly above zero; of many params, at least so many."""
+    """The number of eigenvalues certainly above zero; a lower bound where not all are known."""
     complete: bool
     """Whether all eigenvalues are known."""
     third_derivative: float
@@ -65,8 +65,8 @@ class Classification:
     kind: str
     """"minimum", "maximum", "saddle", "flat", "not critical" or "undecided"."""
     index: int | None
-    """The number of negative eigenvalues: certain ones, so of many params at least so many; None if not critical or
-    undecided."""
+    """The number of eigenvalues that are certainly negative; a lower bound where not all are known. None if the point
+    is not critical, or undecided."""
     evidence: Evidence
 
 

@@ -387,7 +387,7 @@ def noisy(function: Function, scale: float) -> Noisy:
       function: a `Function` of this module.
       scale: the standard deviation of each entry of the gradient, a finite number >= 0.
 
-    Errors: TypeError for another function or what is no number, ValueError for a scale out of range.
+    Errors: TypeError for another function or a scale that is not a number, ValueError for a scale out of range.
 
     >>> import jax
     >>> from gradtx import landscape

@@ -23,7 +23,7 @@ from gradtx.training import inputs
 
 PyTree = Any
 _TINY = 32
-"""What is left of a product after the projections counts as nothing below so many roundings of the operator's size."""
+"""What is left of a product after the projections counts as zero below this many roundings of the operator's size."""
 
 
 class Krylov(NamedTuple):
@@ -44,7 +44,7 @@ class Krylov(NamedTuple):
 
 
 def krylov(operator: Operator, start: Array, steps: int, key: Array) -> Krylov:
-    """So many steps of Lanczos with full reorthogonalisation."""
+    """Lanczos, `steps` steps, with full reorthogonalisation."""
     limit = _TINY * jnp.finfo(start.dtype).eps
     rows, spare = jnp.arange(steps), random_unit(key, start.size, start.dtype)
 

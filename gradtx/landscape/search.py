@@ -25,7 +25,7 @@ PyTree = Any
 _LESS, _MORE = 1 / 8, 4.0
 """How mu changes after a step that was taken, and after one that was not."""
 _GIVE_UP = 12
-"""So many steps in a row that are not taken: nothing shortens the gradient any more."""
+"""Maximum rejected steps in a row: after them nothing makes the gradient shorter."""
 
 
 class Found(NamedTuple):
@@ -74,7 +74,7 @@ def find_critical_point(
       params: a tree of real arrays: where to begin.
       data: arrays with a common leading axis of samples; None for `loss(params)`.
       batch_size: samples looked at together, 1 or more; None for all.
-      steps: at most so many, 1 or more.
+      steps: the maximum number of steps, 1 or more.
       products: Hessian products for each step, 1 or more, and vectors kept; no more than there are params.
       tolerance: the gradient norm at which to end, 0 or more; None is `classify`'s.
       key: a random key, used where the space of g is exhausted early; None is key 0.

@@ -238,7 +238,7 @@ def _told(bar: Progress, total: int) -> Generator[np.int32]:
 
 
 def _tell(number: Any, done: Any, _: Any) -> None:
-    """So many points are done, some of them fillers of the last group, once the last of their values is there."""
+    """Show that `done` points are done, once their last value is there; some may only fill the last group."""
     if told := _bars.get(int(number)):
         bar, total = told
         bar.update(min(int(done), total), f"{min(int(done), total)} points")

@@ -4,7 +4,7 @@ A schedule maps the number of updates already made (0 at the first) to a number.
 `adam(cosine_decay_schedule(1e-3, 10_000))`, or `adam(1e-3, b2=linear_schedule(0.9, 0.999, 1000))`. Most are a
 straight line, a cosine or a power, bent at some steps:
 
-- `linear_schedule`: from one value to another in so many steps.
+- `linear_schedule`: from one value to another in a number of steps.
 - `cosine_decay_schedule`: the same way down, slow at both ends.
 - `warmup_cosine_decay_schedule`: a line up, then that cosine: what large models are trained with.
 

@@ -32,7 +32,7 @@ from gradtx.testing.runs import (
 
 @law
 def eager_is_jit(tx: Transform, params: PyTree, *, ulps: float | None = None, **extra: Any) -> None:
-    """`jit(update) = update`, to so many ulps."""
+    """`jit(update) = update`, within `ulps` ulps."""
     grads = gradients(params)
     compiled, eager = trajectory(tx, params, grads, extra), trajectory(tx, params, grads, extra, take_step)
     assert_close("eager_is_jit", tx, compiled, eager, params, ulps)

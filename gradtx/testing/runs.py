@@ -114,7 +114,7 @@ def assert_close(
 
 
 def assert_same(law: str, tx: Any, actual: PyTree, expected: PyTree, ulps: float = 0, least: float = 0.0) -> None:
-    """Same structure, shapes, dtypes and values; to the bit, or to so many ulps of each leaf's largest element.
+    """Same structure, shapes, dtypes and values; to the bit, or within `ulps` ulps of each leaf's largest element.
 
     An ulp is at least that of the number `least`.
     """

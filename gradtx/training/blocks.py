@@ -173,7 +173,7 @@ class Count:
         self.done, self.lowest, self.cancelled, self._lock = 0, np.inf, False, threading.Lock()
 
     def add(self, steps: int, losses: np.ndarray[Any, Any]) -> None:
-        """So many more steps, and the losses of the last of them."""
+        """Count `steps` more steps, and take in the losses of the last of them."""
         with self._lock:
             self.done += steps
             self.lowest = float(np.fmin.reduce(losses.ravel(), initial=self.lowest))

@@ -44,7 +44,7 @@ class Source:
             return None
 
     def passes(self, epochs: int | None) -> Iterator[PyTree]:
-        """The batches of a stream: so many passes over it; None goes round for ever where it can start anew."""
+        """The batches of `epochs` passes over a stream; None repeats it for ever where it can start again."""
         if self.stream is None:
             return
         again = not isinstance(self.stream, Iterator)
@@ -150,7 +150,7 @@ def total_steps(who: str, source: Source, *, epochs: int | None, steps: int | No
 
 
 def first_chunk(carry: Carry, source: Source, seconds: float) -> int:
-    """Steps that surely take less than so many seconds, by the parameters and samples they touch."""
+    """A number of steps that surely takes less than `seconds`, by the parameters and samples they touch."""
     size = sum(leaf.size for leaf in jax.tree.leaves(carry["params"]))
     samples = source.sampling.batch_size if source.sampling else 1
     return max(1, int(seconds / (1e-4 + 6e-10 * size * samples)))

@@ -35,7 +35,7 @@ PyTree = Any
 _WHO = "gradtx.minimize"
 _KEPT_BYTES = 2**24  # params up to this size are kept while the program runs, to go back to
 _SECONDS_A_CALL = 0.3  # how long the program runs before the host looks at the loss, the clock and the keyboard
-_known_chunks: dict[Any, int] = {}  # steps in so many seconds, as the last run of a program found them
+_known_chunks: dict[Any, int] = {}  # steps in one chunk, as the last run of a program found them
 
 
 class Result(NamedTuple):
@@ -259,7 +259,7 @@ class _Run:
         self.failed = self.plan.stop_when_failed and bool(has_failed(self.carry["tx"]))
 
     def _record(self, asked: int, rows: Any) -> None:
-        """Write down what so many steps recorded, up to a loss that ends the run."""
+        """Write down what `asked` steps recorded, up to a loss that ends the run."""
         losses = np.asarray(rows["loss"])[:asked]
         self.ok = not self.stops or bool(np.isfinite(losses).all())
         made = asked if self.ok else int(np.argmin(np.isfinite(losses)))

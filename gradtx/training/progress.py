@@ -25,7 +25,7 @@ class Progress:
         return self._show
 
     def update(self, done: int, text: str) -> None:
-        """So many are done; `text` says what is newest."""
+        """Show that `done` are done; `text` is the latest news."""
         if not self._show:
             return
         now = time.monotonic()

@@ -102,8 +102,8 @@ def skip_nonfinite(inner: Transform, max_consecutive: PositiveInt) -> Rule:
       inner: any transform; it runs at a skipped step too, and its result is not taken. Under jit, one that is made of
         arithmetic on elements and of clips runs twice at a step that is taken, once to be checked: that is cheaper
         than to keep both states. One that draws random numbers, calls the loss or reads whole leaves runs once.
-      max_consecutive: so many skipped steps in a row are allowed. One more, and `failed` is set in the state: no step
-        is made any more, and `minimize` ends the run with a message.
+      max_consecutive: the number of skipped steps in a row that is allowed. After one more, `failed` is set in the
+        state: no further step is made, and `minimize` ends the run with a message.
 
     Extra arguments: `value`, the loss, is looked at where it is given (`minimize` does), and passed on with the others.
 

@@ -126,7 +126,7 @@ def _parts(bucket: Array, inside: dict[str, Shape]) -> dict[str, Array]:
 
 
 def chosen(params: PyTree, fewest: int) -> Layout:
-    """Small leaves of one dtype that lie whole on the same devices, if they are that many: full buckets and a rest.
+    """Small unsharded leaves of one dtype on the same devices, if there are at least `fewest`: full buckets and a rest.
 
     By size, so that buckets of equal leaves are cut at equal places, by kernels that are compiled once.
     """

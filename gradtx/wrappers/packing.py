@@ -72,8 +72,8 @@ def in_buckets(inner: Transform, *, fewest: PositiveInt = 2) -> Rule:
     State: `{"in_buckets": {"layout": which leaves are where, in names alone: no bytes; "inner": the state of inner for
     params `{"buckets": {bucket: vector}, "alone": {path: leaf}}`}}`. `unpacked` shows it leaf by leaf.
 
-    The layout is made at init and then kept. Joined are leaves of 1 to 8192 elements that lie whole on the same
-    devices and are real. Leaves split over devices stay alone; and under jit on a mesh with automatic axes, where this
+    The layout is made at init and then kept. Joined are real, unsharded leaves of 1 to 8192 elements on the
+    same devices. Sharded leaves stay alone; and under jit on a mesh with automatic axes, where this
     cannot be known, all do: call init outside jit.
 
     Errors: TypeError for an inner transform that needs whole leaves (its trait "leaves"): a mask, a norm for

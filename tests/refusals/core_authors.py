@@ -121,7 +121,9 @@ for result, given, words in [
 MISSPELT = made(fields={"mu": fields.squares()}, init=lambda params: FIELDS)
 REFUSALS += [
     Refusal("an odd reach", lambda: Rule(update=keep, reach="elements"), ValueError, "reach is 'elements'; allowed: "),
-    Refusal("an odd trait", lambda: Rule(update=keep, traits=("clip",)), ValueError, "'clip' is no trait; allowed: "),
+    Refusal(
+        "an odd trait", lambda: Rule(update=keep, traits=("clip",)), ValueError, "'clip' is not a trait; allowed: "
+    ),
     Refusal("no update", lambda: Rule(), TypeError, "gradtx.Rule: update is missing"),
     Refusal("a misspelt field", lambda: MISSPELT().init(PARAMS), ValueError, "gradtx.breaks: ", "'mu'", "fields: m."),
 ]
@@ -211,7 +213,7 @@ for name, call, error, *words in [
         "gradtx.per_tree: ",
         "is called key",
     ),
-    ("an odd trait of a formula", lambda: gradtx.per_leaf(plain, traits=("odd",)), ValueError, "'odd' is no trait"),
+    ("an odd trait of a formula", lambda: gradtx.per_leaf(plain, traits=("odd",)), ValueError, "'odd' is not a trait"),
     (
         "any names",
         formula(any_names),
