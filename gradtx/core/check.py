@@ -173,7 +173,10 @@ def _difference(name: str, value: Any, like_name: str, like: Any, *, dtypes: boo
 
 
 def _structural_difference(name: str, value: Any, like_name: str, like: Any) -> str:
-    paths, like_paths = ([path for path, _ in tree.named_leaves(t)] for t in (value, like))
+    paths, like_paths = (
+        [tree.path_name(path) for path, _ in cast(Any, jax.tree_util.tree_leaves_with_path(t, is_leaf=_is_empty))]
+        for t in (value, like)
+    )
     extra = [path for path in paths if path not in like_paths]
     missing = [path for path in like_paths if path not in paths]
     words: list[str] = []
@@ -184,6 +187,10 @@ def _structural_difference(name: str, value: Any, like_name: str, like: Any) -> 
     if not words:
         words.append(f"{name} has the structure {jax.tree.structure(value)}, {like_name} {jax.tree.structure(like)}")
     return "; ".join(words) + "."
+
+
+def _is_empty(node: Any) -> bool:
+    return isinstance(node, (dict, tuple)) and not node
 
 
 def _some(paths: list[str]) -> str:

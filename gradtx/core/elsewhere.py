@@ -153,6 +153,7 @@ ARGUMENTS: Final[dict[str, dict[str, str]]] = {
 
 
 REMOVED: Final = {
+    "fewest": "min_leaves",
     "state_dtype": 'gradtx.stored(tx, dtype) around any transform; fields=("mu",) stores some of its statistics',
 }
 """By name, the arguments that version 0.1 had, and what to write instead."""

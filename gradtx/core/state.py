@@ -177,7 +177,9 @@ def state_sharding(tx: Any, params: Any) -> Any:
     def at_leaf(path: tuple[Any, ...], leaf: Any) -> Any:
         names = names_of(path)
         place = next((names[:end] for end in range(len(names), 0, -1) if names[:end] in declared), None)
-        ends = [names[len(place) :]] if place else [names[start:] for start in range(len(names))]
+        inside = names[len(place) :] if place else ()
+        inside = inside[1:] if inside[:1] == ("alone",) and inside not in known else inside  # beside buckets
+        ends = [inside] if place else [names[start:] for start in range(len(names))]
         parameter: Any = next((known[end] for end in ends if end in known), None)
         found = getattr(parameter, "sharding", None)
         if place and found is not None and declared[place].per == "leaf":

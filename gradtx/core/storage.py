@@ -23,17 +23,16 @@ from gradtx.core.annotations import Dtype
 from gradtx.core.fields import Field, Place, at, put
 from gradtx.core.foreign import as_transform
 from gradtx.core.rule import Facts, Params, State, Updates
-from gradtx.core.transform import Part, Transform, numbered
+from gradtx.core.transform import Part, Transform, Transparent, numbered
 
 _ALLOWED = ("bfloat16", "float32", "float64")
 
 
-class Stored(Transform):
+class Stored(Transparent):
     """A transform, some of whose fields are kept in another dtype; its state keeps the names it has."""
 
     __slots__ = ()
 
-    inner: Transform
     dtype: str
     fields: tuple[str, ...] | None
 
@@ -64,12 +63,9 @@ class Stored(Transform):
         chosen = self.fields
         return [(p, f) for p, f in self.inner.declared.items() if f.storable and (chosen is None or p[-1] in chosen)]
 
-    def expand(self, *, deep: bool = False) -> Transform:
-        return stored(self.inner.expand(deep=deep), self.dtype, self.fields)
-
     @property
     def facts(self) -> Facts:
-        return dataclasses.replace(self.inner.facts, random=True)
+        return dataclasses.replace(super().facts, random=True)
 
     @property
     def slots(self) -> tuple[str, ...]:

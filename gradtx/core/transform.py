@@ -211,3 +211,26 @@ class Part:
 
     node: Any
     fields: Mapping[str, Field]
+
+
+class Transparent(Transform):
+    """A transform around another whose state has the names of the one inside."""
+
+    __slots__ = ()
+
+    inner: Transform
+
+    def expand(self, *, deep: bool = False) -> Transform:
+        return self._checked(self._arguments | {"inner": self.inner.expand(deep=deep)})
+
+    @property
+    def facts(self) -> Facts:
+        return self.inner.facts
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return self.inner.slots
+
+    @property
+    def parts(self) -> dict[Place, Part]:
+        return self.inner.parts

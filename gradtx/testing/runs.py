@@ -9,9 +9,9 @@ import numpy as np
 
 from gradtx import tree
 from gradtx.core.annotations import Kind
+from gradtx.core.buckets import unpacked
 from gradtx.core.record import Recorded
 from gradtx.core.transform import Transform
-from gradtx.wrappers.packing import unpacked
 
 PyTree = Any
 Trajectory = dict[str, PyTree]

@@ -14,8 +14,7 @@ from gradtx.core.elementary import Named
 from gradtx.core.foreign import Foreign, as_transform
 from gradtx.core.schedule import concrete_numbers
 from gradtx.core.state import held
-from gradtx.core.storage import Stored
-from gradtx.core.transform import Transform, numbered
+from gradtx.core.transform import Transform, Transparent, numbered
 from gradtx.core.tunable import with_hyperparameters
 
 State = dict[str, Any]
@@ -70,7 +69,7 @@ def numbers_of(tx: Transform, state: State, path: tuple[str, ...], groups: tuple
         layout = tx._layout()
         for (stage, keys), name in zip(layout, numbered(tuple(stage.name for stage, _ in layout)), strict=True):
             yield from numbers_of(stage, {own: state[key] for own, key in keys}, (*path[:-1], name), groups)
-    elif isinstance(tx, Stored):
+    elif isinstance(tx, Transparent):
         yield from numbers_of(tx.inner, state, path, groups)
     elif isinstance(tx, Named) and inside:
         yield from numbers_of(tx.expand(), state, path, groups)

@@ -76,7 +76,7 @@ NUMBERS = {
     "schedule_free: weight_lr_power is -1.0": lambda: gradtx.schedule_free(SGD, 0.1, 0.9, -1.0),
     "sam: rho is -0.1": lambda: gradtx.sam(SGD, -0.1),
     "skip_nonfinite: max_consecutive is 0": lambda: gradtx.skip_nonfinite(SGD, 0),
-    "in_buckets: fewest is 0": lambda: gradtx.in_buckets(SGD, fewest=0),
+    "in_buckets: min_leaves is 0": lambda: gradtx.in_buckets(SGD, min_leaves=0),
     "accumulate: every is 0; allowed: at least 1": lambda: gradtx.accumulate(SGD, 0),
     "accumulate: every is 2147483648; allowed: at least 1, and below 2**31": lambda: gradtx.accumulate(SGD, 2**31),
     "loss_scaling: scale is 1e+39; allowed: a number that float32 can": lambda: gradtx.loss_scaling(SGD, 1e39),
@@ -243,35 +243,35 @@ def buckets():
             name = wrap.node.name
             words = f"gradtx.{name}: {tx!r}", "one by one", f"Put {name} around what does not, inside it."
             yield Refusal(f"{name} around {tx.name}", lambda wrap=wrap, tx=tx: wrap(tx), TypeError, *words)
-    packed = gradtx.pack(ADAM, fewest=2)
+    packed = gradtx.pack(ADAM, min_leaves=2)
     yield Refusal("buckets in buckets", lambda: gradtx.in_buckets(packed), TypeError, "gradtx.in_buckets: pack(")
     complex_ = {"z": jnp.ones(2, jnp.complex64), "y": jnp.ones(3, jnp.complex64)}
-    clipped = gradtx.pack(gradtx.clip(1.0) >> ADAM, fewest=2)
+    clipped = gradtx.pack(gradtx.clip(1.0) >> ADAM, min_leaves=2)
     yield Refusal("a packed clip of complex leaves", lambda: clipped.init(complex_), TypeError, "complex", "['y']")
     own = {"a": jnp.ones(3), "b": ONES}
     state = packed.init(own)
+    mu, made = "['scale_by_momentum']['mu']", "gradtx.pack.update: the state is not one that init makes"
     for words, params in {
-        "['a'] has shape (2,), in bucket '0' it has (3,)": {"a": ONES, "b": jnp.ones(3)},
-        "the tree lacks ['b'] and it has ['c']": {"a": jnp.ones(3), "c": ONES},
-        "it has ['d']": own | {"d": ONES},
+        f"lacks {mu}['alone']['a']['(2,)']": {"a": ONES, "b": jnp.ones(3)},
+        f"has {mu}['alone']['b']['(2,)']": {"a": jnp.ones(3), "c": ONES},
+        f"lacks {mu}['alone']['d']['(2,)']": own | {"d": ONES},
     }.items():
-        laid_out = "gradtx.in_buckets: the state is laid out for other leaves", "Pass the state returned"
         call = lambda params=params: packed.update(params, state, params)  # noqa: E731
-        yield Refusal(f"a layout where {words}", call, ValueError, words, *laid_out)
-    words = "gradtx.pack.update: the state is not one that init makes", "lacks ['in_buckets']"
+        yield Refusal(f"a layout where {words}", call, ValueError, words, made, "Pass the state returned")
+    words = made, f"lacks {mu}['alone']['a']"
     yield Refusal("a state without buckets", lambda: packed.update(own, ADAM.init(own), own), ValueError, *words)
-    yield Refusal("a state with buckets", lambda: ADAM.update(own, state, own), ValueError, "has ['in_buckets']")
-    words = "gradtx.unpacked: the state has the leaf ['b'], the params have not"
-    yield Refusal("unpacked for less", lambda: gradtx.unpacked(state, {"a": ONES}), ValueError, words)
-    words = "gradtx.packed: the state has the entries ", "allowed are those", "scale_by_rms"
-    yield Refusal("packed from nothing", lambda: gradtx.packed({}, state), ValueError, *words)
+    words = f"has {mu}['alone']['a']"
+    yield Refusal("a state with buckets", lambda: ADAM.update(own, state, own), ValueError, words)
+    words = "gradtx.unpacked: the state has buckets of other leaves than the params", "Pass the params that it was"
+    yield Refusal("unpacked for less", lambda: gradtx.unpacked(state, {"a": ONES}), ValueError, *words)
+    other = gradtx.adam(0.1) >> gradtx.scale(1.0)
+    call = lambda: gradtx.carry_over(state, other, own | {"d": ONES})  # noqa: E731
+    yield Refusal("carried over from buckets of less", call, ValueError, *words)
+    words = "gradtx.packed: the state in buckets lacks ['scale_by_learning_rate']['count']"
+    yield Refusal("packed from nothing", lambda: gradtx.packed({}, state), ValueError, words)
     alone = ADAM.init({"a": ONES, "b": jnp.ones(4)})
-    words = "gradtx.packed: in the state ['a'] has shape (2,), in the layout (3,)"
-    yield Refusal("packed from other shapes", lambda: gradtx.packed(alone, state), ValueError, words)
-    tx = gradtx.add_decayed_weights(0.1, mask="*kernel") >> gradtx.add_decayed_weights(0.1) >> ADAM
-    both, params = gradtx.pack(tx, fewest=2), {"kernel": ONES, "bias": ONES}
-    words = "gradtx.unpacked: 'add_decayed_weights' is the name of a transform in buckets and of one beside them"
-    yield Refusal("a name in and out", lambda: gradtx.unpacked(both.init(params), params), ValueError, words)
+    words = "gradtx.packed: the state in buckets lacks", f"has {mu}['a']"
+    yield Refusal("packed from other shapes", lambda: gradtx.packed(alone, state), ValueError, *words)
 
 
 REFUSALS = [

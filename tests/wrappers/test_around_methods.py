@@ -41,7 +41,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "conditionally_mask": {"should_transform_fn": odd},
     "loss_scaling": {"scale": 8.0},
     "lookahead": {"sync_period": 2},
-    "pack": {"fewest": 2},
+    "pack": {"min_leaves": 2},
     "masked": {"mask": matrices},
     "partition": {"param_labels": by_rank},
     "skip_nonfinite": {"max_consecutive": 2},

@@ -93,8 +93,8 @@ def test_a_clip_is_measured_by_what_it_is_given(inner, fraction, clipped):
 
 def test_a_clip_within_a_wrapper_is_measured_there():
     clip = norm(1.0) >> gradtx.sgd(0.1, 0.9)
-    assert "clipped_norm" not in after(gradtx.monitor(gradtx.pack(clip, fewest=2)))
-    assert_numbers(after(gradtx.pack(gradtx.monitor(clip), fewest=2)), clipped_norm=1.0)
+    assert "clipped_norm" not in after(gradtx.monitor(gradtx.pack(clip, min_leaves=2)))
+    assert_numbers(after(gradtx.pack(gradtx.monitor(clip), min_leaves=2)), clipped_norm=1.0)
 
 
 def test_from_any_nesting():
