@@ -123,7 +123,7 @@ def parameters_of(
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             stars = "**" if parameter.kind is parameter.VAR_KEYWORD else "positional-only "
             raise TypeError(
-                f"{name}: {stars}{parameter.name} is not allowed in a factory; each parameter is called by its name."
+                f"{name}: {stars}{parameter.name} is not allowed in a factory; each argument must be passed by name."
             )
         if parameter.name not in hints:
             raise TypeError(
@@ -132,7 +132,7 @@ def parameters_of(
             )
         if parameter.name in reserved or parameter.name.startswith("_"):
             raise TypeError(
-                f"{name}: {parameter.name!r} cannot be the name of a parameter; it is taken by the transform itself."
+                f"{name}: {parameter.name!r} cannot be the name of a parameter; transforms use it. Rename it."
             )
         parameters.append(_describe(parameter, hints[parameter.name]))
     return tuple(parameters)
@@ -204,7 +204,7 @@ def as_hyper(value: Any, parameter: Parameter, who: str) -> Any:
 def _as_number(value: Any, parameter: Parameter, who: str) -> Any:
     """The same for what is no float in its range."""
     where = f"{who}: {parameter.name}"
-    allowed = f"allowed: a number or a schedule, {parameter.interval}"
+    allowed = f"it must be a number or a schedule, {parameter.interval}"
     if isinstance(value, ARRAYS) and not isinstance(value, jax.Array) and value.ndim == 0:
         value = value[()]
     if isinstance(value, str):
@@ -214,7 +214,7 @@ def _as_number(value: Any, parameter: Parameter, who: str) -> Any:
     if isinstance(value, (int, float, *NUMPY_NUMBERS)):
         number = _as_float(value)
         climbs = parameter.name == "learning_rate" and number < 0
-        hint = " To climb, put scale(-1.0) in front of the optimizer." if climbs else ""
+        hint = " To ascend, put scale(-1.0) in front of the optimizer." if climbs else ""
         _require(number in parameter.interval, f"{where} is {number!r}; {allowed}.{hint}")
         return number
     if not isinstance(value, ARRAYS):
@@ -222,7 +222,7 @@ def _as_number(value: Any, parameter: Parameter, who: str) -> Any:
         raise TypeError(f"{where} is {value!r}{kind}; {allowed}.")
     _require(
         value.ndim == 0,
-        f"{where} has shape {value.shape}; {allowed}: a scalar. For many values at once, build the optimizer under "
+        f"{where} has shape {value.shape}; it must be a scalar. For many values at once, build the optimizer under "
         f"jax.vmap: jax.vmap(lambda x: {who}(..., {parameter.name}=x))(values).",
     )
     if not jax.numpy.issubdtype(value.dtype, np.floating) and not jax.numpy.issubdtype(value.dtype, np.integer):
@@ -247,13 +247,18 @@ def as_static(value: Any, parameter: Parameter, who: str) -> Any:
     problems = [_static_problem(value, option) for option in parameter.types]
     if problems and all(problems):
         raise (ValueError if "Literal" in str(parameter.types[0]) or "got a value" in problems[0] else TypeError)(
-            f"{who}: {parameter.name} is {value!r}; {' or '.join(problems).replace('got a value ', '')}."
+            f"{who}: {parameter.name} is {value!r}; {_joined(problems)}."
         )
     if isinstance(value, (list, Iterator)) and typing.get_origin(parameter.types[0]) in (tuple, Sequence):
         return tuple(typing.cast(Iterable[Any], value))
     if isinstance(value, (dict, list)):  # a copy: a later change of the caller's does not reach into the recorded value
         return copy.deepcopy(typing.cast(Any, value))
     return typing.cast(Any, value)
+
+
+def _joined(problems: list[str]) -> str:
+    """Several problems as one sentence."""
+    return " or ".join(problems).replace("got a value ", "").replace(" or it must be ", " or ")
 
 
 def as_count(value: Any) -> Any:
@@ -278,7 +283,7 @@ def _asks_for_int(parameter: Parameter) -> bool:
 
 def _as_dtype(value: Any, where: str) -> str:
     """The name of a floating-point dtype."""
-    allowed = "allowed: a floating-point dtype, such as jnp.bfloat16 or 'bfloat16'"
+    allowed = "it must be a floating-point dtype, such as jnp.bfloat16 or 'bfloat16'"
     try:
         dtype = jax.numpy.dtype(value)
     except TypeError:
@@ -295,21 +300,21 @@ def _static_problem(value: Any, annotation: Any) -> str:
         problem = _static_problem(value, base)
         for interval in metadata:
             if not problem and isinstance(interval, Interval) and value not in interval:
-                problem = f"got a value not allowed: it must be {interval}"
+                problem = f"got a value it must be {interval}"
         return problem
     if typing.get_origin(annotation) is Literal:
         choices = typing.get_args(annotation)
         return "" if value in choices else f"allowed: {', '.join(map(repr, choices))}"
     if annotation is bool:
-        return "" if isinstance(value, bool) else "allowed: True or False"
+        return "" if isinstance(value, bool) else "it must be True or False"
     if annotation is int:
-        return "" if isinstance(value, int) and not isinstance(value, bool) else "allowed: an int"
+        return "" if isinstance(value, int) and not isinstance(value, bool) else "it must be an int"
     if annotation is float:
-        return "" if isinstance(value, (int, float)) and not isinstance(value, bool) else "allowed: a number"
+        return "" if isinstance(value, (int, float)) and not isinstance(value, bool) else "it must be a number"
     if annotation is str:
-        return "" if isinstance(value, str) else "allowed: a str"
+        return "" if isinstance(value, str) else "it must be a str"
     if annotation is Callable or typing.get_origin(annotation) is Callable:
-        return "" if callable(value) else "allowed: a function"
+        return "" if callable(value) else "it must be a function"
     return ""
 
 

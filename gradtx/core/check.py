@@ -27,7 +27,7 @@ def check_arrays(who: str, argument: str, value: Any) -> None:
         ):
             hint = "Give the arrays alone, as equinox.filter(model, equinox.is_inexact_array) does."
             raise TypeError(
-                f"{who}: {argument} at {path} is {leaf!r} of type {type(leaf).__name__}; allowed: arrays."
+                f"{who}: {argument} at {path} is {leaf!r} of type {type(leaf).__name__}; it must be an array."
                 + (f" {hint}" if callable(leaf) else "")
             )
 
@@ -39,7 +39,7 @@ def check_leaves(who: str, argument: str, value: Any, reader: Any = None) -> Non
         if tree.is_discrete(leaf) and (remedy := _remedy(reader)):
             _refuse_sparse(who, argument, value)
             raise TypeError(
-                f"{who}: {argument} at {path} has dtype {_dtype_name(leaf)}; allowed: floating-point or complex. "
+                f"{who}: {argument} at {path} has dtype {_dtype_name(leaf)}; it must be floating-point or complex. "
                 f"{remedy}"
             )
 
@@ -55,7 +55,7 @@ def _refuse_sparse(who: str, argument: str, value: Any) -> None:
         if is_sparse(node):
             raise TypeError(
                 f"{who}: {argument} at {jax.tree_util.keystr(path) or 'the root'} is sparse, a {type(node).__name__}; "
-                "allowed: dense arrays. Give its `.todense()`."
+                "it must be a dense array. Give its `.todense()`."
             )
 
 
@@ -90,8 +90,8 @@ def refuse_complex(who: str, name: str, leaves: Any) -> None:
     for path, leaf in tree.named_leaves(leaves):
         if tree.is_complex(leaf):
             raise TypeError(
-                f"{who}: the leaf at {path} is complex ({tree.dtype_of(leaf)}); allowed: real leaves, since {name} is "
-                "not defined for others. Put split_real_and_imaginary around it, which makes two real leaves of each."
+                f"{who}: the leaf at {path} is complex ({tree.dtype_of(leaf)}); it must be real, since {name} is "
+                "not defined for complex leaves. Put split_real_and_imaginary around it."
             )
 
 
@@ -107,14 +107,14 @@ def check_alike(who: str, name: str, value: Any, like_name: str, like: Any) -> N
         if tree.is_complex(leaf) != tree.is_complex(other):
             raise TypeError(
                 f"{who}: {name} at {path} has dtype {tree.dtype_of(leaf)}, {like_name} {tree.dtype_of(other)}; "
-                "allowed: both real or both complex."
+                "both must be real, or both complex."
             )
         if tree.is_discrete(leaf) != tree.is_discrete(other) or (
             tree.is_discrete(leaf) and tree.dtype_of(leaf) not in (jax.dtypes.float0, tree.dtype_of(other))
         ):
             raise TypeError(
-                f"{who}: {name} at {path} has dtype {_dtype_name(leaf)}, {like_name} {_dtype_name(other)}; allowed: "
-                "both floating-point or complex; or, where the second is of integers or bools, the same or float0, "
+                f"{who}: {name} at {path} has dtype {_dtype_name(leaf)}, {like_name} {_dtype_name(other)}; both "
+                "must be floating-point or complex. For integers and bools the first has the same dtype or float0, "
                 "which jax.grad(..., allow_int=True) gives."
             )
 
@@ -149,7 +149,7 @@ def check_state(who: str, state: Any, expected: Any, *, dtypes: bool) -> None:
         )
         raise ValueError(
             f"{who}: {problem}: {_difference('the state', state, 'the expected state', expected, dtypes=dtypes)} "
-            "Pass the state returned by init or by the last update of this very optimizer."
+            "Pass the state that init or the last update of this optimizer returned."
         ) from None
 
 
@@ -180,7 +180,7 @@ def _structural_difference(name: str, value: Any, like_name: str, like: Any) -> 
     if missing:
         words.append(f"{name} lacks {_some(missing)}")
     if extra:
-        words.append(f"{name} has {_some(extra)}, which {like_name} has not")
+        words.append(f"{name} has {_some(extra)}, not in {like_name}")
     if not words:
         words.append(f"{name} has the structure {jax.tree.structure(value)}, {like_name} {jax.tree.structure(like)}")
     return "; ".join(words) + "."

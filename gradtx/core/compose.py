@@ -166,15 +166,15 @@ def _composition(kind: type[Composition]) -> Callable[[Callable[..., Any]], Call
 def _given(who: str, stages: tuple[Any, ...]) -> tuple[Transform, ...]:
     """The stages as transforms; at least one."""
     if not stages:
-        raise TypeError(f"{who}: got no transforms; pass at least one, or use identity() for one that does nothing.")
+        raise TypeError(f"{who}: got no transforms. Pass at least one, or identity(), which does nothing.")
     return tuple(as_transform(stage, f"{who}: stage {index}") for index, stage in enumerate(stages))
 
 
 def _refuse_unobservable(stage: Transform) -> None:
     if "unobserved" in stage.facts:
         raise TypeError(
-            f"gradtx.join: {stage!r} cannot stand right of +: it cannot be told to measure the gradient that came in. "
-            "Put it first, or use >> if it is to read what the transforms before it wrote."
+            f"gradtx.join: {stage!r} cannot be on the right of +, since it cannot measure the incoming gradient. "
+            "Put it first, or use >> to run it on the output of the transforms before it."
         )
 
 
@@ -182,22 +182,22 @@ def _refuse_misplaced(who: str, stages: list[Transform]) -> None:
     for stage in stages[1:]:
         if "first" in stage.facts:
             raise TypeError(
-                f"{who}: {stage!r} cannot stand behind {stages[0]!r}, which would see gradients that are still scaled. "
-                "Put it first, or the others inside it."
+                f"{who}: {stage!r} cannot come after {stages[0]!r}, which would get scaled gradients. "
+                "Put it first, or put the others inside it."
             )
     for place, stage in enumerate(stages):
         for behind in stages[place + 1 :] if stage.facts.sometimes else []:
             if "idle" not in behind.facts:
                 raise TypeError(
-                    f"{who}: {behind!r} cannot stand behind {stage!r}, which makes its step at some updates only: at "
-                    "the others it would get zeros, and decay, count or remember all the same. Put it inside: "
+                    f"{who}: {behind!r} cannot come after {stage!r}, which makes its step at some updates only; at "
+                    "the others it would get zeros, and still decay, count or keep statistics. Put it inside: "
                     f"{stage.name}(... >> {behind.name}(...), ...)."
                 )
     for stage in stages[:-1]:
         if "last" in stage.facts:
             raise TypeError(
-                f"{who}: {stages[-1]!r} cannot stand behind {stage!r}, whose updates decide the bits of the params and "
-                "are to be applied as they are. Put it last, or the others inside it."
+                f"{who}: {stages[-1]!r} cannot come after {stage!r}, whose updates decide the bits of the params and "
+                "must be applied unchanged. Put it last, or put the others inside it."
             )
 
 

@@ -19,7 +19,7 @@ def from_config(config: Mapping[str, Any]) -> Any:
     is_config = isinstance(cast(Any, config), Mapping) and set(config) == {"name", "arguments"}
     if not (is_config and isinstance(config["name"], str) and isinstance(config["arguments"], Mapping)):
         raise ValueError(
-            f"gradtx.from_config: got {config!r}; allowed: a dict of a 'name' and 'arguments', as to_config gives."
+            f"gradtx.from_config: config is {config!r}; it must be a dict of 'name' and 'arguments', as from to_config."
         )
     name = config["name"]
     if name not in registry:

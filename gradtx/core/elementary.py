@@ -66,15 +66,15 @@ class Form:
     def _read(self, children: dict[str, Any]) -> tuple[Any, ...]:
         rule = self.body(children)
         if not isinstance(cast(Any, rule), Rule):
-            raise TypeError(f"{self.who}: its body returned {rule!r}, and is annotated to return a Rule.")
+            raise TypeError(f"{self.who}: its body returned {rule!r}; it must return a Rule, as annotated.")
         inner = [child for _, child in record.children(children) if isinstance(child, Transform)]
         wanted = wants(rule) if rule.formula is None else rule.formula.wanted(rule)
         for child in inner:
             if child.facts.required and not wanted.passes_on:
                 needed = ", ".join(sorted(child.facts.required))
                 raise TypeError(
-                    f"{self.who}: {child!r} needs {needed}, which its update does not pass on; let it accept "
-                    "**extra and hand that to inner.update."
+                    f"{self.who}: {child!r} needs {needed}, which its update does not pass on. Let it accept "
+                    "**extra and pass that to inner.update."
                 )
         timed = wanted.count or any(p.kind is Kind.HYPER for p in self._node_type._parameters)
         facts = around(rule, wanted, [child.facts for child in inner])
@@ -220,11 +220,11 @@ class Elementary(Transform):
             fields = rule.init(params)
             if not isinstance(cast(Any, fields), dict) or "count" in fields:
                 raise TypeError(
-                    f"{self._who()}.init: returned {fields!r}; allowed: a dict of fields, none called 'count'."
+                    f"{self._who()}.init: returned {fields!r}; it must return a dict of fields, none called 'count'."
                 )
             for name in rule.fields.keys() - fields.keys():
                 raise ValueError(
-                    f"{self._who()}: the Rule declares the field {name!r}, which init has not made; its fields: "
+                    f"{self._who()}: the Rule declares the field {name!r}, which init did not return; it returned: "
                     f"{', '.join(fields) or 'none'}."
                 )
             return fields
@@ -275,7 +275,7 @@ class Elementary(Transform):
     def _by_hand(self, rule: Rule, updates: Updates, fields: State, named: dict[str, Any]) -> tuple[Updates, State]:
         returned: Any = rule.update(updates, fields, **named)
         if not isinstance(returned, tuple) or len(cast(Any, returned)) != 2:
-            raise TypeError(f"{self._who()}.update: returned {returned!r}; allowed: a pair (updates, state).")
+            raise TypeError(f"{self._who()}.update: returned {returned!r}; it must return a pair (updates, state).")
         result, new = cast(tuple[Any, Any], returned)
         who = f"{self._who()}.update"
         check.check_unchanged(who, "the updates it returned", result, "those it was given", updates)
@@ -346,7 +346,7 @@ def transform(body: Any = None, *, check: Any = None) -> Any:
     returns = hints.get("return")
     bases: dict[Any, type[Transform]] = {Rule: Elementary, Transform: Named}
     if returns not in bases:
-        raise TypeError(f"{body.__name__}: its return annotation is {returns!r}; allowed: Rule or Transform.")
+        raise TypeError(f"{body.__name__}: its return annotation is {returns!r}; it must be Rule or Transform.")
     node = record.define(bases[returns], body, hints)
     node._check = None if check is None else staticmethod(check)
     return record.factory_of(node)

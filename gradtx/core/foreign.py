@@ -95,13 +95,13 @@ def foreign(object: Any) -> Transform:  # noqa: A002 - any object at all
 
 def _check_pair(value: Any, where: str) -> None:
     if record.is_factory(value):
-        raise TypeError(f"{where} is the factory gradtx.{value.node.name} itself; call it: {value.node.name}(...).")
+        raise TypeError(f"{where} is the factory gradtx.{value.node.name} itself. Call it: {value.node.name}(...).")
     kind = type(value).__name__
     if kind in ("list", "tuple"):
         maker = where.partition(":")[0].removeprefix("gradtx.")
-        raise TypeError(f"{where} is a {kind}; pass the transforms themselves: {maker}(*transforms).")
+        raise TypeError(f"{where} is a {kind}. Pass the transforms themselves: {maker}(*transforms).")
     if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
-        raise TypeError(f"{where} is {value!r}; allowed: a transform, or any object with init and update.")
+        raise TypeError(f"{where} is {value!r}; it must be a transform, or any object with init and update.")
 
 
 def as_transform(value: Any, where: str) -> Transform:

@@ -54,8 +54,8 @@ class Formula:
         for name, field in rule.fields.items():
             if field.per == "tree" and not field.given and name != "key" and self.once is None:
                 raise TypeError(
-                    f"{rule.update.__name__}: the field {name!r} is one for the whole tree, and there is no `once` to "
-                    f"move it: per_{rule.reach}(update, once=once, {name}=...)."
+                    f"{rule.update.__name__}: the field {name!r} is one for the whole tree, but no `once` updates "
+                    f"it: per_{rule.reach}(update, once=once, {name}=...)."
                 )
         given = frozenset(name for name, field in rule.fields.items() if field.given and name in wanted)
         by_params = selection.is_function(self.only)
@@ -146,10 +146,10 @@ def check_fields(who: str, fields: dict[str, Field]) -> None:
     """Refuse what is no field, and names that are taken."""
     for name, field in fields.items():
         if not isinstance(cast(Any, field), Field):
-            raise TypeError(f"{who}: {name} is {field!r}; allowed: a field, such as gradtx.fields.like().")
+            raise TypeError(f"{who}: {name} is {field!r}; it must be a field, such as gradtx.fields.like().")
         if name in RESERVED or (name == "key") != (field.dtype == "key"):
-            why = "only a random key is called so" if name == "key" else "that is what the language calls its own"
-            why = "a random key is called key" if field.dtype == "key" else why
+            why = "only a random key may have that name" if name == "key" else "that name is reserved"
+            why = "a random key must be called key" if field.dtype == "key" else why
             raise ValueError(f"{who}: a field is called {name!r}, but {why}; choose another name.")
 
 
@@ -164,16 +164,16 @@ def names_of(rule: Rule, passes: dict[str, Pass], *, without_leaf: str, closed: 
             continue
         names, leads = names_in(function)
         if leads == (title == without_leaf):
-            allowed = f"{title}(*, names)" if title == without_leaf else f"{title}(u, *, names), u being what flows"
-            raise TypeError(f"{function.__name__}{inspect.signature(function)}; allowed: {allowed}.")
+            allowed = f"{title}(*, names)" if title == without_leaf else f"{title}(u, *, names), where u is the update"
+            raise TypeError(f"{function.__name__}{inspect.signature(function)}; it must be {allowed}.")
         wanted |= {name: needed or wanted.get(name, False) for name, needed in names.items()}
     for name, needed in wanted.items():
         if closed and needed and name not in OFFERED and name not in rule.fields:
             raise TypeError(
-                f"{rule.update.__name__} names {name!r}, which is neither a field nor offered; fields: "
-                f"{', '.join(rule.fields) or 'none'}; offered: {', '.join(sorted(OFFERED))}. Declare it: "
+                f"{rule.update.__name__} names {name!r}, which is neither a field nor provided; fields: "
+                f"{', '.join(rule.fields) or 'none'}; provided: {', '.join(sorted(OFFERED))}. Declare it: "
                 f"{name}=fields.like(), or {name}=fields.argument() for an extra argument."
             )
     for name in rule.fields.keys() - wanted.keys() - {"key"}:
-        raise TypeError(f"{rule.update.__name__}: the field {name!r} is declared, and no pass names it.")
+        raise TypeError(f"{rule.update.__name__}: the field {name!r} is declared, but no pass names it.")
     return wanted

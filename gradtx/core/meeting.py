@@ -96,6 +96,6 @@ def _refuse_meshes(who: str, trees: dict[str, Any]) -> None:
         if mesh != meshes[0][1]:
             raise ValueError(
                 f"{who}: {name} is on the mesh {dict(mesh.shape)}, {meshes[0][0]} on {dict(meshes[0][1].shape)}; "
-                "allowed: one mesh. Put gradients, params and state on the same: jax.device_put(state, "
+                "both must be on one mesh. Move gradients, params and state to it: jax.device_put(state, "
                 "NamedSharding(mesh, PartitionSpec(...)))."
             )

@@ -43,8 +43,8 @@ def names_in(function: Callable[..., Any]) -> tuple[dict[str, bool], bool]:
     for p in parameters:
         if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
             raise TypeError(
-                f"{function.__name__}: {p.name} stands for any arguments; allowed: names, of fields and of what the "
-                "language offers (observed, params, count, key)."
+                f"{function.__name__}: {p.name} stands for any arguments; a pass must name each field and each of "
+                "observed, params, count and key that it needs."
             )
     return {p.name: p.default is p.empty for p in (parameters[1:] if leads else parameters)}, leads
 
@@ -56,9 +56,9 @@ def no_values(who: str) -> Generator[None]:
         yield
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
         raise TypeError(
-            f"{who}: it asks for the value of a number while it is compiled; allowed: arithmetic. Hyperparameters may "
-            "be schedules, or of many optimizers at once, so a branch is written jnp.where(condition, one, other), and "
-            "a check of an argument belongs in its annotation, or in @transform(check=...)."
+            f"{who}: it reads the value of a traced number. Hyperparameters have no value here, since they may "
+            "be schedules, or many at once. Write jnp.where(condition, one, other) for a branch, and "
+            "check an argument by its annotation, or in @transform(check=...)."
         ) from error
     except TypeError as error:
         if words := elsewhere.of_rule(error):
@@ -107,13 +107,13 @@ class Compiled:
         if self.needs_whole and sharding.named_axes() and any(map(sharding.axes_of, jax.tree.leaves(values))):
             raise ValueError(
                 f"{self.who}: it needs whole leaves, and axis_name={sharding.named_axes()} says that these are shards; "
-                "allowed inside shard_map: what works element by element or by norms. Gather the leaves, or call "
+                "inside shard_map only element-wise formulas and norms are possible. Gather the leaves, or call "
                 "update outside shard_map."
             )
         for path, leaf in tree.named_leaves(values) if self.reach == "matrix" else ():
             if jnp.ndim(leaf) != 2:
                 raise ValueError(
-                    f"{self.who}: the leaf at {path} has {jnp.ndim(leaf)} axes; allowed: matrices, which have 2. Route "
+                    f"{self.who}: the leaf at {path} has {jnp.ndim(leaf)} axes; it must be a matrix with 2 axes. Route "
                     f"the others elsewhere: by_shape(matrix={self.who.removeprefix('gradtx.')}(...), other=adam(...))."
                 )
 
@@ -148,7 +148,7 @@ class Compiled:
             if needed and name not in shared and name not in columns:
                 there = sorted({*shared, *columns})
                 raise TypeError(
-                    f"{self.who}: its {title} names {name!r}, which neither a field nor a pass before it gives; there "
+                    f"{self.who}: its {title} names {name!r}, which is neither a field nor from an earlier pass; there "
                     f"are: {', '.join(there)}."
                 )
         return {name: shared[name] for name in names if name in shared and name not in columns}
@@ -205,14 +205,12 @@ class Compiled:
         """A value that the author returned, in the dtype of the one that came; another kind or shape is refused."""
         new = jnp.asarray(new)
         if new.shape != jnp.shape(old):
-            raise ValueError(
-                f"{self.who}: {what} has shape {new.shape}; allowed: the shape that came, {jnp.shape(old)}."
-            )
+            raise ValueError(f"{self.who}: {what} has shape {new.shape}; it must keep the shape {jnp.shape(old)}.")
         wanted = new.dtype if real is None else tree.compute_dtype(old, precision=real)
         kinds = tree.is_complex(new) == tree.is_complex(old) and tree.is_discrete(new) == tree.is_discrete(old)
         if new.dtype != wanted or not kinds:
             raise TypeError(
-                f"{self.who}: {what} has dtype {new.dtype}; allowed: the dtype that came, "
+                f"{self.who}: {what} has dtype {new.dtype}; it must keep the dtype "
                 f"{tree.dtype_of(old) if real is None else wanted}."
             )
         return new.astype(tree.dtype_of(old))
@@ -319,7 +317,7 @@ class Program(Compiled):
     def _number(self, name: str, value: Any) -> Any:
         if jnp.shape(value):
             raise ValueError(
-                f"{self.who}.update: {name} has shape {jnp.shape(value)}; allowed: one number. Pass its mean."
+                f"{self.who}.update: {name} has shape {jnp.shape(value)}; it must be one number. Pass its mean."
             )
         return value
 
@@ -331,15 +329,16 @@ class Program(Compiled):
         parts = cast(tuple[Any, ...], made if is_pair else (made, {}))
         if len(parts) != 2:
             raise TypeError(
-                f"{self.who}: its {title} returned {len(parts)} values; allowed: one, or a pair whose second is a dict "
-                "of fields."
+                f"{self.who}: its {title} returned {len(parts)} values; it must return one, or one and a "
+                "dict of fields."
             )
         first, fields = parts
         if title == "measure":
             sums = as_dict(first)
             if sums is None or not all(isinstance(value, Summed) for value in sums.values()):
                 raise TypeError(
-                    f"{self.who}: its measure returned {first!r}; allowed: a dict of total(x), norm(x), largest(x)."
+                    f"{self.who}: its measure returned {first!r}; it must return a dict of total(x), "
+                    "norm(x) or largest(x)."
                 )
             self.measured = set(as_dict(fields) or ())
             left = {name for name in own - self.names["update"].keys() if self.kept[name].start != "params"}

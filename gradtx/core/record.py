@@ -115,11 +115,11 @@ class Recorded:
             return cls._normalize_one(parameter, value)
         if parameter.container is dict:
             if not isinstance(value, Mapping):
-                raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; allowed: a dict.")
+                raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; it must be a dict.")
             items = cast(Mapping[Any, Any], value).items()
             return {key: cls._normalize_one(parameter, item) for key, item in items}
         if not isinstance(value, (tuple, list)):
-            raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; allowed: a tuple or list.")
+            raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; it must be a tuple or list.")
         return tuple(cls._normalize_one(parameter, item) for item in cast(tuple[Any, ...], value))
 
     @classmethod
@@ -200,9 +200,7 @@ class Recorded:
     def _not_one(self, name: str, owners: "list[tuple[tuple[Any, ...], Recorded]]") -> str:
         if owners:
             names = ", ".join(child.name for _, child in owners)
-            return (
-                f"{self._who()}: {name!r} is an argument of several of its transforms ({names}); build that one anew."
-            )
+            return f"{self._who()}: {name!r} is an argument of several of its transforms ({names}); rebuild that one."
         own = self._names()
         known = elsewhere.ATTRIBUTES.get(name)
         hint = f" Instead: {known}." if known else suggestion(name, own)

@@ -139,15 +139,15 @@ def _routed(who: str, transforms: dict[str, Transform], param_labels: Any) -> Ru
 
 def _refuse_wrong_groups(who: str, transforms: dict[str, Transform]) -> None:
     if not transforms:
-        raise ValueError(f"{who}: got no transforms; pass a dict of at least one.")
+        raise ValueError(f"{who}: transforms is empty; it must be a dict of at least one.")
     for name in transforms:
         if type(name) is not str:
-            raise TypeError(f"{who}: a group is called {name!r}; allowed: a str.")
+            raise TypeError(f"{who}: a group is called {name!r}; it must be a str.")
     scaled = [name for name, tx in transforms.items() if "first" in tx.facts]
     if scaled and len(scaled) < len(transforms):
         raise TypeError(
-            f"{who}: the group {scaled[0]!r} takes gradients that are still scaled, and others do not: "
-            f"{transforms[scaled[0]]!r}. Put it around."
+            f"{who}: the group {scaled[0]!r} scales the gradients back, and the other groups would get scaled ones: "
+            f"{transforms[scaled[0]]!r}. Put {who.removeprefix('gradtx.')} inside it."
         )
 
 
@@ -159,7 +159,7 @@ def labels_of(
     for path, label in zip(selection.paths(updates), labels, strict=True):
         if label not in transforms:
             raise ValueError(
-                f"{who}: the leaf {path!r} has the label {label!r}, for which there is no transform; there are: "
+                f"{who}: the leaf {path!r} has the label {label!r}, for which there is no transform; allowed: "
                 f"{', '.join(map(repr, transforms))}."
             )
     return labels

@@ -79,7 +79,7 @@ class Rule:
             raise ValueError(f"gradtx.Rule: reach is {self.reach!r}; allowed: {', '.join(map(repr, _REACHES))}, None.")
         for trait in self.traits:
             if trait not in TRAITS:
-                raise ValueError(f"gradtx.Rule: {trait!r} is not a trait; allowed: {', '.join(map(repr, TRAITS))}.")
+                raise ValueError(f"gradtx.Rule: traits has {trait!r}; allowed: {', '.join(map(repr, TRAITS))}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +101,8 @@ def _wants(code: Any, defaults: int, keyword_defaults: frozenset[str]) -> Wants:
     keywords = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
     if len(names) < 2 or names[2:] not in ((), ("params",)):
         raise TypeError(
-            f"{code.co_name}({', '.join(names)}): allowed: update(updates, state) or update(updates, state, params), "
-            "and behind a * whatever else it wants: observed, count, extra arguments."
+            f"{code.co_name}({', '.join(names)}); it must be update(updates, state) or update(updates, state, params), "
+            "with everything else (observed, count, extra arguments) keyword-only, after a *."
         )
     extra = frozenset(keywords) - {"observed", "count", "params"}
     by_keyword = "params" in keywords
@@ -121,7 +121,7 @@ def wants(rule: Rule) -> Wants:
     """What the rule's update names."""
     function = cast(Any, rule.update)
     if not inspect.isfunction(function):
-        raise TypeError(f"gradtx.Rule: update is {function!r}; allowed: a plain function, whose arguments can be read.")
+        raise TypeError(f"gradtx.Rule: update is {function!r}; it must be a plain function with readable arguments.")
     return _wants(function.__code__, len(function.__defaults__ or ()), frozenset(function.__kwdefaults__ or ()))
 
 

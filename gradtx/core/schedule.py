@@ -43,9 +43,7 @@ class Schedule(Recorded):
         with blame(self.name):
             rate = self._call(placeholders(self))
         if not callable(rate):
-            raise TypeError(
-                f"{self._who()}: its body returned {rate!r}; a schedule's body returns a function of the count."
-            )
+            raise TypeError(f"{self._who()}: its body returned {rate!r}; it must return a function of the count.")
 
     def __call__(self, count: Any) -> Array:
         """The value after `count` updates, in JAX's default float dtype."""
@@ -56,7 +54,7 @@ class Schedule(Recorded):
         whole = _traced_count(count) if is_traced(count) else _concrete_count(count)
         if whole is None:
             raise TypeError(
-                f"{self._who()}: the count is {count!r}; allowed: a whole number of updates made, under jit of an "
+                f"{self._who()}: the count is {count!r}; it must be a whole number of updates, under jit of an "
                 "integer dtype. Round it: jnp.round(count).astype(int)."
             )
         numbers = concrete_numbers(self, whole, dtype)
@@ -66,7 +64,7 @@ class Schedule(Recorded):
         if value.shape not in ((), whole.shape) or not real:
             raise TypeError(
                 f"{self._who()}: its function returned an array of shape {value.shape} and dtype {value.dtype}; "
-                "allowed: one real number."
+                "it must return one real number."
             )
         return jnp.broadcast_to(value, whole.shape).astype(dtype)
 
@@ -110,7 +108,7 @@ def _refuse_rounded(node: Recorded, parameter: Parameter, value: Any, number: An
     if float(number) not in parameter.interval:
         rounded = f"which rounds to {float(number)!r} in {number.dtype}"
         raise ValueError(
-            f"gradtx.{node.name}: {parameter.name} is {value!r}, {rounded}; allowed: {parameter.interval}. "
+            f"gradtx.{node.name}: {parameter.name} is {value!r}, {rounded}; it must be {parameter.interval}. "
             f"Choose a value that {number.dtype} can tell from the limit, or compute in float64."
         )
 
@@ -203,10 +201,10 @@ def as_schedule(value: Any, where: str) -> Schedule:
     if isinstance(value, Schedule):
         return value
     if record.is_factory(value):
-        raise TypeError(f"{where} is the factory gradtx.{value.node.name} itself; call it: {value.node.name}(...).")
+        raise TypeError(f"{where} is the factory gradtx.{value.node.name} itself. Call it: {value.node.name}(...).")
     if callable(value) and not isinstance(value, Recorded) and not isinstance(value, type):
         return custom_schedule(value)
-    raise TypeError(f"{where} is {value!r}; allowed: a schedule, or a function of the count.")
+    raise TypeError(f"{where} is {value!r}; it must be a schedule, or a function of the count.")
 
 
 record.enter_coercion(Kind.SCHEDULE, as_schedule)

@@ -115,7 +115,7 @@ def put(values: PyTree, into: PyTree, chosen: tuple[bool, ...]) -> PyTree:
 def _question(who: str, argument: str, kind: type, spec: Any, updates: PyTree, params: Params) -> _Question:
     if params is None and is_function(spec):
         raise ValueError(
-            f"{who}: {argument} is a function, which is asked about the params, and the params are missing: "
+            f"{who}: {argument} is a function of the params, and params are missing. Call "
             "tx.update(grads, state, params)."
         )
     like = updates if params is None else params
@@ -141,7 +141,7 @@ def _asked(question: _Question, function: Callable[..., Any]) -> tuple[Any, ...]
     needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(needed) not in (1, 2):
         raise TypeError(
-            f"{question.what} is a function of {len(needed)} arguments; allowed: of the path and the leaf, or of the "
+            f"{question.what} is a function of {len(needed)} arguments; it must take the path and the leaf, or the "
             "params."
         )
     params: PyTree = jax.tree.map(StandIn, question.shapes)
@@ -208,8 +208,8 @@ def _refuse_useless(question: _Question, patterns: Patterns, pattern: str, found
     firsts = list(dict.fromkeys(matching[0] for matching in found))
     if pattern not in firsts and any(patterns[first] != patterns[pattern] for first in firsts):
         raise ValueError(
-            f"{question.what}: the pattern {pattern!r} decides nothing, because the first match wins and all its "
-            f"leaves match {', '.join(map(repr, firsts))} before. Put it in front."
+            f"{question.what}: the pattern {pattern!r} has no effect, because the first match wins and all its "
+            f"leaves already match {', '.join(map(repr, firsts))}. Put it in front."
         )
 
 
@@ -261,7 +261,7 @@ def _checked(question: _Question, values: list[Any]) -> tuple[Any, ...]:
 def _check(question: _Question, place: str, value: Any) -> None:
     if not (_is_flag(value) if question.kind is bool else isinstance(value, str)):
         words = "True or False" if question.kind is bool else "a str, the name of a group"
-        raise TypeError(f"{question.what}{place} is {value!r}; allowed: {words}.")
+        raise TypeError(f"{question.what}{place} is {value!r}; it must be {words}.")
 
 
 def _is_flag(value: Any) -> bool:

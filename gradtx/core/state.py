@@ -121,7 +121,7 @@ def set_step_count(state: Any, n: Any) -> Any:
     """
     count = as_count(n)
     if not is_traced(n) and (not isinstance(count, int) or not 0 <= count < 2**31):
-        raise ValueError(f"gradtx.set_step_count: n is {n!r}; allowed: a whole number >= 0 and below 2**31.")
+        raise ValueError(f"gradtx.set_step_count: n is {n!r}; it must be a whole number from 0 to 2**31 - 1.")
     step_count(state)
 
     def at_leaf(path: tuple[Any, ...], leaf: Any) -> Any:
@@ -170,7 +170,7 @@ def state_sharding(tx: Any, params: Any) -> Any:
     known: dict[Any, Any] = dict(zip(named_paths(params), jax.tree.leaves(params), strict=True))
     whole = next((s for leaf in known.values() if (s := getattr(leaf, "sharding", None)) is not None), None)
     if whole is None:
-        raise ValueError("gradtx.state_sharding: no parameter has a sharding; give arrays, or shapes with shardings.")
+        raise ValueError("gradtx.state_sharding: no parameter has a sharding. Give arrays, or shapes with shardings.")
     whole = NamedSharding(whole.mesh, PartitionSpec()) if isinstance(whole, NamedSharding) else whole
     declared = tx.declared
 

@@ -50,10 +50,10 @@ class Stored(Transform):
         for name in self.fields or ():
             if name not in known:
                 raise ValueError(
-                    f"{who}: {self.inner!r} has no statistic {name!r}; it has: {', '.join(known) or 'none'}."
+                    f"{who}: fields has {name!r}; allowed for {self.inner!r}: {', '.join(known) or 'none'}."
                 )
         if not known:
-            raise ValueError(f"{who}: {self.inner!r} has no statistics; allowed: a transform that has.")
+            raise ValueError(f"{who}: inner is {self.inner!r}; it must be a transform that has statistics.")
         for place, field in self._places:
             if field.exact is not None and self.dtype == "bfloat16":
                 raise ValueError(f"{who}: {'/'.join(place)} of {self.inner!r} cannot be in bfloat16: {field.exact}.")
@@ -97,8 +97,8 @@ class Stored(Transform):
             for path, leaf in tree.named_leaves(field):
                 if tree.is_complex(leaf):
                     raise TypeError(
-                        f"gradtx.stored: {'/'.join(place)} at {path} is complex ({tree.dtype_of(leaf)}); allowed: real "
-                        "leaves. Put split_real_and_imaginary around it."
+                        f"gradtx.stored: {'/'.join(place)} at {path} is complex ({tree.dtype_of(leaf)}); it must be "
+                        "real. Put split_real_and_imaginary around it."
                     )
             state = put(state, place, self._rounded_to_nearest(field, params))
         seed = zlib.crc32("/".join(self.inner.slots).encode())

@@ -104,8 +104,8 @@ class Transform(Recorded):
             self._cache["sweep"] = next((leaf.shape for leaf in jax.tree.leaves(self) if jnp.ndim(leaf) > 0), None)
         if self._cache["sweep"]:
             raise ValueError(
-                f"{self._who()}.{method}: this is a sweep of {self._cache['sweep'][0]} optimizers in one value; "
-                f"map over it: jax.vmap(lambda tx, ...: tx.{method}(...))(txs, ...)."
+                f"{self._who()}.{method}: this is a sweep of {self._cache['sweep'][0]} optimizers in one value. "
+                f"Map over it: jax.vmap(lambda tx, ...: tx.{method}(...))(txs, ...)."
             )
 
     def _check_extra(self, who: str, extra: dict[str, Any]) -> None:
@@ -119,7 +119,7 @@ class Transform(Recorded):
                     "drop it."
                 )
         for name in sorted(facts.required - set(extra)):
-            raise TypeError(f"{who}: the extra argument {name!r} is missing; pass {name}=... to update.")
+            raise TypeError(f"{who}: the extra argument {name!r} is missing. Pass {name}=... to update.")
 
     def _check_trees(self, who: str, updates: Updates, state: State, params: Params) -> None:
         check.check_leaves(who, "updates", updates, self)

@@ -74,12 +74,12 @@ def tune(state: State, **values: Any) -> State:
     """
     kept = list(_kept(state, ()))
     if not kept:
-        raise KeyError("gradtx.tune: the state holds no hyperparameters; build the optimizer as gradtx.tunable(tx).")
+        raise KeyError("gradtx.tune: the state has no hyperparameters. Build the optimizer as gradtx.tunable(tx).")
     changes: dict[Place, dict[str, Any]] = {}
     for name, value in values.items():
         place, key, old = _one(name, kept)
         if value is None or isinstance(value, (str, bool)) or jnp.shape(value) != jnp.shape(old):
-            raise TypeError(f"gradtx.tune: {name} is {value!r}; allowed: a number.")
+            raise TypeError(f"gradtx.tune: {name} is {value!r}; it must be a number.")
         if not is_traced(value):
             _check_range(key.split(".")[-1], value)
         changes.setdefault(place, {})[key] = jnp.array(value, dtype=old.dtype, copy=True)
@@ -132,7 +132,7 @@ def _check_range(name: str, value: Any) -> None:
     for number in np.ravel(np.asarray(value, dtype=float)).tolist():
         if not any(number in interval for interval in intervals or [Interval()]):
             allowed = " or ".join(sorted({str(interval) for interval in intervals or [Interval()]}))
-            raise ValueError(f"gradtx.tune: {name} is {number!r}; allowed: a number {allowed}.")
+            raise ValueError(f"gradtx.tune: {name} is {number!r}; it must be {allowed}.")
 
 
 def _named_leaves(tx: Transform) -> list[tuple[str, Any]]:

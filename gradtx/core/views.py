@@ -220,7 +220,7 @@ class Seen(Compiled):
         if title in ("down", "up"):
             if tree.is_discrete(made) or tree.is_complex(made) != tree.is_complex(u):
                 raise TypeError(
-                    f"{self.who}: what {title} returned has dtype {made.dtype}; allowed: the one that came, {u.dtype}."
+                    f"{self.who}: what {title} returned has dtype {made.dtype}; it must keep the dtype {u.dtype}."
                 )
             return jnp.asarray(made).astype(tree.compute_dtype(u))
         return self.checked(made, named, (as_dict(made) or {}).keys() & self.kept.keys())
