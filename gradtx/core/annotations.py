@@ -1,8 +1,8 @@
-"""What a parameter's annotation says: hyperparameter, transform, schedule, or static; and in which range.
+"""Annotations of parameters: hyperparameter, transform, schedule or static, and the allowed range.
 
 A hyperparameter is annotated with its range (`Unit`, `NonNegative`, ...). Its value is a number or a schedule, and
-becomes a pytree leaf. Transforms and schedules are pytree children as well. Everything else is static: part of the
-structure.
+becomes a pytree leaf. Transforms and schedules are pytree children as well. All other arguments are static: part of
+the tree structure.
 """
 
 import copy
@@ -33,7 +33,7 @@ def is_traced(value: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A range of numbers; `closed_low` says whether a finite lower end belongs to it, `closed_high` the upper."""
+    """A range of numbers; `closed_low` says whether it includes a finite lower end, `closed_high` the upper end."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -65,15 +65,15 @@ NonNegative = Annotated[Any, Interval(0)]
 Positive = Annotated[Any, Interval(0, closed_low=False)]
 """A hyperparameter greater than 0."""
 PositiveInt = Annotated[int, Interval(1)]
-"""A static count of at least 1; a whole float is taken for the int."""
+"""A static count of at least 1; a whole float is converted to an int."""
 NonNegativeInt = Annotated[int, Interval(0)]
-"""A static count of at least 0; a whole float is taken for the int."""
+"""A static count of at least 0; a whole float is converted to an int."""
 Dtype = Annotated[str, "a dtype"]
 """A static dtype, recorded by its name: give `jnp.bfloat16`, a NumPy dtype, or "bfloat16"."""
 
 
 class Kind(enum.Enum):
-    """What a parameter is to JAX: a leaf, a child, or structure."""
+    """How JAX sees a parameter: as a leaf, as a child, or as part of the structure."""
 
     HYPER = "hyperparameter"
     TRANSFORM = "transform"
@@ -162,7 +162,7 @@ def _describe(parameter: inspect.Parameter, annotation: Any) -> Parameter:
 
 @functools.lru_cache(maxsize=512)
 def _read(annotation: Any) -> tuple[Kind, Interval, type | None, bool, tuple[Any, ...]] | str:
-    """What an annotation says: kind, range, container, whether None is allowed, the types; or what is wrong with it."""
+    """An annotation read: kind, range, container, whether None is allowed, and types; or what is wrong with it."""
     options = [annotation]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(annotation) if option is not type(None)]
@@ -195,14 +195,14 @@ def _kind(annotation: Any) -> tuple[Kind, Interval]:
 
 
 def as_hyper(value: Any, parameter: Parameter, who: str) -> Any:
-    """A number given for a hyperparameter: a Python float, or a 0-d array as it came; refused if out of range."""
+    """A number given for a hyperparameter: a Python float, or a 0-d array unchanged; refused if out of range."""
     if type(value) is float and value in parameter.interval:
         return value
     return _as_number(value, parameter, who)
 
 
 def _as_number(value: Any, parameter: Parameter, who: str) -> Any:
-    """The same for what is no float in its range."""
+    """The same for anything but a float in its range."""
     where = f"{who}: {parameter.name}"
     allowed = f"it must be a number or a schedule, {parameter.interval}"
     if isinstance(value, ARRAYS) and not isinstance(value, jax.Array) and value.ndim == 0:
@@ -233,7 +233,7 @@ def _as_number(value: Any, parameter: Parameter, who: str) -> Any:
 
 
 def as_static(value: Any, parameter: Parameter, who: str) -> Any:
-    """A static argument, checked against its annotation where that is simple enough to check."""
+    """A static argument, checked against its annotation if that is simple enough."""
     if value is parameter.default and isinstance(value, (bool, int, str)):
         return value
     if value is None and (parameter.optional or parameter.default is None):
@@ -251,7 +251,7 @@ def as_static(value: Any, parameter: Parameter, who: str) -> Any:
         )
     if isinstance(value, (list, Iterator)) and typing.get_origin(parameter.types[0]) in (tuple, Sequence):
         return tuple(typing.cast(Iterable[Any], value))
-    if isinstance(value, (dict, list)):  # a copy: a later change of the caller's does not reach into the recorded value
+    if isinstance(value, (dict, list)):  # a copy, so that later changes by the caller do not affect the recorded value
         return copy.deepcopy(typing.cast(Any, value))
     return typing.cast(Any, value)
 
@@ -262,7 +262,7 @@ def _joined(problems: list[str]) -> str:
 
 
 def as_count(value: Any) -> Any:
-    """A whole number as an int: `steps_per_epoch * 2.0` is one, and an array of one element. Anything else as it is."""
+    """A whole number as an int, such as `steps_per_epoch * 2.0` or an array of one element. Other values unchanged."""
     if (
         isinstance(value, (*ARRAYS, np.generic))
         and value.ndim == 0
@@ -294,7 +294,7 @@ def _as_dtype(value: Any, where: str) -> str:
 
 
 def _static_problem(value: Any, annotation: Any) -> str:
-    """What is wrong with a static value, or "" where nothing is (or nothing can be said)."""
+    """What is wrong with a static value, or "" if nothing is (or it cannot be checked)."""
     if typing.get_origin(annotation) is Annotated:
         base, *metadata = typing.get_args(annotation)
         problem = _static_problem(value, base)
@@ -338,6 +338,6 @@ def _require(condition: bool, message: str) -> None:
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
-    """A question whether the nearest of `names` was meant, or "" where none is near."""
+    """A hint at the nearest of `names`, or "" if none is near."""
     close = difflib.get_close_matches(name, list(names), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""

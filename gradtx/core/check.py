@@ -1,6 +1,6 @@
-"""Checks made while tracing: trees of one structure, shape and kind, and states that belong to their optimizer.
+"""Checks made while tracing: trees of the same structure, shapes and kinds, and states that belong to their optimizer.
 
-chex compares; when it finds a difference, the words are ours: who, where, what was received, what is allowed.
+chex compares. If it finds a difference, our error says who, where, what was received and what is allowed.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ def check_arrays(who: str, argument: str, value: Any) -> None:
 
 
 def check_leaves(who: str, argument: str, value: Any, reader: Any = None) -> None:
-    """Every leaf is an array or number of a floating-point or complex dtype, or left out by the transform it is for."""
+    """Every leaf is an array or number of a floating-point or complex dtype, or masked out by the transform."""
     check_arrays(who, argument, value)
     for path, leaf in tree.named_leaves(value):
         if tree.is_discrete(leaf) and (remedy := _remedy(reader)):
@@ -60,7 +60,7 @@ def _refuse_sparse(who: str, argument: str, value: Any) -> None:
 
 
 def _remedy(reader: Any) -> str:
-    """What to do about an integer leaf; nothing where all stages of the reader leave out what is masked."""
+    """What to do about an integer leaf; nothing if all stages of the reader leave it out by a mask."""
     if reader is None:
         return "Keep leaves that are not trained out of the parameters."
     reading = reading_all(reader)
@@ -120,7 +120,7 @@ def check_alike(who: str, name: str, value: Any, like_name: str, like: Any) -> N
 
 
 def check_unchanged(who: str, name: str, value: Any, like_name: str, like: Any) -> None:
-    """Same structure and shapes, asked at every step and so only looked into if they are not."""
+    """Same structure and shapes; runs at every step, so it looks for details only if they differ."""
     leaves: list[Any] = jax.tree.leaves(value)
     others: list[Any] = jax.tree.leaves(like)
     if not same_structure(value, like) or any(
@@ -136,7 +136,7 @@ def same_structure(value: Any, like: Any) -> bool:
 
 
 def check_state(who: str, state: Any, expected: Any, *, dtypes: bool) -> None:
-    """The state has the structure, shapes and (where the params say them) dtypes that `init` gives."""
+    """The state has the structure, shapes and (if the params determine them) dtypes that `init` gives."""
     try:
         chex.assert_trees_all_equal_shapes(tree.shapes(state), tree.shapes(expected))
         if dtypes:
@@ -191,7 +191,7 @@ def _some(paths: list[str]) -> str:
 
 
 def struct_key(*trees: Any) -> Any:
-    """What a structural check depends on: structure, shapes and dtypes. Equal keys need checking once."""
+    """What a structural check depends on: structure, shapes and dtypes. Equal keys are checked only once."""
     leaves: list[Any] = jax.tree.leaves(trees)
     kinds: list[Any] = [(getattr(leaf, "shape", ()), getattr(leaf, "dtype", None) or type(leaf)) for leaf in leaves]
     return jax.tree.structure(trees), tuple(kinds)
@@ -202,7 +202,7 @@ _in_question: contextvars.ContextVar[Any] = contextvars.ContextVar("in_question"
 
 @contextlib.contextmanager
 def questioned(state: Any) -> Generator[None]:
-    """While this is open, `init` is asked what a state should look like, for comparison with this one."""
+    """In this context, `init` is called to find out what a state should look like, for comparison with this one."""
     token = _in_question.set(state)
     try:
         yield
@@ -211,7 +211,7 @@ def questioned(state: Any) -> Generator[None]:
 
 
 def state_in_question() -> Any:
-    """The state that init is asked about; None where it is asked for a new one."""
+    """The state with which the result of init is compared; None if init makes a new state."""
     return _in_question.get()
 
 
@@ -220,7 +220,7 @@ _foreign: contextvars.ContextVar[bool] = contextvars.ContextVar("foreign", defau
 
 @contextlib.contextmanager
 def foreign_call() -> Generator[None]:
-    """While this is open, code from elsewhere runs, which may pass extra arguments on to a transform of ours."""
+    """In this context, foreign code runs, which may pass extra arguments on to a gradtx transform."""
     token = _foreign.set(True)
     try:
         yield
@@ -229,7 +229,7 @@ def foreign_call() -> Generator[None]:
 
 
 def in_foreign_call() -> bool:
-    """Whether code from elsewhere called."""
+    """Whether foreign code is the caller."""
     return _foreign.get()
 
 
@@ -238,7 +238,7 @@ _hints: set[str] = set()
 
 
 def hint_at_jit(who: str, updates: Any) -> None:
-    """Say once that jit exists, where a large tree is updated without."""
+    """Warn once, if a large tree is updated outside jit."""
     leaves: list[Any] = jax.tree.leaves(updates)
     large = len(leaves) >= _MANY_LEAVES or sum(jnp.size(leaf) for leaf in leaves) >= _MANY_ELEMENTS
     if large and "jit" not in _hints and not any(isinstance(leaf, Tracer) for leaf in leaves):
@@ -246,7 +246,7 @@ def hint_at_jit(who: str, updates: Any) -> None:
         warnings.warn(
             f"{who}: {len(leaves)} leaves with {sum(jnp.size(leaf) for leaf in leaves)} elements are updated outside "
             "jit, leaf by leaf; jax.jit of the whole step, with params and state donated, is many times faster. This "
-            "is said once.",
+            "warning appears once.",
             stacklevel=4,
         )
 
@@ -259,7 +259,7 @@ _held: contextvars.ContextVar[list[bool] | None] = contextvars.ContextVar("held"
 
 @contextlib.contextmanager
 def value_checks() -> Generator[None]:
-    """While this is open, every transform's update checks the values of its state and of its result."""
+    """In this context, every transform's update checks the values of its state and of its result."""
     token = _checking.set(True)
     try:
         yield
@@ -269,7 +269,7 @@ def value_checks() -> Generator[None]:
 
 @contextlib.contextmanager
 def held_back() -> Generator[list[bool]]:
-    """While this is open, value checks are not made, but noted: for a run whose result may not be taken."""
+    """In this context, value checks are noted, not made: for a run whose result may be discarded."""
     token = _held.set(noted := [])
     try:
         yield noted
@@ -286,7 +286,7 @@ def checking() -> bool:
 
 
 def check_values(who: str, updates: Any, old: dict[str, Any], new: dict[str, Any], nonnegative: list[str]) -> None:
-    """Make checkify's checks: everything finite, the named statistics not negative, the counter rising."""
+    """Make checkify's checks: all values finite, the named statistics not negative, the counter rising."""
     at_step = f"gradtx.{who}, step {{step}}: " if "count" in new else f"gradtx.{who}: "
     known: dict[str, Any] = {"step": new["count"]} if "count" in new else {}
     for field in nonnegative:

@@ -1,4 +1,4 @@
-"""Values from JSON."""
+"""Transforms and schedules from JSON."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -10,7 +10,7 @@ from gradtx.core.record import Recorded, registry
 
 
 def from_config(config: Mapping[str, Any]) -> Any:
-    """Rebuild a transform or schedule from `to_config()`'s JSON.
+    """Rebuilds a transform or schedule from the JSON that `to_config()` gives.
 
     >>> import gradtx
     >>> gradtx.from_config(gradtx.adam(1e-3).to_config()) == gradtx.adam(1e-3)

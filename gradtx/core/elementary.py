@@ -1,8 +1,8 @@
 """Transforms of an author's body: a rule or a formula (`Elementary`), or another transform (`Named`).
 
-The body of an elementary transform runs with numbers that have no value; what it returns is the same for all transforms
-of the factory with these static arguments, and is kept as their `Form`. The counter, the schedules and the initial
-state are the language's.
+The body of an elementary transform runs with hyperparameters that have no values. Its result is the same for all
+transforms of the factory with these static arguments, and is kept as their `Form`. The counter, the schedules and the
+initial state are added here.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ P = ParamSpec("P")
 
 
 class Form:
-    """What the transforms of one factory have in common whose static arguments are equal, whatever their numbers are.
+    """What all transforms of a factory with equal static arguments have in common, whatever their hyperparameters.
 
-    The body runs once for it, with numbers that have no value.
+    The body runs once for it, with hyperparameters that have no values.
     """
 
     def __init__(self, node: "Elementary"):
@@ -121,7 +121,7 @@ class Elementary(Transform):
         return self._cache["form"]
 
     def _kinds(self) -> Iterator[Any]:
-        """What a form depends on: static arguments by value, the others by structure; and the 0 that is asked about."""
+        """What a form depends on: static arguments by value, the others by structure, and which numbers are 0."""
         for name in sorted(_asked.get(type(self), ())):
             yield _is_nonzero(self._arguments[name])
         for p in self._parameters:
@@ -144,7 +144,7 @@ class Elementary(Transform):
     def facts(self) -> Facts:
         facts = self._form.facts
         if "idle" in facts and any(_is_schedule(child) for _, child in record.children(self._arguments)):
-            return dataclasses.replace(facts, traits=facts.traits - {"idle"})  # time does not stand still
+            return dataclasses.replace(facts, traits=facts.traits - {"idle"})  # a schedule depends on the count
         return facts
 
     @property
@@ -153,7 +153,7 @@ class Elementary(Transform):
 
     @property
     def fields(self) -> dict[str, Field]:
-        """What it remembers, by name, the state of transforms inside apart."""
+        """The fields of its own state, by name, without those of inner transforms."""
         return self._form.fields
 
     @property
@@ -162,7 +162,7 @@ class Elementary(Transform):
         return self._form.timed
 
     def numbers_after(self, entry: State, steps: Any) -> State:
-        """What it remembers of the whole tree after `steps` steps, if that depends on the steps alone."""
+        """Its fields of the whole tree after `steps` steps, if they depend only on the number of steps."""
         program = self._form.program
         if program is None or "once" not in program.names:
             return {}
@@ -189,7 +189,7 @@ class Elementary(Transform):
         return own
 
     def _numbers(self, count: Any, dtype: np.dtype[Any]) -> dict[str, Any]:
-        """The arguments as the body is given them at this count, in this dtype."""
+        """The arguments as the body gets them at this count, in this dtype."""
         key = ("numbers", dtype)
         if key not in self._cache:
             numbers = concrete_numbers(self, count, dtype)
@@ -240,7 +240,7 @@ class Elementary(Transform):
         return self._cache["inner"]
 
     def _children(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Of the arguments those that are no structure."""
+        """The arguments that are not static."""
         return {p.name: arguments[p.name] for p in self._parameters if p.is_child}
 
     def _known(self, extra: dict[str, Any]) -> dict[str, Any]:
@@ -333,12 +333,12 @@ def transform(body: Callable[P, Transform]) -> Callable[P, Transform]: ...
 @overload
 def transform(*, check: Callable[..., None]) -> Callable[[Callable[P, Any]], Callable[P, Transform]]: ...
 def transform(body: Any = None, *, check: Any = None) -> Any:
-    """Make a recorded transform of a function that returns a `Rule` or another transform. See the module's example.
+    """Makes a recorded transform of a function that returns a `Rule` or another transform. See the module's example.
 
     Args:
       body: the factory; its annotations say which of its arguments are hyperparameters, and in which range.
-      check: a function of the same arguments that raises where they do not go together. Only here hyperparameters have
-        their values; a number that JAX traces has none here either.
+      check: a function of the same arguments that raises an error if they do not fit together. Unlike in the body,
+        hyperparameters have their values here, unless JAX traces them.
     """
     if body is None:
         return functools.partial(transform, check=check)

@@ -1,7 +1,7 @@
-"""What optax's names are called here: `gradtx.trace` says `scale_by_momentum(decay, form="sum")`.
+"""The gradtx spelling of optax's names: the error for `gradtx.trace` says `scale_by_momentum(decay, form="sum")`.
 
-Each of optax's public names is one of gradtx, or stands here: with the expression that does the same, or with where it
-is. The page "Coming from optax" lists them all. So are the arguments that optax's functions of the same name have.
+Each public name of optax either exists in gradtx or is listed here, with the equivalent expression or the place where
+to find it. So are arguments that only optax's functions have. The page "Coming from optax" lists all names.
 """
 
 import types
@@ -29,7 +29,7 @@ MADE: Final = {
     "trace": 'scale_by_momentum(decay, form="sum")',
     "zero_nans": "zero_nonfinite()",
 }
-"""The expression that does the same, in the argument names of gradtx."""
+"""The equivalent expression, in the argument names of gradtx."""
 
 _NOTES: Final = {
     "inject_hyperparams": "numbers are leaves of every optimizer: tx.replace(learning_rate=...), or in a TrainState "
