@@ -31,7 +31,7 @@ options = parser.parse_args([] if "ipykernel" in sys.modules else None)
 if options.smoke:
     options.seeds, options.epochs = 2, 2
 
-# %% The data: 1797 real images of 8 x 8 pixels inside scikit-learn, normalised by mean and deviation of the training set
+# %% The data: 1797 real images of 8 x 8 pixels inside scikit-learn, normalised by the statistics of the training images
 digits = load_digits()
 train_images, test_images, train_labels, test_labels = train_test_split(
     digits.data.astype("float32"), digits.target, test_size=360, stratify=digits.target, random_state=0

@@ -42,7 +42,7 @@ def average(previous: Any, value: Any, decay: Any) -> Any:
     Args:
       previous: v, the average so far: zeros at first.
       value: x, of the same shape.
-      decay: b, a scalar in [0, 1): the average remembers about 1 / (1 - b) values.
+      decay: b, a scalar in [0, 1): the average spans about 1 / (1 - b) values.
 
     >>> from gradtx import averages
     >>> print(f"{averages.average(0.75, 4.0, 0.9):.3f}")

@@ -95,7 +95,7 @@ def _abstract(value: Any) -> Any:
 
 _forms: dict[Any, Form] = {}
 _asked: dict[type, frozenset[str]] = {}
-"""By factory the hyperparameters of which its body asks whether they are 0 (`numerics.is_nonzero`)."""
+"""For each factory, the hyperparameters that its body compares with 0 (`numerics.is_nonzero`)."""
 _MOST_FORMS = 1024
 
 

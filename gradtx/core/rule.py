@@ -16,16 +16,16 @@ Reach = Literal["element", "matrix", "leaf", "tree"]
 _REACHES: tuple[Reach, ...] = ("element", "matrix", "leaf", "tree")
 
 TRAITS = {
-    "real": "complex leaves are refused by name",
-    "integers": "leaves of integers and bools may be among those it is given; it computes with none of them",
-    "leaves": "it tells leaves apart (a mask does), so that they cannot be joined end to end",
+    "real": "it refuses complex leaves",
+    "integers": "it accepts integer and bool leaves, but does not compute with them",
+    "leaves": "it distinguishes leaves (as a mask does), so that they cannot be joined end to end",
     "sums": "it sums over all leaves",
-    "norms": "it reads a leaf as a whole by its norm alone, which sees all shards inside shard_map",
-    "unobserved": "it cannot be told which gradient to measure, so it may only stand first in `a + b`",
-    "nonfinite": "it deals with gradients that are not finite by itself",
-    "idle": "updates of zero pass through as zero and change nothing in its state",
-    "descends": "it makes a step of a direction, by a learning rate and the sign of a descent",
-    "clips": "it limits the size of what flows through, which `monitor` then reports",
+    "norms": "it needs a whole leaf only for its norm, which includes all shards inside shard_map",
+    "unobserved": "it cannot take `observed`, so it must come first in `a + b`",
+    "nonfinite": "it handles gradients that are not finite",
+    "idle": "updates of zero pass through as zero and do not change its state",
+    "descends": "it turns a direction into a step, with a learning rate and the sign of descent",
+    "clips": "it limits the size of the updates, which `monitor` then reports",
 }
 """Further properties that a rule may declare, by name."""
 

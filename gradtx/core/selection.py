@@ -153,13 +153,13 @@ def _asked(question: _Question, function: Callable[..., Any]) -> tuple[Any, ...]
         else:
             given = [function(path, leaf) for path, leaf in zip(question.paths, leaves, strict=True)]
     except Exception as error:
-        error.add_note(f"{question.what} is a function of the params, and is given arrays without values.")
+        error.add_note(f"{question.what} is a function of the params, and gets arrays without values.")
         raise
     chosen = _spread(question, given) if len(needed) == 1 else _checked(question, given)
     if question.kind is bool and leaves and not any(chosen):
         warnings.warn(
             f"{question.what}, the function {getattr(function, '__name__', function)}, selects none of {len(leaves)} "
-            f"leaves, of which the first is {question.paths[0]!r}: {leaves[0].dtype}{list(leaves[0].shape)}.",
+            f"leaves; the first is {question.paths[0]!r}: {leaves[0].dtype}{list(leaves[0].shape)}.",
             stacklevel=2,
         )
     return chosen

@@ -193,7 +193,7 @@ class Transform(Recorded):
         return any(is_traced(leaf) for leaf in jax.tree.leaves(self)) or is_traced(_nothing())
 
 
-_nothing = jax.jit(lambda: jnp.zeros(()), inline=True)  # once compiled, cheaper than any array made anew
+_nothing = jax.jit(lambda: jnp.zeros(()), inline=True)  # once compiled, cheaper than making any array
 
 
 def numbered(names: tuple[str, ...]) -> list[str]:
