@@ -124,11 +124,14 @@ def scale_by_rms(
     >>> tx.update(-3.0, tx.init(0.0))[0]
     Array(-1., dtype=float32)
     """
-    _refuse(eps_hat and not debias, "eps_hat needs debias=True")
-    _refuse(eps_hat and (eps_in_sqrt or eps_root is not None), "eps_hat excludes eps_in_sqrt and eps_root")
-    _refuse(eps_in_sqrt and eps_root is not None, "eps_in_sqrt puts eps inside the root; eps_root is not needed")
-    _refuse(eps_hat and maximum == "corrected", "eps_hat measures the raw average; take maximum='raw'")
-    _refuse(centered and (eps_hat or maximum is not None), "centered excludes eps_hat and maximum")
+    _refuse(eps_hat and not debias, "eps_hat is True; it needs debias=True")
+    _refuse(
+        eps_hat and (eps_in_sqrt or eps_root is not None),
+        "eps_hat is True; it excludes eps_in_sqrt and eps_root",
+    )
+    _refuse(eps_in_sqrt and eps_root is not None, "eps_root is given; it must be None with eps_in_sqrt=True")
+    _refuse(eps_hat and maximum == "corrected", "maximum is 'corrected'; it must be 'raw' with eps_hat=True")
+    _refuse(centered and (eps_hat or maximum is not None), "centered is True; it excludes eps_hat and maximum")
 
     by_root = _by_root(eps, eps_in_sqrt)
 

@@ -29,7 +29,7 @@ Step = tuple[Array, dict[str, Array]]
 
 def _dampening_needs_a_sum(decay: Any, form: str, nesterov: bool, dampening: Any) -> None:
     if form != "sum" and dampening is not None and differs(dampening, 0):
-        raise ValueError(f"gradtx.scale_by_momentum: dampening={dampening:g} needs form='sum', got form={form!r}.")
+        raise ValueError(f"gradtx.scale_by_momentum: dampening is {dampening:g}; it needs form='sum', not {form!r}.")
 
 
 @transform(check=_dampening_needs_a_sum)

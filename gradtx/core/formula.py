@@ -150,7 +150,7 @@ def check_fields(who: str, fields: dict[str, Field]) -> None:
         if name in RESERVED or (name == "key") != (field.dtype == "key"):
             why = "only a random key may have that name" if name == "key" else "that name is reserved"
             why = "a random key must be called key" if field.dtype == "key" else why
-            raise ValueError(f"{who}: a field is called {name!r}, but {why}; choose another name.")
+            raise ValueError(f"{who}: a field is called {name!r}, but {why}. Choose another name.")
 
 
 def names_of(rule: Rule, passes: dict[str, Pass], *, without_leaf: str, closed: bool) -> dict[str, bool]:

@@ -148,8 +148,8 @@ class Compiled:
             if needed and name not in shared and name not in columns:
                 there = sorted({*shared, *columns})
                 raise TypeError(
-                    f"{self.who}: its {title} names {name!r}, which is neither a field nor from an earlier pass; there "
-                    f"are: {', '.join(there)}."
+                    f"{self.who}: its {title} names {name!r}, which is neither a field nor from an earlier pass; "
+                    f"allowed: {', '.join(there)}."
                 )
         return {name: shared[name] for name in names if name in shared and name not in columns}
 

@@ -215,7 +215,7 @@ class Recorded:
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(
-            f"{self._who()} is a value and cannot be changed; use .replace({name}=...) to get a new one."
+            f"{self._who()} is a value and cannot be changed. Use .replace({name}=...) to get a new one."
         )
 
     def __delattr__(self, name: str) -> NoReturn:

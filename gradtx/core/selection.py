@@ -138,7 +138,7 @@ def _asked(question: _Question, function: Callable[..., Any]) -> tuple[Any, ...]
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:
-        raise TypeError(f"{question.what}: the signature of {function!r} cannot be read; wrap it in a def.") from None
+        raise TypeError(f"{question.what}: the signature of {function!r} cannot be read. Wrap it in a def.") from None
     needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(needed) not in (1, 2):
         raise TypeError(
@@ -247,8 +247,8 @@ def _spread(question: _Question, values: PyTree) -> tuple[Any, ...]:
     if found is None:
         raise ValueError(
             f"{question.what} has the structure {jax.tree.structure(values)}, the params have "
-            f"{jax.tree.structure(question.shapes)}; give one {question.kind.__name__} for each leaf of the params (or "
-            "for each branch of their upper part), a function of (path, leaf), or path patterns."
+            f"{jax.tree.structure(question.shapes)}; it must have one {question.kind.__name__} for each leaf of the "
+            "params (or each branch of their upper part). Or give a function of (path, leaf), or path patterns."
         )
     return _checked(question, found)
 

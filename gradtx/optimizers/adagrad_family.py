@@ -91,7 +91,7 @@ def rmsprop(
     (scale_by_momentum(decay=0.9, form='sum'), scale_by_learning_rate(learning_rate=0.001))
     """
     if momentum is None and nesterov:
-        raise ValueError("gradtx.rmsprop: nesterov needs momentum; pass momentum=0.9, for example.")
+        raise ValueError("gradtx.rmsprop: nesterov is True; it needs momentum. Pass momentum=0.9, for example.")
     scaling = scale_by_rms(
         decay,
         eps,
@@ -139,6 +139,6 @@ def adadelta(
     scale_by_adadelta(rho=0.9, eps=1e-06) >> scale_by_learning_rate(learning_rate=1.0)
     """
     if weight_decay is None and mask is not None:
-        raise ValueError("gradtx.adadelta: mask needs weight_decay.")
+        raise ValueError("gradtx.adadelta: mask is given; it needs weight_decay. Pass both.")
     decay = identity() if weight_decay is None else add_decayed_weights(weight_decay, mask)
     return decay >> scale_by_adadelta(rho, eps) >> scale_by_learning_rate(learning_rate)

@@ -57,7 +57,7 @@ def sgd(
             "accumulator_dtype": accumulator_dtype is not None,
         }
         for name in (name for name, given in asked.items() if given):
-            raise ValueError(f"gradtx.sgd: {name} needs momentum; pass momentum=0.9, for example.")
+            raise ValueError(f"gradtx.sgd: {name} is given; it needs momentum. Pass momentum=0.9, for example.")
         return step
     velocity = scale_by_momentum(momentum, form="sum", nesterov=nesterov, dampening=dampening)
     velocity = stored(velocity, accumulator_dtype)

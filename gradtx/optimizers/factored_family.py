@@ -66,9 +66,9 @@ def adafactor(
     ['clip_by_block_rms', 'scale_by_learning_rate', 'scale_by_param_block_rms']
     """
     if weight_decay_rate is None and weight_decay_mask is not None:
-        raise ValueError("gradtx.adafactor: weight_decay_mask needs weight_decay_rate.")
+        raise ValueError("gradtx.adafactor: weight_decay_mask is given; it needs weight_decay_rate. Pass both.")
     if momentum is None and dtype_momentum is not None:
-        raise ValueError("gradtx.adafactor: dtype_momentum needs momentum.")
+        raise ValueError("gradtx.adafactor: dtype_momentum is given; it needs momentum. Pass both.")
     numbers = (factored, decay_rate, decay_offset, min_dim_size_to_factor, eps)
     steps = scale_by_factored_rms(*numbers, eps_in_sum=eps_in_sum)
     steps = steps >> (identity() if clipping_threshold is None else clip_by_block_rms(clipping_threshold))

@@ -139,27 +139,64 @@ for f, args, kwargs, error, *words in [
         ValueError,
         "max_norm is 0.0; it must be a number or a schedule, in (0, inf].",
     ),
-    (gradtx.sgd, [1], {"nesterov": True}, ValueError, "gradtx.sgd: nesterov needs momentum; pass momentum=0.9"),
-    (gradtx.rmsprop, [1], {"nesterov": True}, ValueError, "gradtx.rmsprop: nesterov needs momentum; pass momentum=0.9"),
-    (gradtx.sgd, [0.1], {"dampening": 0.5}, ValueError, "gradtx.sgd: dampening needs momentum"),
-    (gradtx.sgd, [0.1], {"dampening": jnp.float32(0.5)}, ValueError, "gradtx.sgd: dampening needs momentum"),
-    (gradtx.sgd, [0.1], {"dampening": gradtx.constant_schedule(0.5)}, ValueError, "dampening needs momentum"),
-    (gradtx.sgd, [0.1], {"lr_inside_momentum": True}, ValueError, "gradtx.sgd: lr_inside_momentum needs"),
-    (gradtx.sgd, [0.1], {"accumulator_dtype": LOW}, ValueError, "gradtx.sgd: accumulator_dtype needs momentum"),
-    (gradtx.scale_by_momentum, [0.9], {"dampening": 0.5}, ValueError, "dampening=0.5 needs form='sum'", "'debiased'"),
+    (
+        gradtx.sgd,
+        [1],
+        {"nesterov": True},
+        ValueError,
+        "gradtx.sgd: nesterov is given; it needs momentum. Pass momentum=0.9",
+    ),
+    (gradtx.rmsprop, [1], {"nesterov": True}, ValueError, "gradtx.rmsprop: nesterov is True; it needs momentum. Pass"),
+    (gradtx.sgd, [0.1], {"dampening": 0.5}, ValueError, "gradtx.sgd: dampening is given; it needs momentum"),
+    (
+        gradtx.sgd,
+        [0.1],
+        {"dampening": jnp.float32(0.5)},
+        ValueError,
+        "gradtx.sgd: dampening is given; it needs momentum",
+    ),
+    (
+        gradtx.sgd,
+        [0.1],
+        {"dampening": gradtx.constant_schedule(0.5)},
+        ValueError,
+        "dampening is given; it needs momentum",
+    ),
+    (gradtx.sgd, [0.1], {"lr_inside_momentum": True}, ValueError, "gradtx.sgd: lr_inside_momentum is given; it needs"),
+    (gradtx.sgd, [0.1], {"accumulator_dtype": LOW}, ValueError, "gradtx.sgd: accumulator_dtype is given; it needs"),
+    (
+        gradtx.scale_by_momentum,
+        [0.9],
+        {"dampening": 0.5},
+        ValueError,
+        "dampening is 0.5; it needs form='sum'",
+        "'debiased'",
+    ),
     (gradtx.scale_by_momentum, [0.9], {"dampening": jnp.float32(0.5)}, ValueError, "needs form='sum'"),
-    (gradtx.scale_by_rms, [], {"debias": False, "eps_hat": True}, ValueError, "eps_hat needs debias=True"),
+    (gradtx.scale_by_rms, [], {"debias": False, "eps_hat": True}, ValueError, "eps_hat is True; it needs debias=True"),
     *(
-        (gradtx.scale_by_rms, [], {"eps_hat": True} | also, ValueError, "eps_hat excludes eps_in_sqrt and eps_root")
+        (
+            gradtx.scale_by_rms,
+            [],
+            {"eps_hat": True} | also,
+            ValueError,
+            "eps_hat is True; it excludes eps_in_sqrt and eps_root",
+        )
         for also in ({"eps_in_sqrt": True}, {"eps_root": 0.0})
     ),
-    (gradtx.scale_by_rms, [], {"eps_in_sqrt": True, "eps_root": 0.0}, ValueError, "eps_root is not needed"),
-    (gradtx.scale_by_rms, [], {"eps_hat": True, "maximum": "corrected"}, ValueError, "eps_hat measures the raw"),
+    (gradtx.scale_by_rms, [], {"eps_in_sqrt": True, "eps_root": 0.0}, ValueError, "eps_root is given; it must be None"),
+    (gradtx.scale_by_rms, [], {"eps_hat": True, "maximum": "corrected"}, ValueError, "it must be 'raw' with eps_hat"),
     *(
-        (gradtx.scale_by_rms, [], {"centered": True} | also, ValueError, "centered excludes eps_hat and maximum")
+        (
+            gradtx.scale_by_rms,
+            [],
+            {"centered": True} | also,
+            ValueError,
+            "centered is True; it excludes eps_hat and maximum",
+        )
         for also in ({"eps_hat": True}, {"maximum": "raw"})
     ),
-    (gradtx.adadelta, [], {"mask": {"w": True}}, ValueError, "gradtx.adadelta: mask needs weight_decay"),
+    (gradtx.adadelta, [], {"mask": {"w": True}}, ValueError, "gradtx.adadelta: mask is given; it needs weight_decay"),
     (gradtx.scale_by_momentum, [], {"form": "mean"}, ValueError, "form is 'mean'; allowed: 'debiased', 'average', 's"),
     *((gradtx.adam, [1], {"nesterov": v}, TypeError, f"nesterov is {v!r}; it must be ") for v in (1, "yes", 0.0)),
     (
@@ -223,7 +260,7 @@ for tx, changes, error, *words in [
     (TX, {"nesterov": "yes"}, TypeError, "gradtx.adam: nesterov is 'yes'; it must be True or False"),
     (TX, {"learnin_rate": 1}, TypeError, "gradtx.adam has no argument 'learnin_rate'. Did you mean 'learning_rate'?"),
     (CHAIN, {"learnin_rate": 1}, TypeError, "gradtx.chain has no argument 'learnin_rate'. Did you mean 'learning_rate"),
-    (gradtx.sgd(0.1), {"nesterov": True}, ValueError, "nesterov needs momentum"),
+    (gradtx.sgd(0.1), {"nesterov": True}, ValueError, "nesterov is given; it needs momentum"),
     (gradtx.sgd(gradtx.constant_schedule(0.1)), {"value": 1}, TypeError, "gradtx.sgd has no argument 'value'"),
     (
         gradtx.scale_by_adam().expand(),
@@ -237,7 +274,7 @@ for tx, changes, error, *words in [
 ARGUMENTS += [
     Refusal("an ambiguous name", lambda: gradtx.scale_by_adam().expand().decay, AttributeError, "argument of several"),
     Refusal("a misspelt name", lambda: TX.learnin_rate, AttributeError, "Did you mean 'learning_rate'?"),
-    Refusal("a change", lambda: setattr(TX, "b1", 0), AttributeError, "gradtx.adam is a value", "use .replace(b1=...)"),
+    Refusal("a change", lambda: setattr(TX, "b1", 0), AttributeError, "gradtx.adam is a value", "Use .replace(b1=...)"),
     Refusal("a deletion", lambda: delattr(TX, "b1"), AttributeError, "gradtx.adam is a value and cannot be changed"),
     Refusal("an entry in the registry", lambda: gradtx.registry.update(mine=1), AttributeError, "update"),
 ]

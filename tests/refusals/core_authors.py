@@ -196,7 +196,7 @@ def no_sums(u):
 
 VECTOR = {"w": np.ones(3, np.float32)}
 LIKE, NUMBER_OF_TREE, LEAF = fields.like(), fields.scalar(per="tree"), "gradtx.per_leaf: "
-OWN = "that name is reserved; choose another name."
+OWN = "that name is reserved. Choose another name."
 for name, call, error, *words in [
     (
         "no field",
@@ -275,7 +275,7 @@ for name, call, error, *words in [
             TypeError,
             "its update names 'size'",
         ),
-        *("gradtx.breaks: ", "there are: count, length, observed, params"),
+        *("gradtx.breaks: ", "allowed: count, length, observed, params"),
     ),
     ("once needs", stepped(plain, None, lambda *, size: {}), TypeError, "gradtx.breaks: its once names 'size', which"),
     (

@@ -86,7 +86,7 @@ REFUSALS += [
         lambda: flags(lambda path, leaf: leaf.sum() > 0),
         TypeError,
         "a function of the params reads the values of StandIn(float32[2]) (sum); allowed: shape, ndim, size, dtype",
-        "gradtx.someone: mask is a function of the params, and is given arrays without values.",
+        "gradtx.someone: mask is a function of the params, and gets arrays without values.",
     ),
     Refusal(
         "a mask that compares a value",
@@ -101,7 +101,7 @@ REFUSALS += [
         "a mask that asks jax.numpy",
         lambda: flags(lambda params: jax.tree.map(lambda leaf: jnp.any(leaf), params)),
         Exception,
-        "gradtx.someone: mask is a function of the params, and is given arrays without values.",
+        "gradtx.someone: mask is a function of the params, and gets arrays without values.",
     ),
     Refusal("without params", lambda: flags(lambda path, leaf: True, NET, None), ValueError, "params are missing"),
     Refusal(

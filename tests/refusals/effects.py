@@ -44,7 +44,10 @@ REFUSALS = [
         "gradtx.add_decayed_weights.init: the leaf at the root is complex",
     ),
     Refusal(
-        "a mask without decay", lambda: gradtx.adadelta(mask="*"), ValueError, "gradtx.adadelta: mask needs weight"
+        "a mask without decay",
+        lambda: gradtx.adadelta(mask="*"),
+        ValueError,
+        "gradtx.adadelta: mask is given; it needs weight",
     ),
     Refusal(
         "another output axis",
