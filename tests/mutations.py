@@ -251,7 +251,7 @@ def chapters() -> dict[str, list[Path]]:
 
 
 def drawn(seed: int, each: int, wanted: list[str]) -> list[Mutation]:
-    """So many mutations of each chapter: first a kind is drawn, then a place, so that rare kinds are tried too."""
+    """`each` mutations of each chapter: first a kind is drawn, then a place, so that rare kinds are tried too."""
     chosen = []
     for chapter, paths in chapters().items():
         if wanted and chapter not in wanted:

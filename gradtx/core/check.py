@@ -1,6 +1,6 @@
-"""Checks made while tracing: trees of one structure, shape and kind, and states that belong to their optimizer.
+"""Checks made while tracing: trees of the same structure, shapes and kinds, and states that belong to their optimizer.
 
-chex compares; when it finds a difference, the words are ours: who, where, what was received, what is allowed.
+chex compares. If it finds a difference, our error says who, where, what was received and what is allowed.
 """
 
 import contextlib
@@ -27,19 +27,19 @@ def check_arrays(who: str, argument: str, value: Any) -> None:
         ):
             hint = "Give the arrays alone, as equinox.filter(model, equinox.is_inexact_array) does."
             raise TypeError(
-                f"{who}: {argument} at {path} is {leaf!r} of type {type(leaf).__name__}; allowed: arrays."
+                f"{who}: {argument} at {path} is {leaf!r} of type {type(leaf).__name__}; it must be an array."
                 + (f" {hint}" if callable(leaf) else "")
             )
 
 
 def check_leaves(who: str, argument: str, value: Any, reader: Any = None) -> None:
-    """Every leaf is an array or number of a floating-point or complex dtype, or left out by the transform it is for."""
+    """Every leaf is an array or number of a floating-point or complex dtype, or masked out by the transform."""
     check_arrays(who, argument, value)
     for path, leaf in tree.named_leaves(value):
         if tree.is_discrete(leaf) and (remedy := _remedy(reader)):
             _refuse_sparse(who, argument, value)
             raise TypeError(
-                f"{who}: {argument} at {path} has dtype {_dtype_name(leaf)}; allowed: floating-point or complex. "
+                f"{who}: {argument} at {path} has dtype {_dtype_name(leaf)}; it must be floating-point or complex. "
                 f"{remedy}"
             )
 
@@ -55,12 +55,12 @@ def _refuse_sparse(who: str, argument: str, value: Any) -> None:
         if is_sparse(node):
             raise TypeError(
                 f"{who}: {argument} at {jax.tree_util.keystr(path) or 'the root'} is sparse, a {type(node).__name__}; "
-                "allowed: dense arrays. Give its `.todense()`."
+                "it must be a dense array. Give its `.todense()`."
             )
 
 
 def _remedy(reader: Any) -> str:
-    """What to do about an integer leaf; nothing where all stages of the reader leave out what is masked."""
+    """What to do about an integer leaf; nothing if all stages of the reader leave it out by a mask."""
     if reader is None:
         return "Keep leaves that are not trained out of the parameters."
     reading = reading_all(reader)
@@ -90,8 +90,8 @@ def refuse_complex(who: str, name: str, leaves: Any) -> None:
     for path, leaf in tree.named_leaves(leaves):
         if tree.is_complex(leaf):
             raise TypeError(
-                f"{who}: the leaf at {path} is complex ({tree.dtype_of(leaf)}); allowed: real leaves, since {name} is "
-                "not defined for others. Put split_real_and_imaginary around it, which makes two real leaves of each."
+                f"{who}: the leaf at {path} is complex ({tree.dtype_of(leaf)}); it must be real, since {name} is "
+                "not defined for complex leaves. Put split_real_and_imaginary around it."
             )
 
 
@@ -107,20 +107,20 @@ def check_alike(who: str, name: str, value: Any, like_name: str, like: Any) -> N
         if tree.is_complex(leaf) != tree.is_complex(other):
             raise TypeError(
                 f"{who}: {name} at {path} has dtype {tree.dtype_of(leaf)}, {like_name} {tree.dtype_of(other)}; "
-                "allowed: both real or both complex."
+                "both must be real, or both complex."
             )
         if tree.is_discrete(leaf) != tree.is_discrete(other) or (
             tree.is_discrete(leaf) and tree.dtype_of(leaf) not in (jax.dtypes.float0, tree.dtype_of(other))
         ):
             raise TypeError(
-                f"{who}: {name} at {path} has dtype {_dtype_name(leaf)}, {like_name} {_dtype_name(other)}; allowed: "
-                "both floating-point or complex; or, where the second is of integers or bools, the same or float0, "
+                f"{who}: {name} at {path} has dtype {_dtype_name(leaf)}, {like_name} {_dtype_name(other)}; both "
+                "must be floating-point or complex. For integers and bools the first has the same dtype or float0, "
                 "which jax.grad(..., allow_int=True) gives."
             )
 
 
 def check_unchanged(who: str, name: str, value: Any, like_name: str, like: Any) -> None:
-    """Same structure and shapes, asked at every step and so only looked into if they are not."""
+    """Same structure and shapes; runs at every step, so it looks for details only if they differ."""
     leaves: list[Any] = jax.tree.leaves(value)
     others: list[Any] = jax.tree.leaves(like)
     if not same_structure(value, like) or any(
@@ -136,7 +136,7 @@ def same_structure(value: Any, like: Any) -> bool:
 
 
 def check_state(who: str, state: Any, expected: Any, *, dtypes: bool) -> None:
-    """The state has the structure, shapes and (where the params say them) dtypes that `init` gives."""
+    """The state has the structure, shapes and (if the params determine them) dtypes that `init` gives."""
     try:
         chex.assert_trees_all_equal_shapes(tree.shapes(state), tree.shapes(expected))
         if dtypes:
@@ -149,7 +149,7 @@ def check_state(who: str, state: Any, expected: Any, *, dtypes: bool) -> None:
         )
         raise ValueError(
             f"{who}: {problem}: {_difference('the state', state, 'the expected state', expected, dtypes=dtypes)} "
-            "Pass the state returned by init or by the last update of this very optimizer."
+            "Pass the state that init or the last update of this optimizer returned."
         ) from None
 
 
@@ -183,7 +183,7 @@ def _structural_difference(name: str, value: Any, like_name: str, like: Any) -> 
     if missing:
         words.append(f"{name} lacks {_some(missing)}")
     if extra:
-        words.append(f"{name} has {_some(extra)}, which {like_name} has not")
+        words.append(f"{name} has {_some(extra)}, not in {like_name}")
     if not words:
         words.append(f"{name} has the structure {jax.tree.structure(value)}, {like_name} {jax.tree.structure(like)}")
     return "; ".join(words) + "."
@@ -198,7 +198,7 @@ def _some(paths: list[str]) -> str:
 
 
 def struct_key(*trees: Any) -> Any:
-    """What a structural check depends on: structure, shapes and dtypes. Equal keys need checking once."""
+    """What a structural check depends on: structure, shapes and dtypes. Equal keys are checked only once."""
     leaves: list[Any] = jax.tree.leaves(trees)
     kinds: list[Any] = [(getattr(leaf, "shape", ()), getattr(leaf, "dtype", None) or type(leaf)) for leaf in leaves]
     return jax.tree.structure(trees), tuple(kinds)
@@ -209,7 +209,7 @@ _in_question: contextvars.ContextVar[Any] = contextvars.ContextVar("in_question"
 
 @contextlib.contextmanager
 def questioned(state: Any) -> Generator[None]:
-    """While this is open, `init` is asked what a state should look like, for comparison with this one."""
+    """In this context, `init` is called to find out what a state should look like, for comparison with this one."""
     token = _in_question.set(state)
     try:
         yield
@@ -218,7 +218,7 @@ def questioned(state: Any) -> Generator[None]:
 
 
 def state_in_question() -> Any:
-    """The state that init is asked about; None where it is asked for a new one."""
+    """The state with which the result of init is compared; None if init makes a new state."""
     return _in_question.get()
 
 
@@ -227,7 +227,7 @@ _foreign: contextvars.ContextVar[bool] = contextvars.ContextVar("foreign", defau
 
 @contextlib.contextmanager
 def foreign_call() -> Generator[None]:
-    """While this is open, code from elsewhere runs, which may pass extra arguments on to a transform of ours."""
+    """In this context, foreign code runs, which may pass extra arguments on to a gradtx transform."""
     token = _foreign.set(True)
     try:
         yield
@@ -236,7 +236,7 @@ def foreign_call() -> Generator[None]:
 
 
 def in_foreign_call() -> bool:
-    """Whether code from elsewhere called."""
+    """Whether foreign code is the caller."""
     return _foreign.get()
 
 
@@ -245,7 +245,7 @@ _hints: set[str] = set()
 
 
 def hint_at_jit(who: str, updates: Any) -> None:
-    """Say once that jit exists, where a large tree is updated without."""
+    """Warn once, if a large tree is updated outside jit."""
     leaves: list[Any] = jax.tree.leaves(updates)
     large = len(leaves) >= _MANY_LEAVES or sum(jnp.size(leaf) for leaf in leaves) >= _MANY_ELEMENTS
     if large and "jit" not in _hints and not any(isinstance(leaf, Tracer) for leaf in leaves):
@@ -253,7 +253,7 @@ def hint_at_jit(who: str, updates: Any) -> None:
         warnings.warn(
             f"{who}: {len(leaves)} leaves with {sum(jnp.size(leaf) for leaf in leaves)} elements are updated outside "
             "jit, leaf by leaf; jax.jit of the whole step, with params and state donated, is many times faster. This "
-            "is said once.",
+            "warning appears once.",
             stacklevel=4,
         )
 
@@ -266,7 +266,7 @@ _held: contextvars.ContextVar[list[bool] | None] = contextvars.ContextVar("held"
 
 @contextlib.contextmanager
 def value_checks() -> Generator[None]:
-    """While this is open, every transform's update checks the values of its state and of its result."""
+    """In this context, every transform's update checks the values of its state and of its result."""
     token = _checking.set(True)
     try:
         yield
@@ -276,7 +276,7 @@ def value_checks() -> Generator[None]:
 
 @contextlib.contextmanager
 def held_back() -> Generator[list[bool]]:
-    """While this is open, value checks are not made, but noted: for a run whose result may not be taken."""
+    """In this context, value checks are noted, not made: for a run whose result may be discarded."""
     token = _held.set(noted := [])
     try:
         yield noted
@@ -293,7 +293,7 @@ def checking() -> bool:
 
 
 def check_values(who: str, updates: Any, old: dict[str, Any], new: dict[str, Any], nonnegative: list[str]) -> None:
-    """Make checkify's checks: everything finite, the named statistics not negative, the counter rising."""
+    """Make checkify's checks: all values finite, the named statistics not negative, the counter rising."""
     at_step = f"gradtx.{who}, step {{step}}: " if "count" in new else f"gradtx.{who}: "
     known: dict[str, Any] = {"step": new["count"]} if "count" in new else {}
     for field in nonnegative:

@@ -1,7 +1,7 @@
-"""What optax's names are called here: `gradtx.trace` says `scale_by_momentum(decay, form="sum")`.
+"""The gradtx spelling of optax's names: the error for `gradtx.trace` says `scale_by_momentum(decay, form="sum")`.
 
-Each of optax's public names is one of gradtx, or stands here: with the expression that does the same, or with where it
-is. The page "Coming from optax" lists them all. So are the arguments that optax's functions of the same name have.
+Each public name of optax either exists in gradtx or is listed here, with the equivalent expression or the place where
+to find it. So are arguments that only optax's functions have. The page "Coming from optax" lists all names.
 """
 
 import types
@@ -29,13 +29,13 @@ MADE: Final = {
     "trace": 'scale_by_momentum(decay, form="sum")',
     "zero_nans": "zero_nonfinite()",
 }
-"""The expression that does the same, in the argument names of gradtx."""
+"""The equivalent expression, in the argument names of gradtx."""
 
 _NOTES: Final = {
-    "inject_hyperparams": "numbers are leaves of every optimizer: tx.replace(learning_rate=...), or in a TrainState "
+    "inject_hyperparams": "hyperparameters are leaves already: tx.replace(learning_rate=...), or in a TrainState "
     "tunable(adam(learning_rate)) and tune(state, learning_rate=...)",
-    "named_chain": "stages have names already: gradtx.find(state, name)",
-    "selective_transform": "the mask says what is trained, freeze_mask what is not",
+    "named_chain": "stages already have names: gradtx.find(state, name)",
+    "selective_transform": "the mask selects the trained leaves, freeze_mask the frozen ones",
     "stateless_with_tree_map": "f gets the trees: stateless(lambda updates, params: jax.tree.map(f, updates, params))",
 }
 
@@ -60,10 +60,10 @@ ScaleByScheduleState ScaleByTrustRatioState ScaleByZoomLinesearchState ScaleStat
 ZoomLinesearchInfo init_empty_state"""
 
 _WORDS: Final = {
-    "LookaheadParams": "the params are the fast ones, the slow ones are gradtx.find(state, 'slow')",
+    "LookaheadParams": "the params are the fast weights; gradtx.find(state, 'slow') gives the slow ones",
     "ShouldSkipUpdateFunction": "accumulate(inner, every, skip_nonfinite=True)",
-    "WrappedSchedule": "a gradtx schedule is a value already",
-    "contrib": "what it has in common with gradtx is at the top: gradtx.schedule_free, gradtx.sam, "
+    "WrappedSchedule": "a gradtx schedule is already a value",
+    "contrib": "what gradtx also has is at the top level: gradtx.schedule_free, gradtx.sam, "
     "gradtx.reduce_on_plateau, gradtx.split_real_and_imaginary; for the rest stay with optax.contrib",
     "inject_stateful_hyperparams": "any hyperparameter may be a schedule; for one with a state of its own stay with "
     "optax",
@@ -72,13 +72,13 @@ _WORDS: Final = {
     "measure_with_ema": "gradtx.monitor(inner) keeps norms and rates; for other measures stay with optax",
     "microbatch": "gradtx.accumulate(inner, every), or gradtx.minimize with a batch_size",
     "microbatching": "gradtx.accumulate(inner, every), or gradtx.minimize with a batch_size",
-    "periodic_update": "jnp.where of the count; for a target network stay with optax",
+    "periodic_update": "jnp.where on the count; for a target network stay with optax",
     "power_iteration": "gradtx.landscape.lanczos(operator)",
     "second_order": "gradtx.landscape: hessian, fisher, diagonal",
     "skip_large_updates": "a clip, such as gradtx.clip_by_global_norm; to skip the whole step stay with optax",
     "skip_not_finite": "accumulate(inner, every, skip_nonfinite=True)",
     "snapshot": "gradtx.monitor(inner) keeps norms and rates; for other measures stay with optax",
-    "transforms": "what it has in common with gradtx is at the top: gradtx.masked, gradtx.accumulate, gradtx.partition",
+    "transforms": "what gradtx also has is at the top level: gradtx.masked, gradtx.accumulate, gradtx.partition",
     "tree_map_params": "the state is plain dicts: jax.tree.map over gradtx.find(state, name)",
     "tree_utils": "jax.tree and gradtx.global_norm; gradtx.find(state, name) for tree_get",
     "with_extra_args_support": "every gradtx transform takes the extra arguments that it names",
@@ -101,12 +101,12 @@ HINTS: Final[dict[str, str]] = {
 
 
 _INNER: Final = "inner, the first argument"
-_MASKS: Final = "mask, one for the decay and the ratio; for two masks see gradtx.lars"
+_MASKS: Final = "mask, which is for both the decay and the ratio; for two masks see gradtx.lars"
 _BIAS: Final = (
     "leave it out, or write scale_by_momentum(b1, form=...) + scale_by_rms(b2, eps, maximum='corrected', debias=...) "
     ">> scale_by_learning_rate(learning_rate)"
 )
-_COUNT: Final = "leave it out; the function is given the count"
+_COUNT: Final = "leave it out; the function gets the count"
 _ALWAYS: Final = "leave it out; trees like the params are always masked"
 _ONE_UPDATE: Final = "leave it out; both gradients are taken in one update"
 _WARMUP: Final = "learning_rate=warmup_constant_schedule(0.0, learning_rate, warmup_steps)"
@@ -128,9 +128,9 @@ ARGUMENTS: Final[dict[str, dict[str, str]]] = {
     "lars": {"weight_decay_mask": _MASKS, "trust_ratio_mask": _MASKS},
     "lookahead": {"fast_optimizer": _INNER},
     "masked": {"mask_compatible_extra_args": _ALWAYS},
-    "monitor": {"measures": "leave it out; norms and rates are kept; for other measures stay with optax"},
-    "nadam": {"nesterov": "leave it out; the one without is adam"},
-    "nadamw": {"nesterov": "leave it out; the one without is adamw"},
+    "monitor": {"measures": "leave it out; norms and rates are recorded; for other measures stay with optax"},
+    "nadam": {"nesterov": "leave it out; without it the method is adam"},
+    "nadamw": {"nesterov": "leave it out; without it the method is adamw"},
     "partition": {"mask_compatible_extra_args": _ALWAYS},
     "scale_by_factored_rms": {"decay_rate_fn": "decay_rate, of 1 - t^(-decay_rate); for others stay with optax"},
     "sam": {
@@ -147,7 +147,7 @@ ARGUMENTS: Final[dict[str, dict[str, str]]] = {
     "schedule_free_adamw": {"warmup_steps": _WARMUP, "state_dtype": _STORED},
     "schedule_free_sgd": {"warmup_steps": _WARMUP, "state_dtype": _STORED},
     "skip_nonfinite": {"max_consecutive_errors": "max_consecutive"},
-    "train_only": {"optimizer": _INNER, "freeze_mask": "mask, the opposite: it says what is trained"},
+    "train_only": {"optimizer": _INNER, "freeze_mask": "mask, the opposite: it selects the trained leaves"},
 }
 """By function, the arguments that only optax's has, and what to write instead."""
 
@@ -180,14 +180,14 @@ RULE: Final = {
 
 
 def of_rule(error: TypeError) -> str:
-    """What to write for an argument of `Rule` that an error is about, or ""."""
+    """The replacement for an argument of `Rule` that an error is about, or ""."""
     words = str(error)
     found = [name for name in RULE if "Rule.__init__" in words and f"argument {name!r}" in words]
     return f"Version 0.1 had {found[0]}. Instead: {RULE[found[0]]}." if found else ""
 
 
 def argument(function: str, name: str) -> str:
-    """What an error adds about an argument that only optax's function has, or that version 0.1 had, or ""."""
+    """The hint in an error about an argument that only optax's function has, or that version 0.1 had, or ""."""
     if name in REMOVED and name not in ARGUMENTS.get(function, {}):
         return f" Version 0.1 had it. Instead: {REMOVED[name]}."
     hint = ARGUMENTS.get(function, {}).get(name)
@@ -195,7 +195,7 @@ def argument(function: str, name: str) -> str:
 
 
 ATTRIBUTES: Final = {
-    "gradient_transformation": "leave it out: an optimizer is one already",
+    "gradient_transformation": "leave it out: an optimizer already is one",
     "has_updated": "gradtx.find(state, 'micro_step') == 0",
 }
 """By attribute or method of optax's objects, what to write instead."""
@@ -204,9 +204,9 @@ ATTRIBUTES: Final = {
 def missing(name: str, caller: types.FrameType) -> AttributeError | ImportError:
     """The error for a name that gradtx does not have.
 
-    Of an AttributeError in `from gradtx import name` Python would drop the words.
+    In `from gradtx import name` Python would drop the text of an AttributeError.
     """
-    import dis  # here: it takes longer than all of this file
+    import dis  # imported here, because it takes longer than this whole file
 
     if name in ("landscape", "plot", "testing"):
         hint = f" before it is imported: import gradtx.{name}."

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Method:
-    """`tx.init` or `tx.update`: compared and hashed by tx, so that `jax.jit(tx.update)` knows a rebuilt optimizer."""
+    """`tx.init` or `tx.update`: compared and hashed by tx, so `jax.jit(tx.update)` recognizes a rebuilt optimizer."""
 
     __slots__ = ("__name__", "__qualname__", "__weakref__", "_call", "_tx")
 
@@ -29,5 +29,5 @@ class Method:
 
 @functools.lru_cache(maxsize=256)
 def kept(method: Method) -> Method:
-    """The first of equal methods, kept alive: jit's cache goes with the function object that it has compiled."""
+    """The first of equal methods, kept alive: jit's cache lives as long as the function object that was compiled."""
     return method

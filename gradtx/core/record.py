@@ -1,8 +1,8 @@
 """The recorded value: what transforms and schedules have in common.
 
 A call of a decorated factory records its arguments in a node of a type generated for that factory. The node is a
-pytree: hyperparameters, transforms and schedules are its children, everything else is its structure. It never runs
-the author's code when JAX takes it apart and puts it together again.
+pytree: hyperparameters, transforms and schedules are its children, everything else is its structure. The author's
+code never runs when JAX flattens and unflattens it.
 """
 
 import functools
@@ -58,7 +58,7 @@ class Recorded:
 
     @classmethod
     def _bound(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
-        """The arguments by name, the usual ones filled in; None for a call that needs more thought."""
+        """The arguments by name, with defaults filled in; None for a call that only `inspect` can bind."""
         if cls._defaults is None:
             return None
         given = dict(zip(cls._placed, args, strict=False)) | kwargs
@@ -68,7 +68,7 @@ class Recorded:
 
     @classmethod
     def _bound_with_words(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The same by `inspect`; what does not fit is refused."""
+        """The same by `inspect`; arguments that do not fit are refused."""
         known = [parameter.name for parameter in cls._parameters]
         try:
             for name in kwargs:
@@ -105,7 +105,7 @@ class Recorded:
         return node
 
     def _probe(self) -> None:
-        raise NotImplementedError  # each family says how its body is run
+        raise NotImplementedError  # each family runs its body in its own way
 
     @classmethod
     def _normalize(cls, parameter: Parameter, value: Any) -> Any:
@@ -115,11 +115,11 @@ class Recorded:
             return cls._normalize_one(parameter, value)
         if parameter.container is dict:
             if not isinstance(value, Mapping):
-                raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; allowed: a dict.")
+                raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; it must be a dict.")
             items = cast(Mapping[Any, Any], value).items()
             return {key: cls._normalize_one(parameter, item) for key, item in items}
         if not isinstance(value, (tuple, list)):
-            raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; allowed: a tuple or list.")
+            raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; it must be a tuple or list.")
         return tuple(cls._normalize_one(parameter, item) for item in cast(tuple[Any, ...], value))
 
     @classmethod
@@ -157,7 +157,7 @@ class Recorded:
 
     def __getattr__(self, name: str) -> Any:
         if hasattr(type(self), name):
-            return object.__getattribute__(self, name)  # a property of ours failed: let its own error be seen
+            return object.__getattribute__(self, name)  # a property failed: show its own error
         if name.startswith("_"):
             raise AttributeError(name)
         if name in self._arguments:
@@ -170,8 +170,8 @@ class Recorded:
     def replace(self, **changes: Any) -> Self:
         """The same value with some arguments changed, checked like a new call.
 
-        An argument that is not this value's own is looked for in the transforms it contains, and must be found in
-        exactly one of them: `(clip(1.0) >> adam(1e-3)).replace(learning_rate=3e-4)`.
+        An argument that is not its own is looked up in the transforms inside, and exactly one of them must have it:
+        `(clip(1.0) >> adam(1e-3)).replace(learning_rate=3e-4)`.
         """
         arguments = dict(self._arguments)
         parameters = {parameter.name: parameter for parameter in self._parameters}
@@ -190,7 +190,7 @@ class Recorded:
         return self._checked(arguments)
 
     def _owners(self, name: str, arguments: dict[str, Any] | None = None) -> "list[tuple[tuple[Any, ...], Recorded]]":
-        """The recorded children, with their places, in which an argument of this name is to be found."""
+        """The recorded children that have an argument of this name, with their places."""
         found: list[tuple[tuple[Any, ...], Recorded]] = []
         for place, child in children(self._arguments if arguments is None else arguments):
             if child._kind is Kind.TRANSFORM and (name in child._arguments or child._owners(name)):
@@ -200,16 +200,14 @@ class Recorded:
     def _not_one(self, name: str, owners: "list[tuple[tuple[Any, ...], Recorded]]") -> str:
         if owners:
             names = ", ".join(child.name for _, child in owners)
-            return (
-                f"{self._who()}: {name!r} is an argument of several of its transforms ({names}); build that one anew."
-            )
+            return f"{self._who()}: {name!r} is an argument of several of its transforms ({names}); rebuild that one."
         own = self._names()
         known = elsewhere.ATTRIBUTES.get(name)
         hint = f" Instead: {known}." if known else suggestion(name, own)
         return f"{self._who()} has no argument {name!r}.{hint} Its arguments: {', '.join(own) or 'none'}."
 
     def _names(self) -> list[str]:
-        """The names of its arguments, and of those of the transforms it contains."""
+        """The names of its arguments and of those of the transforms inside."""
         names = [parameter.name for parameter in self._parameters]
         for _, child in children(self._arguments):
             names.extend(name for name in child._names() if child._kind is Kind.TRANSFORM and name not in names)
@@ -217,7 +215,7 @@ class Recorded:
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(
-            f"{self._who()} is a value and cannot be changed; use .replace({name}=...) to get a new one."
+            f"{self._who()} is a value and cannot be changed. Use .replace({name}=...) to get a new one."
         )
 
     def __delattr__(self, name: str) -> NoReturn:
@@ -279,7 +277,7 @@ def _reserved(base: type[Recorded]) -> frozenset[str]:
 
 
 def define(base: type[R], body: Callable[..., Any], hints: Mapping[str, Any] | None = None) -> type[R]:
-    """Generate the node type of a factory and make it known to JAX; `hints` are the annotations, if read already."""
+    """Generate the node type of a factory and register it with JAX; `hints` are the annotations, if already read."""
     name, signature = body.__name__, inspect.signature(body)
     hints = annotations_of(body) if hints is None else hints
     members = {
@@ -334,7 +332,7 @@ def factory_of(node: type[R]) -> Callable[..., R]:
 
 
 def _place(factory: Any) -> tuple[str, int]:
-    """Where a factory is written: a module run as a script and imported as well defines it twice."""
+    """Where a factory is defined: a module that runs as a script and is imported too defines it twice."""
     code = factory.node._body.__code__
     return code.co_filename, code.co_firstlineno
 
@@ -367,17 +365,17 @@ _coercions: dict[Kind, Callable[[Any, str], Recorded]] = {}
 
 
 def enter_coercion(kind: Kind, coercion: Callable[[Any, str], Recorded]) -> None:
-    """Say how a value becomes a schedule or a transform; each family enters its own."""
+    """Register how a value becomes a schedule or a transform; each family registers its own."""
     _coercions[kind] = coercion
 
 
 def coerce(kind: Kind, value: Any, where: str) -> Recorded:
-    """The value as a schedule or transform, or a refusal that says `where`."""
+    """The value as a schedule or transform, or an error that says `where`."""
     return _coercions[kind](value, where)
 
 
 def children(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], Recorded]]:
-    """The recorded values directly inside arguments, with their places."""
+    """The recorded values directly inside the arguments, with their places."""
     if isinstance(value, Recorded):
         return [(place, value)]
     found: list[tuple[tuple[Any, ...], Recorded]] = []

@@ -1,4 +1,4 @@
-"""Hyperparameters kept in the state, for users whose optimizer is static."""
+"""Hyperparameters kept in the state, for programs in which the optimizer is static."""
 
 import re
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ Place = tuple[str, ...]
 def tunable(inner: Transform) -> Rule:
     """Keeps the hyperparameters of `inner` in the state, where they can be changed without recompiling.
 
-    For a transform that is a static part of something compiled (a field of TrainState, nnx.Optimizer). Where you can
-    pass the transform to your jitted function as an argument, pass `tx.replace(learning_rate=...)` instead.
+    For a transform that is static in a compiled function (a field of TrainState, nnx.Optimizer). If you can pass the
+    transform to your jitted function as an argument, pass `tx.replace(learning_rate=...)` instead.
 
     Args:
-      inner: any transform. Its hyperparameters are read at init; afterwards those in the state count.
+      inner: any transform. Its hyperparameters are read by init; later updates use those in the state.
 
     State: `{"tunable": {"hyperparameters": {name: scalar}, "inner": inner's state}}`; change them with `tune`.
 
@@ -56,30 +56,30 @@ def tunable(inner: Transform) -> Rule:
 
 
 def with_hyperparameters(tx: Transform, hyperparameters: dict[str, Any]) -> Transform:
-    """The transform with the hyperparameters that `tunable` keeps of it, by name."""
+    """The transform with the hyperparameters that `tunable` keeps, by name."""
     leaves = [hyperparameters[name] for name, _ in _named_leaves(tx)]
     return cast(Any, jax.tree.unflatten)(jax.tree.structure(tx), leaves)
 
 
 def tune(state: State, **values: Any) -> State:
-    """A copy of the state of a `tunable` transform with some hyperparameters changed, in the dtypes they have.
+    """A copy of the state of a `tunable` transform with some hyperparameters changed; their dtypes stay the same.
 
     Args:
-      state: a state with a `tunable` in it, however deep.
-      values: numbers, by the hyperparameter's name. One that several groups or several `tunable` have gets a name in
+      state: a state that contains a `tunable`, at any depth.
+      values: numbers, by the hyperparameter's name. If several groups or several `tunable` have it, put the group in
         front: `tune(state, **{"matrices/learning_rate": 0.1})`.
 
-    Errors: KeyError for a state without `tunable`, for an unknown name, or one that is not unique; it lists what there
-    is. ValueError for a number out of range.
+    Errors: KeyError for a state without `tunable`, for an unknown name, or one that is not unique; the error lists the
+    names. ValueError for a number out of range.
     """
     kept = list(_kept(state, ()))
     if not kept:
-        raise KeyError("gradtx.tune: the state holds no hyperparameters; build the optimizer as gradtx.tunable(tx).")
+        raise KeyError("gradtx.tune: the state has no hyperparameters. Build the optimizer as gradtx.tunable(tx).")
     changes: dict[Place, dict[str, Any]] = {}
     for name, value in values.items():
         place, key, old = _one(name, kept)
         if value is None or isinstance(value, (str, bool)) or jnp.shape(value) != jnp.shape(old):
-            raise TypeError(f"gradtx.tune: {name} is {value!r}; allowed: a number.")
+            raise TypeError(f"gradtx.tune: {name} is {value!r}; it must be a number.")
         if not is_traced(value):
             _check_range(key.split(".")[-1], value)
         changes.setdefault(place, {})[key] = jnp.array(value, dtype=old.dtype, copy=True)
@@ -87,7 +87,7 @@ def tune(state: State, **values: Any) -> State:
 
 
 def _kept(state: Any, place: Place) -> Iterator[tuple[Place, str, Any]]:
-    """The hyperparameters in a state: the path to the tunable that keeps them, their key there, and the number."""
+    """The hyperparameters in a state: the path to their `tunable`, their key there, and the number."""
     for name, entry in items(state):
         if name == "hyperparameters" and isinstance(state, dict):
             yield from ((place, key, number) for key, number in entry.items())
@@ -96,7 +96,7 @@ def _kept(state: Any, place: Place) -> Iterator[tuple[Place, str, Any]]:
 
 
 def _one(name: str, kept: list[tuple[Place, str, Any]]) -> tuple[Place, str, Any]:
-    """The one that is meant: the key itself, or its last name, with names of its path in front that tell it apart."""
+    """The hyperparameter with this name: a key, or the last part of one, with parts of its path in front if needed."""
     paths = [(*place, *re.findall(r"\['(.*?)'\]", key), key.split(".")[-1]) for place, key, _ in kept]
     found = [index for index, (_, key, _) in enumerate(kept) if key == name] or [
         index for index, path in enumerate(paths) if fits(path, name.split("/"))
@@ -126,13 +126,13 @@ def _changed(state: Any, place: Place, changes: dict[Place, dict[str, Any]]) -> 
 
 
 def _check_range(name: str, value: Any) -> None:
-    """Refuse what no recorded hyperparameter of this name allows."""
+    """Refuse a value that is out of range for every recorded hyperparameter of this name."""
     parameters = (p for factory in record.registry.values() for p in cast(Any, factory).node._parameters)
     intervals = [p.interval for p in parameters if p.name == name and p.kind is Kind.HYPER]
     for number in np.ravel(np.asarray(value, dtype=float)).tolist():
         if not any(number in interval for interval in intervals or [Interval()]):
             allowed = " or ".join(sorted({str(interval) for interval in intervals or [Interval()]}))
-            raise ValueError(f"gradtx.tune: {name} is {number!r}; allowed: a number {allowed}.")
+            raise ValueError(f"gradtx.tune: {name} is {number!r}; it must be {allowed}.")
 
 
 def _named_leaves(tx: Transform) -> list[tuple[str, Any]]:

@@ -163,7 +163,7 @@ def test_the_report_says_what_happened():
     lines = repr(report).splitlines()
     assert [line.split()[0] for line in lines] == ["kept", "new", "dropped"]
     assert "scale_by_lion/mu/b" in report.kept
-    with pytest.raises(TypeError, match="tx is 3; allowed"):
+    with pytest.raises(TypeError, match="tx is 3; it must be a transform"):
         gradtx.carry_over({}, 3, PARAMS)
 
 

@@ -53,7 +53,7 @@ REFUSALS = [
         "half a step of a line",
         lambda: gradtx.linear_schedule(1.0, 0.0, 2.5),
         TypeError,
-        "gradtx.linear_schedule: transition_steps is 2.5; allowed: an int",
+        "gradtx.linear_schedule: transition_steps is 2.5; it must be an int",
     ),
     Refusal(
         "a warmup that never ends",

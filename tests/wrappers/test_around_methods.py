@@ -204,8 +204,6 @@ def remedy(outer: str, inner: str) -> str:
     if {outer, inner} <= FINAL or {outer, inner} <= FIRST:
         return "Keep one of the two."
     return {
-        "masked": "put it around, with masked inside it.",
-        "partition": "Put it around.",
         "in_buckets": "Put in_buckets around what does not, inside it.",
         "pack": "Put pack around what does not, inside it.",
     }.get(outer, f"Put {outer} inside it.")
