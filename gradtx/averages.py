@@ -78,7 +78,7 @@ def debiasing(decay: Any) -> Callable[..., dict[str, Any]]:
     def once(*, weights: Weights) -> dict[str, Any]:
         weights = weights_after(weights, decay)
         given = total(weights)
-        # # One inverse, then products: XLA divides in some programs and multiplies by an inverse in others.
+        # One inverse, then products: XLA divides in some programs and multiplies by an inverse in others.
         return {"weights": weights, "total": given, "correction": 1 / given}
 
     return once

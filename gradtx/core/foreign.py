@@ -47,7 +47,7 @@ class Foreign(Transform):
 
     @property
     def facts(self) -> Facts:
-        # # Its properties are not known, and it cannot take `observed`.
+        # Its properties are not known, and it cannot take `observed`.
         named = frozenset(p.name for p in self._update_parameters if p.kind is p.KEYWORD_ONLY)
         any_extra = any(p.kind is p.VAR_KEYWORD for p in self._update_parameters)
         return Facts(reach="tree", traits=frozenset({"unobserved"}), extra=named, any_extra=any_extra)

@@ -124,7 +124,7 @@ def _question(who: str, argument: str, kind: type, spec: Any, updates: PyTree, p
 
 
 def _answer(question: _Question) -> tuple[Any, ...]:
-    # # A function is called again each time, since it may read other values that have changed.
+    # A function is called again each time, since it may read other values that have changed.
     return _asked(question, question.spec) if is_function(question.spec) else _looked_up(question)
 
 
@@ -242,7 +242,7 @@ def _upward(path: str) -> Iterator[str]:
 
 
 def _spread(question: _Question, values: PyTree) -> tuple[Any, ...]:
-    # # Params without leaves accept any mask: optax's tree_map_params uses such params.
+    # Params without leaves accept any mask: optax's tree_map_params uses such params.
     found = _by_leaf(question, values) if question.paths else []
     if found is None:
         raise ValueError(

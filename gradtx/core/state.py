@@ -220,7 +220,7 @@ def _entries(state: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
                 for group, inside in items(value):
                     yield (*path, name, field, group), inside
                     yield from _entries(inside, (*path, name, field, group))
-        # # States of other libraries: tuples of states; dicts in the fields of a NamedTuple are trees like the params.
+        # States of other libraries: tuples of states; dicts in the fields of a NamedTuple are trees like the params.
         if not is_ours and not (hasattr(cast(Any, state), "_fields") and isinstance(entry, dict)):
             yield from _entries(entry, (*path, name))
 

@@ -36,7 +36,11 @@ State = dict[str, Any]
 
 def towards(average: PyTree, values: PyTree, share: Array) -> PyTree:
     """`a + c (x - a)` at every leaf; where the share c is 0, a as it is, whatever x."""
-    return tree.map(lambda a, x, c: jnp.where(c > 0, a + c * (x - a), a), average, values, c=share)
+    return tree.map(_towards, average, values, c=share)
+
+
+def _towards(a: Array, x: Array, c: Array) -> Array:
+    return jnp.where(c > 0, a + c * (x - a), a)
 
 
 def _averaging(

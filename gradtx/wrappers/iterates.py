@@ -8,6 +8,7 @@ Their updates lead to a point that they chose, so no other transform may change 
 from outside (loaded, projected), the points that these wrappers keep move along.
 """
 
+import operator
 from typing import Any
 
 import jax
@@ -95,7 +96,7 @@ def lookahead(
         begins, due = (count - 1) % period == 0, count % period == 0
         outside = moved_from_outside(params, state["slow"], state["slow"])
         slow = tree.map(lambda s, d: jnp.where(begins, s + d, s), state["slow"], outside)
-        fast = tree.map(lambda w, u: w + u, params, updates)
+        fast = tree.map(operator.add, params, updates)
         slow = towards(slow, fast, jnp.where(due, slow_step_size, jnp.zeros_like(slow_step_size)))
         updates = tree.map(lambda u, s, w: jnp.where(due, s - w, u), updates, slow, params)
         if reset_state:
@@ -161,16 +162,16 @@ def schedule_free(
     def update(updates: PyTree, state: State, params: PyTree, **extra: Any) -> tuple[PyTree, State]:
         updates, inner_state = inner.update(updates, state["inner"], params, **extra)
         outside = moved_from_outside(params, _between(state["average"], state["z"], state["b1"]), state["z"])
-        average, z = (tree.map(lambda x, d: x + d, state[name], outside) for name in ("average", "z"))
-        z = tree.map(lambda z, u: z + u, z, updates)
+        average, z = (tree.map(operator.add, state[name], outside) for name in ("average", "z"))
+        z = tree.map(operator.add, z, updates)
         largest = jnp.maximum(state["largest"].astype(learning_rate.dtype), learning_rate)
         weight = _power(largest, weight_lr_power)
         weight_sum = state["weight_sum"].astype(weight.dtype) + weight
-        # # While the learning rate is 0, the weights are 0 and nothing has moved: c is 0.
+        # While the learning rate is 0, the weights are 0 and nothing has moved: c is 0.
         x = towards(average, z, numerics.divide(weight, weight_sum))
         y = _between(x, z, b1)
         scalars = {"weight_sum": weight_sum, "largest": largest, "b1": b1}
-        return tree.map(lambda y, w: y - w, y, params), {"inner": inner_state, "z": z, "average": x} | scalars
+        return tree.map(operator.sub, y, params), {"inner": inner_state, "z": z, "average": x} | scalars
 
     numbers = {"weight_sum": 0.0, "largest": 0.0, "b1": b1}
     kept = {name: fields.scalar(start, per="tree", nonnegative=True) for name, start in numbers.items()}
@@ -180,7 +181,11 @@ def schedule_free(
 
 def _between(x: PyTree, z: PyTree, b1: Array) -> PyTree:
     """y, where gradients are taken."""
-    return tree.map(lambda x, z, share: x + share * (z - x), x, z, share=1 - b1)
+    return tree.map(_part_way, x, z, share=1 - b1)
+
+
+def _part_way(x: Array, z: Array, share: Array) -> Array:
+    return x + share * (z - x)
 
 
 def _power(x: Array, power: Array) -> Array:

@@ -27,7 +27,7 @@ from gradtx.wrappers.placing import refuse_first
 PyTree = Any
 State = dict[str, Any]
 
-# # The counts of other wrappers, by (transform, field).
+# The counts of other wrappers, by (transform, field).
 _COUNTED = {
     ("skip_nonfinite", "skipped"): "skipped_steps",
     ("skip_nonfinite", "failed"): "failed",

@@ -12,6 +12,7 @@ params that the wrapper chose:
 For gradients that float16 cannot hold there is `loss_scaling(tx)`.
 """
 
+import operator
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ State = dict[str, Any]
 
 def _difference(new: PyTree, params: PyTree) -> PyTree:
     """The update that takes the params to new ones of their dtype, in the compute dtype."""
-    return tree.map(lambda new, p: new - p, new, params)
+    return tree.map(operator.sub, new, params)
 
 
 def _is_low(leaf: Array) -> bool:
@@ -123,10 +124,10 @@ def kahan_summation(inner: Transform) -> Rule:
 
     def update(updates: PyTree, state: State, params: PyTree, **extra: Any) -> tuple[PyTree, State]:
         steps, inner_state = inner.update(updates, state["inner"], params, **extra)
-        wanted = tree.map(lambda u, c: u + c, steps, state["compensation"])
-        new = tree.cast_like(tree.map(lambda w, y: w + y, params, wanted), params)
+        wanted = tree.map(operator.add, steps, state["compensation"])
+        new = tree.cast_like(tree.map(operator.add, params, wanted), params)
         made = _difference(new, params)
-        return made, {"compensation": tree.map(lambda y, d: y - d, wanted, made), "inner": inner_state}
+        return made, {"compensation": tree.map(operator.sub, wanted, made), "inner": inner_state}
 
     return Rule(update=update, place="last", fields={"compensation": fields.remainder()})
 
@@ -172,7 +173,7 @@ def master_weights(inner: Transform) -> Rule:
         master = tree.map(lambda W, i, w: jnp.where(i == w, W, w), state["master"], image, outside)
         known = views.translated(extra, updates, lambda values: values, lambda inside: tree.cast_like(inside, params))
         steps, inner_state = inner.update(updates, state["inner"], selection.put(master, params, low), **known)
-        new = tree.map(lambda W, u: W + u, master, selection.keep(steps, low))
+        new = tree.map(operator.add, master, selection.keep(steps, low))
         moved = _difference(_image(new, outside), outside)
         return selection.put(moved, steps, low), {"master": new, "inner": inner_state}
 

@@ -92,7 +92,7 @@ def _scaled(gradient: PyTree) -> tuple[PyTree, Array]:
     for leaf in jax.tree.leaves(gradient):
         largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0).astype(dtype))
     largest = sharding.largest(largest)
-    # # g / |g| does not depend on the scale, so neither do its derivatives. The inverse must be a normal number too.
+    # g / |g| does not depend on the scale, so neither do its derivatives. The inverse must be a normal number too.
     tiny = jnp.finfo(dtype).tiny
     scale = 1 / jnp.clip(jax.lax.stop_gradient(largest), tiny, 1 / tiny)
     unit = tree.map(lambda g, k: k * g, gradient, k=scale)
