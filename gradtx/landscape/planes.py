@@ -53,7 +53,7 @@ class Plane:
                 f"gradtx.landscape.Plane.at: {len(coordinates)} coordinates for {len(self.directions)} directions; "
                 "give one for each."
             )
-        return _at(self.origin, self.directions, coordinates)
+        return params_at(self.origin, self.directions, coordinates)
 
     def project(self, trajectory: PyTree) -> Array:
         """The coordinates of the nearest points of the plane: of a tree with a leading axis of steps, shape (steps,
@@ -77,7 +77,9 @@ class Plane:
 
 
 @jax.jit
-def _at(origin: PyTree, directions: tuple[PyTree, ...], coordinates: tuple[Any, ...]) -> PyTree:
+def params_at(origin: PyTree, directions: tuple[PyTree, ...], coordinates: Any) -> PyTree:
+    """`origin + sum of coordinate_i direction_i`, computed in at least float32, in the origin's dtypes."""
+
     def moved(w: Array, *directions: Array) -> Array:
         for x, direction in zip(coordinates, directions):
             w = w + jnp.asarray(x, w.dtype) * direction

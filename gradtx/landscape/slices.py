@@ -18,9 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradtx import tree
-from gradtx.landscape import affine, costs
-from gradtx.landscape.planes import Plane
+from gradtx.landscape import costs
+from gradtx.landscape.planes import Plane, params_at
 from gradtx.training import inputs
 from gradtx.training.progress import Progress
 
@@ -167,19 +166,8 @@ class _Loss(NamedTuple):
     batch_size: int | None
 
     def at(self, origin: PyTree, directions: tuple[PyTree, ...], data: PyTree, coordinates: Array) -> Array:
-        params = jax.tree.map(functools.partial(_leaf, coordinates), origin, *directions)
-
-        def value(batch: PyTree) -> Array:
-            return affine.evaluated(lambda params: self.cost(params, batch), params, coordinates)
-
-        return costs.over_batches(value, data, self.batch_size)
-
-
-def _leaf(coordinates: Array, origin: Array, *slopes: Array) -> Any:
-    """A leaf of the params; in low precision it is rounded at the point, and so not affine."""
-    dtype = tree.precision((origin, slopes))
-    wide = affine.Affine(origin.astype(dtype), tuple(slope.astype(dtype) for slope in slopes))
-    return wide if dtype == origin.dtype else wide.at(coordinates).astype(origin.dtype)
+        params = params_at(origin, directions, coordinates)
+        return costs.over_batches(functools.partial(self.cost, params), data, self.batch_size)
 
 
 def _run(who: str, loss: Any, plane: Plane, data: PyTree, batch_size: Any, at_once: Any, progress: bool) -> Any:
