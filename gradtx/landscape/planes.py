@@ -24,7 +24,7 @@ from jax import Array
 from gradtx import numerics, tree
 from gradtx.landscape import costs
 from gradtx.landscape.krylov import lanczos
-from gradtx.landscape.operators import Operator
+from gradtx.landscape.operators import Operator, unflat
 from gradtx.training import inputs, minibatches
 
 PyTree = Any
@@ -181,15 +181,8 @@ def random_plane(params: PyTree, key: Array, *, dimensions: int = 2, normalize: 
 def _random(params: PyTree, key: Array, dimensions: int, normalize: str) -> list[PyTree]:
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     drawn = jax.random.normal(key, (dimensions, size), tree.precision(params))
-    return [normalized(_unflat(row, params), params, normalize) for row in drawn]
-
-
-def _unflat(vector: Array, like: PyTree) -> PyTree:
-    """A vector with an element for each param as a tree like the params, in at least float32."""
-    leaves, structure = jax.tree.flatten(like)
-    parts = jnp.split(vector, np.cumsum([leaf.size for leaf in leaves])[:-1])
-    parts = [part.reshape(leaf.shape).astype(tree.precision(leaf)) for part, leaf in zip(parts, leaves)]
-    return jax.tree.unflatten(structure, parts)
+    wide = tree.to_compute_dtype(params)
+    return [normalized(unflat(row, wide), params, normalize) for row in drawn]
 
 
 def normalized(direction: PyTree, params: PyTree, normalize: str) -> PyTree:
@@ -305,11 +298,12 @@ def _components(trajectory: PyTree, dimensions: int) -> tuple[PyTree, list[PyTre
     rows = jnp.concatenate([leaf.astype(dtype).reshape(leaf.shape[0], -1) for leaf in leaves], axis=1)
     rest = rows[:-1] - rows[-1:]
     whole, directions, lengths = jnp.linalg.norm(rest), list[PyTree](), list[Array]()
+    wide = tree.to_compute_dtype(origin)
     for _ in range(dimensions):
         vector = dot(jnp.linalg.eigh(dot(rest, rest.T))[1][:, -1], rest)
         vector = numerics.divide(vector, jnp.linalg.norm(vector))
         lengths.append(jnp.linalg.norm(dot(rest, vector)))
-        directions.append(_unflat(vector, origin))
+        directions.append(unflat(vector, wide))
         for _ in range(2):
             rest = rest - dot(rest, vector)[:, None] * vector[None]
     return origin, directions, lengths, [(length / whole) ** 2 for length in lengths], jnp.linalg.norm(rows)

@@ -6,7 +6,6 @@ which is exact up to degree 2 steps - 1. For a vector v of random signs the expe
 of v * A v the diagonal. These two are means over probes, with a standard error.
 """
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from jax import Array
 
 from gradtx import tree
 from gradtx.landscape.krylov import check_operator, check_steps, krylov, random_unit
-from gradtx.landscape.operators import Operator
+from gradtx.landscape.operators import Operator, unflat
 from gradtx.training import inputs
 
 PyTree = Any
@@ -207,9 +206,5 @@ def _estimated(operator: Operator, key: Array, probes: int, total: bool) -> tupl
     (count, mean, squares, terms), _ = jax.lax.scan(step, start, jax.random.split(key, probes))
     sizes = jnp.abs(mean) + jnp.sqrt(squares / count) + (terms if total else 0)  # the terms may cancel in a trace
     error = jnp.sqrt(squares / (count - 1) / count) + 4 * operator.eps * sizes
-    return (mean, error) if total else (_tree(operator, mean), _tree(operator, error))
-
-
-def _tree(operator: Operator, vector: Array) -> PyTree:
-    """A vector as a tree like the params, in the dtypes of statistics."""
-    return dataclasses.replace(operator, params=tree.to_compute_dtype(operator.params)).unflat(vector)
+    wide = tree.to_compute_dtype(operator.params)
+    return (mean, error) if total else (unflat(mean, wide), unflat(error, wide))

@@ -40,17 +40,30 @@ def unit(who: str, name: str, value: Any) -> float:
     return float(value)
 
 
-def count(who: str, name: str, value: Any, most: int, unit_of_most: str) -> int:
-    """An int from 1 to `most`."""
+def integer(who: str, name: str, value: Any, least: int, most: int, meaning: str = "") -> int:
+    """An int from `least` to `most`; `meaning` says what `most` is."""
+    allowed = f"{least} to {meaning}{most}"
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
     if number is None:
-        raise TypeError(f"{who}: {name} is {value!r}; allowed: an int, 1 or more.")
-    if not 1 <= number <= most:
-        raise ValueError(f"{who}: {name} is {number}; allowed: 1 to {unit_of_most}, {most}.")
+        raise TypeError(f"{who}: {name} is {value!r}; allowed: an int from {allowed}.")
+    if not least <= number <= most:
+        raise ValueError(f"{who}: {name} is {number}; allowed: {allowed}.")
     return number
+
+
+def on_log_scale(who: str, log: bool | None, values: Numbers, name: str, default: bool) -> bool:
+    """Whether to draw values on a log scale, for `log=None` by default; an error if `log=True` and they cannot be."""
+    finite = values[np.isfinite(values)]
+    positive = bool(finite.size and finite.min() > 0)
+    if log and finite.size and not positive:
+        raise ValueError(
+            f"{who}: log is True, and the lowest {name} is {finite.min():g}; a log scale needs positive values. "
+            "Pass log=False."
+        )
+    return positive and (default if log is None else log)
 
 
 def _show(values: Any, array: np.ndarray[Any, Any]) -> str:

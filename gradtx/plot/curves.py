@@ -56,8 +56,8 @@ def losses(
     who = "gradtx.plot.losses"
     values, decay = columns.series(who, "loss", loss), columns.unit(who, "decay", decay)
     if steps_per_epoch is not None:
-        most = "the number of updates"
-        steps_per_epoch = columns.count(who, "steps_per_epoch", steps_per_epoch, len(values), most)
+        most = len(values)
+        steps_per_epoch = columns.integer(who, "steps_per_epoch", steps_per_epoch, 1, most, "the number of updates, ")
     ax = axes.axes_or_new(who, ax, 7.5, 4.0)
     _prepare(ax, [values], log)
     updates, average = np.arange(1, len(values) + 1), _average(values, decay)
@@ -141,7 +141,7 @@ def learning_rate(value: Any, steps: int, *, name: str = "learning_rate", ax: Ax
     ['linear_schedule', 'adam']
     """
     who = "gradtx.plot.learning_rate"
-    steps = columns.count(who, "steps", steps, 2**31 - 1, "the largest count")
+    steps = columns.integer(who, "steps", steps, 1, 2**31 - 1, "the largest count, ")
     label, rates = _rates(who, value, steps, name)
     ax = axes.axes_or_new(who, ax, 6.5, 3.6)
     style = axes.style(len(ax.lines))

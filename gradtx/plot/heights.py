@@ -4,7 +4,6 @@ Losses span decades, and the interesting part is near the minimum. So if most va
 are evenly spaced in log(value - base), where the base is zero or the lowest value.
 """
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx.plot.axes import Axes
-from gradtx.plot.columns import Flags, Numbers
+from gradtx.plot.columns import Flags, Numbers, integer
 
 Interval = tuple[float, float]
 HATCHED: dict[str, Any] = {"facecolor": "#dddddd", "edgecolor": "#777777", "hatch": "///", "linewidth": 0.0}
@@ -128,19 +127,6 @@ def interval(who: str, which: str, given: Any, domain: Any = None) -> Interval:
     if not -np.inf < low < high < np.inf:
         raise ValueError(f"{who}: {which} is {found!r}; allowed: (low, high), finite, with low < high.")
     return low, high
-
-
-def integer(who: str, which: str, value: Any, least: int, most: int) -> int:
-    """An int from `least` to `most`."""
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None:
-        raise TypeError(f"{who}: {which} is {value!r}; allowed: an int from {least} to {most}.")
-    if not least <= number <= most:
-        raise ValueError(f"{who}: {which} is {number}; allowed: {least} to {most}.")
-    return number
 
 
 # A slice --------------------------------------------------------------------------------------------------------------

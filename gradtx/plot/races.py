@@ -14,7 +14,7 @@ import numpy as np
 from gradtx.core.foreign import as_transform
 from gradtx.core.transform import Transform
 from gradtx.landscape.paths import trajectory
-from gradtx.plot import axes, heights, surfaces, trails
+from gradtx.plot import axes, columns, heights, surfaces, trails
 from gradtx.plot.axes import Axes
 from gradtx.training import inputs
 
@@ -68,9 +68,9 @@ def race(
     ['sgd', 'adam', 'start', 'minimum', 'saddles']
     """
     named = _optimizers(txs)
-    steps = heights.integer(_WHO, "steps", steps, 1, 10_000)
-    rate = heights.integer(_WHO, "frames_per_second", frames_per_second, 1, 50)
-    length = None if trail is None else heights.integer(_WHO, "trail", trail, 1, 10_000)
+    steps = columns.integer(_WHO, "steps", steps, 1, 10_000)
+    rate = columns.integer(_WHO, "frames_per_second", frames_per_second, 1, 50)
+    length = None if trail is None else columns.integer(_WHO, "trail", trail, 1, 10_000)
     file = _file(save)
     drawn, begin = heights.shown(_WHO, function), _start(function, start)
     ways = {name: np.asarray(trajectory(tx, function, begin, steps, key=key)) for name, tx in named.items()}

@@ -15,7 +15,6 @@ from gradtx.landscape.spectra import SpectralDensity
 from gradtx.plot import axes, columns
 from gradtx.plot.axes import Axes
 from gradtx.plot.columns import Numbers
-from gradtx.plot.heights import integer
 
 _WHO = "gradtx.plot.spectrum"
 
@@ -64,7 +63,7 @@ def spectrum(
         str(name): _read("density" if several is not density else f"density[{name!r}]", each)
         for name, each in several.items()
     }
-    count = integer(_WHO, "points", points, 2, 100_000)
+    count = columns.integer(_WHO, "points", points, 2, 100_000)
     _check_width(width)
     ax = axes.axes_or_new(_WHO, ax, 7.5, 4.2)
     spreads = [found.rule.width if width is None else float(width) for found in every.values()]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradtx.plot import axes, heights, trails
+from gradtx.plot import axes, columns, heights, trails
 from gradtx.plot.axes import Axes
 from gradtx.plot.columns import Numbers
 from gradtx.plot.heights import Heights, Scale
@@ -212,7 +212,9 @@ def slice(  # noqa: A001 - called `plot.slice`
         raise ValueError(f"{who}: levels is {levels!r}; allowed for a slice of one dimension: None.")
     lines = _lines(who, values)
     every = _projected(who, values, trajectory, trajectories)
-    log = _log(who, [line.values for line in lines.values()], log)
+    drawn = np.concatenate([line.values for line in lines.values()])
+    finite = drawn[np.isfinite(drawn)]
+    log = columns.on_log_scale(who, log, drawn, "loss", bool(finite.size and finite.max() > 10 * finite.min()))
     ax = axes.axes_or_new(who, ax, 7.0, 4.2)
     _draw_lines(ax, lines, log)
     if every:
@@ -256,17 +258,6 @@ def _lines(who: str, values: Any) -> dict[str, _Line]:
         label = f"{name}: {heights.holes_label(count)}" if count and given is values else str(name)
         found[str(name)] = _Line(x[order], y[order], label)
     return found
-
-
-def _log(who: str, every: list[Numbers], log: bool | None) -> bool:
-    values = np.concatenate([values[np.isfinite(values)] for values in every])
-    positive = bool(values.size and values.min() > 0)
-    if log and values.size and not positive:
-        raise ValueError(
-            f"{who}: log is True, and the lowest loss is {values.min():g}; a log scale needs positive values. "
-            "Pass log=False."
-        )
-    return positive and (values.max() > 10 * values.min() if log is None else log)
 
 
 def _draw_lines(ax: Axes, lines: Mapping[str, _Line], log: bool) -> None:

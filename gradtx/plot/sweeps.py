@@ -60,7 +60,7 @@ def sensitivity(
     if not lines:
         raise ValueError(f"{who}: no row of the table has a finite {x!r}; allowed: at least one.")
     drawn = np.concatenate([np.concatenate([line.low, line.high]) for line in lines.values()])
-    log = _log(who, log, drawn, best, y)
+    log = columns.on_log_scale(who, log, drawn, y, best == "lowest")
     ax = axes.axes_or_new(who, ax, 8.5, 5.0)
     every_x = np.concatenate([line.x for line in lines.values()])
     if every_x.min() > 0 and (x == "learning_rate" or every_x.max() >= 10 * every_x.min()):
@@ -205,7 +205,7 @@ def heat_map(
             "Keep the rows of one of them, or compare them with gradtx.plot.sensitivity."
         )
     xs, ys, means, diverged = _grid(who, runs, x, y)
-    log = _log(who, log, means, best, z)
+    log = columns.on_log_scale(who, log, means, z, best == "lowest")
     ax = axes.axes_or_new(who, ax, 7.0, 4.8)
     _draw_cells(ax, means, log, f"{axes.words(z)} of {optimizer}{_seeds(runs, means)}")
     handles = [*_outline(ax, xs, ys, means, (x, y), best), *_hatch(ax, diverged)]
@@ -322,14 +322,3 @@ def _best(who: str, best: Any, outcome: str) -> Best:
             "whose name ends in 'loss'."
         )
     return best
-
-
-def _log(who: str, log: bool | None, values: Numbers, best: Best, outcome: str) -> bool:
-    finite = values[np.isfinite(values)]
-    positive = bool(finite.size and finite.min() > 0)
-    if log and finite.size and not positive:
-        raise ValueError(
-            f"{who}: log is True, and the lowest {outcome} is {finite.min():g}; a log scale needs positive values. "
-            "Pass log=False."
-        )
-    return positive and (best == "lowest" if log is None else log)
