@@ -6,6 +6,7 @@ Which leaf is in which bucket follows from the shapes and from which leaves are 
 The shapes are names alone, without bytes; they are there to refuse a state of leaves that have changed their shapes.
 """
 
+import collections
 import functools
 import math
 from typing import Any, NamedTuple, cast
@@ -21,8 +22,8 @@ from gradtx.core import check
 PyTree = Any
 Node = dict[str, Any]
 Shape = tuple[int, ...]
-MOST = 12
-"""Maximum leaves per bucket: more leaves make more kernels that differ, fewer make more kernels."""
+MOST = (8, 32)
+"""The maximum number of leaves per bucket is the square root of the number of equal leaves, within these limits."""
 
 
 class Layout(NamedTuple):
@@ -85,10 +86,16 @@ def read(node: Node, like: PyTree) -> Layout | None:
 
 
 def _cut(leaves: list[Any], joined: list[int]) -> Layout:
-    """Full buckets and a rest, in the order of size: buckets of equal leaves are split by equal kernels."""
+    """Full buckets and a rest, in the order of size.
+
+    Buckets of equal leaves are split by equal kernels, which are compiled once: as many as a bucket has leaves. So
+    there should be about as many buckets as leaves in each.
+    """
     shapes = tuple(tuple(leaf.shape) if hasattr(leaf, "shape") else () for leaf in leaves)
     order = sorted(joined, key=lambda i: math.prod(shapes[i]))
-    runs = [tuple(order[i : i + MOST]) for i in range(0, len(order), MOST)]
+    equal = collections.Counter(shapes[i] for i in order).values()
+    most = min(max(MOST[0], math.isqrt(max(equal, default=0))), MOST[1])
+    runs = [tuple(order[i : i + most]) for i in range(0, len(order), most)]
     buckets = {str(i): run for i, run in enumerate(runs) if len(run) > 1}
     return Layout(shapes, buckets)
 

@@ -56,7 +56,7 @@ class InBuckets(Transparent):
 
 @record.recorded(InBuckets)
 def in_buckets(inner: Transform, *, min_leaves: PositiveInt = 2) -> Transform:
-    """Runs `inner` on small leaves joined end to end, up to 12 in a bucket; large leaves stay alone.
+    """Runs `inner` on small leaves joined end to end, up to 32 in a bucket; large leaves stay alone.
 
         u = split(inner(join(g)));   join(g) = [g_1, g_2, ...] for each bucket, g_i for a leaf that stays alone
 
@@ -70,8 +70,9 @@ def in_buckets(inner: Transform, *, min_leaves: PositiveInt = 2) -> Transform:
     State: that of inner, under its names, for params `{"buckets": {number: vector}, "alone": params without the joined
     leaves}`. `unpacked` gives it leaf by leaf.
 
-    Joined are real, unsharded leaves of 1 to 8192 elements that have the dtype of most such leaves. Where init cannot
-    know whether a leaf is sharded (under jit, on a mesh with automatic axes), it stays alone: call init outside jit.
+    Joined are real, unsharded leaves of 1 to 8192 elements that have the dtype of most such leaves. The maximum in a
+    bucket is the square root of the number of leaves of one shape, from 8 to 32. If init cannot know whether a leaf is
+    sharded (under jit, on a mesh with automatic axes), the leaf stays alone: call init outside jit.
 
     Errors: TypeError for an inner transform that needs whole leaves (its trait "leaves"): a mask, a norm for
     each leaf, a trust ratio, averages of the params that are to be read back, `stateless`, foreign objects, and

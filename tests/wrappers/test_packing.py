@@ -27,9 +27,9 @@ MOMENTUM = gradtx.sgd(0.1, 0.9)
 
 @pytest.fixture
 def small_buckets(monkeypatch):
-    """Buckets of which a test fills several: of at most 4 leaves, those of at most 6 elements."""
+    """Buckets of which a test fills several: of at most 4 leaves, of at most 6 elements each."""
     monkeypatch.setattr(gradtx.tree, "SMALL", 6)
-    monkeypatch.setattr(buckets, "MOST", 4)
+    monkeypatch.setattr(buckets, "MOST", (4, 4))
 
 
 def drawn(*shape, dtype=jnp.float32, generator=np.random.default_rng(5)):  # noqa: B008 - one stream for all leaves
@@ -221,13 +221,13 @@ def noting_shapes() -> gradtx.Rule:
 
 
 def test_200_leaves_are_few_kernels(monkeypatch):
-    monkeypatch.setattr(buckets, "MOST", 32)
+    monkeypatch.setattr(buckets, "MOST", (8, 32))
     many = {f"{i:03}": jnp.full((2, 3), 1.0 + i) for i in range(200)}
     tx = gradtx.in_buckets(noting_shapes())
     state = tx.init(many)
     TRACED.clear()
     jax.eval_shape(tx.update, many, state)
-    assert sorted(collections.Counter(TRACED).items()) == [((48,), 1), ((192,), 6)]
+    assert sorted(collections.Counter(TRACED).items()) == [((24,), 1), ((84,), 14)]
 
 
 # States leaf by leaf --------------------------------------------------------------------------------------------------
