@@ -66,13 +66,7 @@ rows(
         ("steps_per_epoch is 0; allowed: 1 to", [1.0, 2.0], Options(steps_per_epoch=0)),
     ],
 )
-refused(
-    plot.losses,
-    "steps_per_epoch is 1.0; allowed: an int from 1 to the number of updates, 1.",
-    TypeError,
-    [1.0],
-    steps_per_epoch=1.0,
-)
+refused(plot.losses, "steps_per_epoch is 1.0; allowed: an int from 1 to the", TypeError, [1.0], steps_per_epoch=1.0)
 refused(plot.losses, "steps_per_epoch is True; allowed: an int", TypeError, [1.0], steps_per_epoch=True)
 refused(plot.losses, f"loss is {str(['a' * 99])[:57]}... (list)", TypeError, ["a" * 99, None])
 refused(plot.compare, "runs is empty; allowed: at least one run", ValueError, {})
