@@ -44,7 +44,7 @@ class Field:
     Args:
       start: the value before the first update: a number, a dict of numbers, "params" (a copy), "identity", or
         "largest", the largest number of the dtype.
-      axes: the axes of the field: axes of the parameter, by index, or a `Length`; a function of the parameter's shape.
+      axes: a function from the parameter's shape to the axes of the field: the parameter's, by index, or a `Length`.
       per: one for each "leaf", or one for the whole "tree".
       dtype: "compute" (at least float32), "params" (that of the parameter), "count" (int32), "flag" (bool), or "key"
         (a random key).
