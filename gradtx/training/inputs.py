@@ -43,18 +43,18 @@ class Source:
         except TypeError:  # none, or one that says it has none, as PyTorch's loaders of streams do
             return None
 
-    def passes(self, epochs: int | None) -> Iterator[PyTree]:
-        """The batches of `epochs` passes over a stream; None repeats it for ever where it can start again."""
+    def feed(self, epochs: int | None) -> Iterator[PyTree]:
+        """The data, again and again; of a stream the batches of `epochs` passes, None for all that there are."""
         if self.stream is None:
+            yield from itertools.repeat(self.data)
             return
         again = not isinstance(self.stream, Iterator)
-        rounds = itertools.repeat(0) if epochs is None and again else range(epochs or 1)
-        for _ in rounds:
+        for _ in itertools.repeat(0) if epochs is None and again else range(epochs or 1):
             gave = False
             for batch in self.stream:
                 gave = True
                 yield batch
-            if not gave:  # it cannot start anew after all: a loader around an iterator
+            if not gave:  # it cannot start again after all: a loader around an iterator
                 return
 
 
@@ -149,13 +149,6 @@ def total_steps(who: str, source: Source, *, epochs: int | None, steps: int | No
     return source.per_epoch
 
 
-def first_chunk(carry: Carry, source: Source, seconds: float) -> int:
-    """A number of steps that surely takes less than `seconds`, by the parameters and samples they touch."""
-    size = sum(leaf.size for leaf in jax.tree.leaves(carry["params"]))
-    samples = source.sampling.batch_size if source.sampling else 1
-    return max(1, int(seconds / (1e-4 + 6e-10 * size * samples)))
-
-
 # The rest -------------------------------------------------------------------------------------------------------------
 
 
@@ -223,11 +216,6 @@ def check_loss(who: str, plan: Plan, carry: Carry, example: PyTree) -> None:
             UserWarning,
             stacklevel=3,
         )
-
-
-def check_evaluate(who: str, evaluate: Any) -> None:
-    """A function of the params, and of model_state where it names it."""
-    check_callable(who, "evaluate", evaluate, "the params")
 
 
 def evaluated_now(evaluate: Callable[..., Any], params: PyTree, model_state: PyTree) -> dict[str, Any]:
