@@ -34,6 +34,7 @@ from gradtx.wrappers.guards import has_failed
 
 PyTree = Any
 _WHO = "gradtx.minimize"
+_KEPT_BYTES = 2**24  # params up to this size are kept while a chunk runs, to go back to
 
 
 class Result(NamedTuple):
@@ -134,12 +135,14 @@ def minimize(
     every = source.per_epoch if evaluate_every is None else inputs.positive(_WHO, "evaluate_every", evaluate_every)
     every = None if evaluate is None and stop is None else every
     begin = _begin(tx, params, key, state, model_state)
-    plan = Plan(read, source.sampling, source.stream is not None, stops, stop_when_failed="nonfinite" in tx.facts)
+    kept = source.stream is None and sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(params)) <= _KEPT_BYTES
+    plan = Plan(read, source.sampling, source.stream is not None, stops and not kept, "nonfinite" in tx.facts)
     like = tree.shapes({"params": params, "model_state": model_state if state is None else state["model_state"]})
     inputs.check_loss(_WHO, plan, like, source.example)
     if evaluate is not None:
         inputs.check_names(_WHO, evaluate, like, advancing.records_like(plan, like, source.example))
-    run = _Run(plan, tx, begin(), source.feed(epochs or (1 if steps is None else None)), evaluate, stop)
+    feed = source.feed(epochs or (1 if steps is None else None))
+    run = _Run(plan, tx, begin(), feed, stops, evaluate, stop)
     with Progress("minimize", total, show=progress) as bar, _ctrl_c() as pressed:
         run.to_the_end(total, every, chunk, bar, pressed)
     return run.result()
@@ -159,7 +162,12 @@ def _begin(tx: Transform, params: PyTree, key: Any, state: Any, model_state: PyT
 
 
 class _Run:
-    """A run under way: the carry, and what has been recorded."""
+    """A run under way: the carry, and what has been recorded.
+
+    A loss that is not finite can end it in two ways. The program looks at each loss, and takes no update from there
+    on. Or it does not, which is faster for a small network on a CPU, and where the losses show one, the chunk is run
+    again from its start up to there, which takes a copy of params and state.
+    """
 
     def __init__(
         self,
@@ -167,10 +175,12 @@ class _Run:
         tx: Transform,
         carry: Carry,
         feed: Iterator[PyTree],
+        stops: bool,
         evaluate: Callable[..., Any] | None,
         stop: Callable[..., Any] | None,
     ):
-        self.plan, self.tx, self.carry, self.feed, self.evaluate, self.stop = plan, tx, carry, feed, evaluate, stop
+        self.plan, self.tx, self.carry, self.feed = plan, tx, carry, feed
+        self.stops, self.evaluate, self.stop = stops, evaluate, stop
         self.first = self.step = int(carry["step"])
         self.records: list[Any] = []
         self.evaluations: list[Any] = []
@@ -196,10 +206,14 @@ class _Run:
 
     def _advance(self, until: int, steps: int) -> bool:
         """Run until before step `until`; True if a loss, a guard or the end of the data ended it before."""
-        self.carry, rows = chunks.advance(
-            advancing.run, self.plan, self.tx, self.carry, self.feed, until=until, steps=steps
-        )
-        made, losses = int(self.carry["step"]) - self.step, rows["loss"]
+        run = functools.partial(chunks.advance, advancing.run, self.plan, self.tx)
+        kept = advancing.copied(self.carry) if self.stops and not self.plan.stop_at_nonfinite else None
+        self.carry, rows = run(self.carry, self.feed, until=until, steps=steps)
+        losses = rows["loss"]
+        if kept is not None and not np.isfinite(losses).all():
+            good = int(np.argmin(np.isfinite(losses)))
+            self.carry, _ = run(kept, self.feed, until=self.step + good, steps=good)
+        made = int(self.carry["step"]) - self.step
         self.step += made
         # A loss that ends the run is recorded too, and what comes after it is not.
         seen = made + int(not np.isfinite(losses[made : made + 1]).all())
@@ -229,8 +243,7 @@ class _Run:
         bad = np.flatnonzero(~np.isfinite(losses))
         if len(bad):
             at = self.first + int(bad[0])
-            stops = self.plan.stop_at_nonfinite
-            what = "the run ended there, with the params before it" if stops else "it went on"
+            what = "the run ended there, with the params before it" if self.stops else "it went on"
             warnings.warn(f"{_WHO}: the loss was {losses[bad[0]]} after {at} updates; {what}.", RuntimeWarning, 3)
         if self.plan.stop_when_failed and has_failed(self.carry["tx"]):
             warnings.warn(
