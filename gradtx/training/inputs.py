@@ -10,10 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from gradtx import tree
 from gradtx.core.transform import Transform
 from gradtx.training import losses, minibatches
 from gradtx.training.advancing import Carry, Plan, Sampling
@@ -120,12 +118,11 @@ def positive(who: str, name: str, value: Any) -> int:
 
 
 def count(who: str, name: str, value: Any, *, least: int = 0) -> int:
-    """An int of at least so much."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{who}: {name} is {value!r} of type {type(value).__name__}; it must be an int.")
+    """An int of at least `least`."""
+    value = minibatches.integer(who, name, value)
     if value < least:
         raise ValueError(f"{who}: {name} is {value}; it must be at least {least}.")
-    return int(value)
+    return value
 
 
 def total_steps(who: str, source: Source, *, epochs: int | None, steps: int | None) -> int | None:
@@ -197,20 +194,9 @@ def key_like() -> jax.ShapeDtypeStruct:
     return jax.eval_shape(jax.random.key, 0)
 
 
-_checked: dict[Any, list[str]] = {}
-
-
 def check_loss(who: str, plan: Plan, carry: Carry, example: PyTree) -> None:
     """The loss traced once for these shapes: it must give a scalar, and should read all the params."""
-    given = carry["params"], example, carry["model_state"]
-    leaves = tuple((jnp.shape(leaf), tree.dtype_of(leaf)) for leaf in jax.tree.leaves(given))
-    known = plan.loss, jax.tree.structure(given), leaves
-    if known not in _checked:
-        if len(_checked) > 256:
-            _checked.clear()
-        params, example, model_state = given
-        _checked[known] = losses.check_loss(who, plan.loss, params, example, key_like(), model_state)
-    if unread := _checked[known]:
+    if unread := losses.check_loss(who, plan.loss, carry["params"], example, key_like(), carry["model_state"]):
         warnings.warn(
             f"{who}: the loss does not read params at {', '.join(unread)}; their gradient is 0.",
             UserWarning,

@@ -135,8 +135,8 @@ def minimize(
     every = source.per_epoch if evaluate_every is None else inputs.positive(_WHO, "evaluate_every", evaluate_every)
     every = None if evaluate is None and stop is None else every
     begin = _begin(tx, params, key, state, model_state)
-    kept = source.stream is None and sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(params)) <= _KEPT_BYTES
-    plan = Plan(read, source.sampling, source.stream is not None, stops and not kept, "nonfinite" in tx.facts)
+    goes_back = source.stream is None and _bytes(params) <= _KEPT_BYTES
+    plan = Plan(read, source.sampling, source.stream is not None, stops and not goes_back, "nonfinite" in tx.facts)
     like = tree.shapes({"params": params, "model_state": model_state if state is None else state["model_state"]})
     inputs.check_loss(_WHO, plan, like, source.example)
     if evaluate is not None:
@@ -159,6 +159,10 @@ def _begin(tx: Transform, params: PyTree, key: Any, state: Any, model_state: PyT
         received = f"a dict of {', '.join(map(str, state)) or 'nothing'}" if isinstance(state, dict) else repr(state)
         raise ValueError(f"{_WHO}: state is {received}; it must be that of an earlier result, result.state.")
     return functools.partial(advancing.go_on, state, params)
+
+
+def _bytes(params: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree.shapes(params)))
 
 
 class _Run:

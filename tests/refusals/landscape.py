@@ -151,7 +151,7 @@ _whole = land.hessian(lambda w: jnp.sum(w**2), jnp.ones(3))
 for _ask in (land.lanczos, land.spectral_density, land.trace, land.diagonal):
     for _wrong, _got in ((jnp.eye(3), "ArrayImpl"), (None, "NoneType")):
         refused(_ask, f"operator is a {_got}; allowed: what gradtx.landscape.hessian, gauss", T, _ask, _wrong)
-    refused(_ask, "key is 3 (int) ... jax.random.key(seed)", T, _ask, _whole, key=3)
+    refused(_ask, "key is 3 of type int ... jax.random.key(seed)", T, _ask, _whole, key=3)
 for _ask, _asked, _words in (
     (land.lanczos, {"smallest": -1}, "smallest is -1; it must be at least 0."),
     (land.lanczos, {"largest": -1}, "largest is -1; it must be at least 0."),
