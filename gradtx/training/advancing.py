@@ -211,7 +211,6 @@ def advance(
         carry, record = one_step(plan, tx, carry, data)
         return carry, jax.tree.map(lambda value: jnp.asarray(value)[None], record)
     first, sampling = carry["step"], plan.sampling
-    drawn = sampling is not None and not sampling.whole
     scalars = Scalars(carry["tx"])
 
     def on(batch: PyTree, running: tuple[Carry, Any]) -> tuple[Carry, Any]:
@@ -237,10 +236,12 @@ def advance(
             running = jax.lax.cond(until(last)(running), rest, lambda running: running, running)
         return running
 
-    batch = take(data, np.arange(sampling.batch_size)) if drawn else data
+    if sampling is None or sampling.whole:
+        body, batch = functools.partial(on, data), data
+    else:
+        body, batch = functools.partial(epoch, sampling), take(data, np.arange(sampling.batch_size))
     like = records_like(plan, carry, batch)
     rows = jax.tree.map(lambda leaf: jnp.zeros((ROWS, *leaf.shape), leaf.dtype), like)
-    body = functools.partial(epoch, sampling) if drawn else functools.partial(on, data)
     carry, rows = jax.lax.while_loop(until(last), body, (carry | {"tx": scalars.together(carry["tx"])}, rows))
     return carry | {"tx": scalars.apart(*carry["tx"])}, rows
 

@@ -176,8 +176,8 @@ def sweep(
     sizes = [tables.count(each) for _, each in kinds]
     results = Results(sum(sizes), seeds, total, min(source.per_epoch or 1, total))
     with Progress("sweep", total * seeds * sum(sizes), show=progress) as bar, blocks.threads() as pool:
-        begun = jax.device_get(_run_begin(*given))
-        job = Job(plan, source, *begun, model_state, evaluate, at_once, best_by, highest, results, pool, bar)
+        params, keys = jax.device_get(_run_begin(*given))
+        job = Job(plan, source, params, keys, model_state, evaluate, at_once, best_by, highest, results, pool, bar)
         rows = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
         runs = [Runs(name, each, where, job) for (name, each), where in zip(kinds, rows, strict=True)]
         for until in rounds:
