@@ -165,7 +165,7 @@ for _ask in (land.lanczos, land.spectral_density, land.trace, land.diagonal):
             _ask,
             _wrong,
         )
-    refused(_ask, "key is 3 (int) ... jax.random.key(seed)", T, _ask, _whole, key=3)
+    refused(_ask, "key is 3 of type int ... jax.random.key(seed)", T, _ask, _whole, key=3)
 for _ask, _asked, _words in (
     (land.lanczos, {"smallest": -1}, "smallest is -1; it must be at least 0."),
     (land.lanczos, {"largest": -1}, "largest is -1; it must be at least 0."),
