@@ -95,7 +95,7 @@ class Compiled:
         self.fields = without_values(rule.fields)
         self.kept = {name: field for name, field in self.fields.items() if not field.given}
         self.at_numbers = [name for name, field in rule.fields.items() if isinstance(field.start, Tracer)]
-        self.starts = jax.jit(self._starts)
+        self.starts: Callable[[Numbers], Numbers] = jax.jit(self._starts)
         self.names = {title: names_in(f)[0] for title, f in rule.formula.passes.items() if f is not None}
         self.jitted: dict[str, Callable[..., Any]] = {
             title: jax.jit(self._run, static_argnums=(0, 1, 2), inline=True) for title in self.names
@@ -104,7 +104,7 @@ class Compiled:
     def first(self, numbers: Numbers, params: PyTree) -> State:
         """The fields before the first update."""
         self.refuse_others(params)
-        starts: dict[str, Any] = self.starts(numbers) if self.at_numbers else {}
+        starts = self.starts(numbers) if self.at_numbers else {}
         return {name: field.init(params, starts.get(name, field.start)) for name, field in self.kept.items()}
 
     def _starts(self, numbers: Numbers) -> dict[str, Any]:

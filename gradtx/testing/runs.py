@@ -1,5 +1,6 @@
 """What the laws are made of: seeded gradients, runs, and a comparison that says where two runs differ."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -21,10 +22,22 @@ LAWS: dict[str, Law] = {}
 """Every law by name."""
 
 
+class BrokenLaw(AssertionError):
+    """What a law says: its name, the transform, and the problem."""
+
+
 def law(function: Law) -> Law:
-    """Enter a law under its name."""
-    LAWS[function.__name__] = function
-    return function
+    """Enter a law under its name, which it says with the transform where it is broken."""
+
+    @functools.wraps(function)
+    def named(tx: Transform, params: PyTree, **extra: Any) -> None:
+        try:
+            function(tx, params, **extra)
+        except BrokenLaw as broken:
+            raise BrokenLaw(f"{function.__name__}: {tx!r}: {broken}") from None
+
+    LAWS[function.__name__] = named
+    return named
 
 
 def gradients(params: PyTree, steps: int = 4, *, seed: int = 0) -> list[PyTree]:
@@ -96,34 +109,32 @@ def bound(tx: Transform) -> float:
     return 8.0 * (1 if tx.facts.reads == "element" else 2) * (2 if is_scheduled(tx) else 1)
 
 
-def fail(law: str, tx: Any, problem: str) -> NoReturn:
-    """Say which law, which transform, and what."""
-    raise AssertionError(f"{law}: {tx!r}: {problem}")
+def fail(problem: str) -> NoReturn:
+    """Say what is wrong."""
+    raise BrokenLaw(problem)
 
 
-def assert_close(
-    law: str, tx: Transform, actual: PyTree, expected: PyTree, params: PyTree, ulps: float | None = None
-) -> None:
+def assert_close(tx: Transform, actual: PyTree, expected: PyTree, params: PyTree, ulps: float | None = None) -> None:
     """Two ways of running tx did the same: to `bound(tx)` ulps, or to as many as are given.
 
     What reads the params rounds in units of them, so an ulp is one of the largest of its leaf and of all params.
     """
     leaves = jax.tree.leaves(params) if tx.facts.params else []
     least = max((float(np.abs(np.asarray(leaf)).max(initial=0)) for leaf in leaves), default=0.0)
-    assert_same(law, tx, actual, expected, bound(tx) if ulps is None else ulps, least)
+    assert_same(actual, expected, bound(tx) if ulps is None else ulps, least)
 
 
-def assert_same(law: str, tx: Any, actual: PyTree, expected: PyTree, ulps: float = 0, least: float = 0.0) -> None:
+def assert_same(actual: PyTree, expected: PyTree, ulps: float = 0, least: float = 0.0) -> None:
     """Same structure, shapes, dtypes and values; to the bit, or within `ulps` ulps of each leaf's largest element.
 
     An ulp is at least that of the number `least`.
     """
     if jax.tree.structure(actual) != jax.tree.structure(expected):
-        fail(law, tx, f"the structure is {jax.tree.structure(actual)}, not {jax.tree.structure(expected)}.")
+        fail(f"the structure is {jax.tree.structure(actual)}, not {jax.tree.structure(expected)}.")
     for (path, leaf), other in zip(tree.named_leaves(actual), jax.tree.leaves(expected), strict=True):
         a, b = np.asarray(leaf), np.asarray(other)
         if (a.shape, a.dtype) != (b.shape, b.dtype):
-            fail(law, tx, f"at {path}: {a.dtype}{list(a.shape)}, not {b.dtype}{list(b.shape)}.")
+            fail(f"at {path}: {a.dtype}{list(a.shape)}, not {b.dtype}{list(b.shape)}.")
         if a.tobytes() == b.tobytes():
             continue
         exact = ulps == 0 or not jnp.issubdtype(b.dtype, jnp.inexact)
@@ -138,11 +149,7 @@ def assert_same(law: str, tx: Any, actual: PyTree, expected: PyTree, ulps: float
                 if exact
                 else f"{ulps:g} ulps of the leaf's largest element, these are {off[worst]:.3g}"
             )
-            fail(
-                law,
-                tx,
-                f"at {path}, element {tuple(map(int, worst))}: {a[worst]!r}, not {b[worst]!r}; allowed: {allowed}.",
-            )
+            fail(f"at {path}, element {tuple(map(int, worst))}: {a[worst]!r}, not {b[worst]!r}; allowed: {allowed}.")
 
 
 def numbers_of(tx: Transform) -> dict[str, Any]:
