@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx import numerics, tree
-from gradtx.core import check, record
+from gradtx.core import check, record, values
 from gradtx.core.annotations import Kind, annotations_of, is_traced
 from gradtx.core.arguments import Static
 from gradtx.core.fields import Field, Place
@@ -257,9 +257,9 @@ class Elementary(Transform):
             fields = {name: value for name, value in own.items() if name != "count"}
             result, new = form.program.update(step, fields, self._inner)
             new = timed | new
-            if check.checking():
+            if values.checking():
                 signed = [name for name, field in form.fields.items() if field.nonnegative]
-                check.check_values(self.name, result, own, new, signed)
+                values.check_values(self.name, result, own, new, signed)
         return result, ({self.name: new} if self.slots else {})
 
     def _children(self, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from gradtx import tree
-from gradtx.core import check, record
+from gradtx.core import check, record, values
 from gradtx.core.annotations import Kind
 from gradtx.core.fields import Place
 from gradtx.core.rule import Facts, Params, State, Updates
@@ -61,12 +61,12 @@ class Foreign(Transform):
 
     def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
         known = {name: value for name, value in extra.items() if self.facts.takes(name)}
-        with jax.named_scope(self._title), blame(f"foreign.update ({self._title})"), check.foreign_call():
+        with jax.named_scope(self._title), blame(f"foreign.update ({self._title})"), check.foreign_call(True):
             old = state[self._title]
             result, new = self._arguments["object"].update(updates, old, params, **known)
             result, new = tree.cast_like(result, updates), tree.cast_like(new, old)
-            if check.checking():
-                check.check_values(self._title, result, {}, {"state": new}, [])
+            if values.checking():
+                values.check_values(self._title, result, {}, {"state": new}, [])
         return result, {self._title: new}
 
 

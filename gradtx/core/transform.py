@@ -81,7 +81,7 @@ class Transform(Recorded):
     ) -> tuple[Updates, State]:
         who = f"{self._who()}.update"
         self._refuse_sweep("update")
-        if check.in_foreign_call():  # they pass on whatever they are given
+        if check.foreign_call.value:  # they pass on whatever they are given
             extra = {name: value for name, value in extra.items() if self.facts.takes(name)}
         self._check_extra(who, extra)
         if params is None and self.facts.params:

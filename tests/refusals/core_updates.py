@@ -118,7 +118,7 @@ for dtype in ("int32", "bool", "uint8"):
     bad = {"layer": good["layer"] | {"step": np.ones(2, dtype)}}
     rest = f" at ['layer']['step'] has dtype {dtype}; allowed: floating-point or complex. Keep leaves that are not "
     rest += "trained out of the parameters (or mask them out)."
-    both_ = f"gradtx.apply_updates: updates at ['layer']['step'] has dtype float32, params {dtype}; allowed: both float"
+    both_ = f"gradtx.apply_updates: updates at ['layer']['step'] has dtype float32, params {dtype}; allowed: both real"
     state = shapes(TX, good)
     for call, words in [
         (functools.partial(TX.init, bad), f"gradtx.adam.init: params{rest}"),
@@ -164,7 +164,7 @@ for tx, who in [
 ]:
     call = functools.partial(lambda tx: jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), COMPLEX), tx)
     LEAVES.append(Refusal(f"complex: {who}", call, TypeError, f"gradtx.{who}.", *IMAGINARY))
-KINDS = "updates at ['layer']['w'] has dtype complex64, params float32; allowed: both real or both complex."
+KINDS = "updates at ['layer']['w'] has dtype complex64, params float32; allowed: both real or both complex;"
 MOMENT = gradtx.stored(gradtx.scale_by_momentum(), jnp.bfloat16)
 LEAVES += [
     Refusal(name, call, error, *words)
