@@ -138,23 +138,19 @@ _MOST_FORMS = 1024
 class Elementary(Transform):
     """A transform whose body returns a Rule."""
 
-    __slots__ = ()
-
     def _probe(self) -> None:
         _ = self._form
 
-    @property
+    @functools.cached_property
     def _form(self) -> Form:
-        if "form" not in self._cache:
-            form = _forms.get((type(self), *self._kinds())) or Form(self)
-            key = (type(self), *self._kinds())  # the first body of a factory says what it asks about
-            # What is built while tracing may hold tracers, in functions among the static arguments.
-            if not any(map(callable, self._fixed().values())) or not self._traced:
-                if len(_forms) >= _MOST_FORMS:
-                    del _forms[next(iter(_forms))]
-                _forms[key] = form
-            self._cache["form"] = form
-        return self._cache["form"]
+        form = _forms.get((type(self), *self._kinds())) or Form(self)
+        key = (type(self), *self._kinds())  # the first body of a factory says what it asks about
+        # What is built while tracing may hold tracers, in functions among the static arguments.
+        if not any(map(callable, self._fixed().values())) or not self._traced:
+            if len(_forms) >= _MOST_FORMS:
+                del _forms[next(iter(_forms))]
+            _forms[key] = form
+        return form
 
     def _kinds(self) -> Iterator[Any]:
         """What a form depends on: static arguments by value, the others by structure; and the 0 that is asked about."""
@@ -176,7 +172,7 @@ class Elementary(Transform):
     def expand(self, *, deep: bool = False) -> Transform:
         return self
 
-    @property
+    @functools.cached_property
     def facts(self) -> Facts:
         facts = self._form.facts
         if "idle" in facts and any(_is_schedule(child) for _, child in record.children(self._arguments)):
@@ -224,16 +220,7 @@ class Elementary(Transform):
 
     def _numbers(self, count: Any, dtype: np.dtype[Any]) -> dict[str, Any]:
         """The arguments as the body is given them at this count, in this dtype."""
-        key = ("numbers", dtype)
-        if key not in self._cache:
-            numbers = concrete_numbers(self, count, dtype)
-            fixed = all(isinstance(leaf, float) for leaf in jax.tree.leaves(self)) and not any(
-                _is_schedule(child) for _, child in record.children(self._arguments)
-            )
-            if not fixed:
-                return numbers
-            self._cache[key] = numbers
-        return self._cache[key]
+        return concrete_numbers(self, count, dtype)
 
     def _init(self, params: Params) -> State:
         if not self.slots:
@@ -266,13 +253,10 @@ class Elementary(Transform):
         """Of the arguments those that are no structure."""
         return {p.name: arguments[p.name] for p in self._parameters if p.is_child}
 
-    @property
+    @functools.cached_property
     def _inner(self) -> list[Transform]:
         """The transforms among its arguments."""
-        if "inner" not in self._cache:
-            children = record.children(self._arguments)
-            self._cache["inner"] = [child for _, child in children if isinstance(child, Transform)]
-        return self._cache["inner"]
+        return [child for _, child in record.children(self._arguments) if isinstance(child, Transform)]
 
     def _refuse_complex(self, method: str, leaves: Any) -> None:
         if "real" in self._form.facts:
@@ -291,21 +275,18 @@ def _is_schedule(value: Any) -> bool:
 class Named(Transform):
     """A transform whose body returns another transform."""
 
-    __slots__ = ()
-
     def _probe(self) -> None:
         self.expand()
 
     def expand(self, *, deep: bool = False) -> Transform:
-        expanded = self._cache.get("expanded")
+        expanded: Transform | None = vars(self).get("_made_of")
         if expanded is None:
             with blame(self.name):
-                expanded = cast(
-                    Transform, record.coerce(Kind.TRANSFORM, self._call(self._arguments), f"{self._who()}: its result")
-                )
+                made = record.coerce(Kind.TRANSFORM, self._call(self._arguments), f"{self._who()}: its result")
+            expanded = cast(Transform, made)
             # What is built while tracing may hold tracers.
             if not self._traced and not any(is_traced(leaf) for leaf in jax.tree.leaves(expanded)):
-                self._cache["expanded"] = expanded
+                vars(self)["_made_of"] = expanded
         return expanded.expand(deep=True) if deep else expanded
 
 

@@ -1,5 +1,6 @@
 """Objects with `init` and `update` from elsewhere, optax's for example, among gradtx's transforms, and the way back."""
 
+import functools
 import importlib
 import inspect
 from typing import Any
@@ -17,8 +18,6 @@ from gradtx.core.transform import Part, Transform
 
 class Foreign(Transform):
     """An object with `init` and `update` from elsewhere."""
-
-    __slots__ = ()
 
     def _probe(self) -> None:
         _check_pair(self._arguments["object"], self._who())
@@ -45,7 +44,7 @@ class Foreign(Transform):
     def _update_parameters(self) -> list[inspect.Parameter]:
         return list(inspect.signature(self._arguments["object"].update).parameters.values())
 
-    @property
+    @functools.cached_property
     def facts(self) -> Facts:
         # It cannot be asked what it does, nor told which gradient to measure.
         named = frozenset(p.name for p in self._update_parameters if p.kind is p.KEYWORD_ONLY)

@@ -36,7 +36,6 @@ Rate = Callable[[Array], Any]
 class Schedule(Recorded):
     """A hyperparameter that depends on time. Call it with the number of updates already made."""
 
-    __slots__ = ()
     _kind = Kind.SCHEDULE
 
     def _probe(self) -> None:

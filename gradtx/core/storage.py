@@ -31,8 +31,6 @@ _ALLOWED = ("bfloat16", "float32", "float64")
 class Stored(Transform):
     """A transform, some of whose fields are kept in another dtype; its state keeps the names it has."""
 
-    __slots__ = ()
-
     inner: Transform
     dtype: str
     fields: tuple[str, ...] | None
@@ -67,7 +65,7 @@ class Stored(Transform):
     def expand(self, *, deep: bool = False) -> Transform:
         return stored(self.inner.expand(deep=deep), self.dtype, self.fields)
 
-    @property
+    @functools.cached_property
     def facts(self) -> Facts:
         return dataclasses.replace(self.inner.facts, random=True)
 
@@ -132,11 +130,15 @@ class Stored(Transform):
 
     def _computed(self, state: State, like: Params) -> State:
         """The shapes of the inner state, in the dtypes in which it is computed."""
-        key = ("computed", check.struct_key(like))
-        if key not in self._cache:
+        key = check.struct_key(like)
+        if key not in self._shapes:
             with check.questioned(state):
-                self._cache[key] = jax.eval_shape(self.inner._init, like)
-        return self._cache[key]
+                self._shapes[key] = jax.eval_shape(self.inner._init, like)
+        return self._shapes[key]
+
+    @functools.cached_property
+    def _shapes(self) -> dict[Any, State]:
+        return {}
 
 
 def _stored(inner: Transform, dtype: Dtype, fields: tuple[str, ...] | None = None) -> Transform:

@@ -41,17 +41,16 @@ AxisName = str | tuple[str, ...] | None
 class Transform(Recorded):
     """A gradient transform as a value. `init, update = tx` is the pure pair."""
 
-    __slots__ = ()
     _kind = Kind.TRANSFORM
 
     # The pair, as users call it ---------------------------------------------------------------------------------------
 
-    @property
+    @functools.cached_property
     def init(self) -> Callable[[Params], State]:
         """`init(params, axis_name=None) -> state`."""
         return self._method("init", self._checked_init)
 
-    @property
+    @functools.cached_property
     def update(self) -> Callable[..., tuple[Updates, State]]:
         """`update(updates, state, params=None, axis_name=None, **extra_args) -> (updates, state)`.
 
@@ -61,11 +60,8 @@ class Transform(Recorded):
         return self._method("update", self._checked_update)
 
     def _method(self, name: str, call: Callable[..., Any]) -> Any:
-        if name not in self._cache:
-            method = Method(self, name, call)
-            plain = all(isinstance(leaf, float) for leaf in jax.tree.leaves(self))
-            self._cache[name] = kept(method) if plain else method
-        return self._cache[name]
+        method = Method(self, name, call)
+        return kept(method) if all(isinstance(leaf, float) for leaf in jax.tree.leaves(self)) else method
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.update))
@@ -86,12 +82,12 @@ class Transform(Recorded):
         self._check_extra(who, extra)
         if params is None and self.facts.params:
             raise ValueError(f"{who}: params are missing; this optimizer needs them: tx.update(grads, state, params).")
-        key, verified = check.struct_key(updates, state, params), self._cache.setdefault("verified", set())
-        if key not in verified:
+        key = check.struct_key(updates, state, params)
+        if key not in self._verified:
             with sharding.over(axis_name):
                 self._check_trees(who, updates, state, params)
             check.hint_at_jit(who, updates)
-            verified.add(key)
+            self._verified.add(key)
         met, own, weights, known = meeting.together(who, updates, state, params, extra)
         with sharding.over(axis_name):
             flowing, new_state = self._step(tree.to_compute_dtype(met), own, weights, known)
@@ -99,12 +95,20 @@ class Transform(Recorded):
         to_type = sharding.all_like if "last" in self.facts else bounded
         return to_type(flowing, updates), sharding.all_like(new_state, state)
 
+    @functools.cached_property
+    def _verified(self) -> set[Any]:
+        """The structures of what update has been given that have been found right."""
+        return set()
+
+    @functools.cached_property
+    def _sweep(self) -> int | None:
+        """Of how many optimizers this is a sweep."""
+        return next((leaf.shape[0] for leaf in jax.tree.leaves(self) if jnp.ndim(leaf) > 0), None)
+
     def _refuse_sweep(self, method: str) -> None:
-        if "sweep" not in self._cache:
-            self._cache["sweep"] = next((leaf.shape for leaf in jax.tree.leaves(self) if jnp.ndim(leaf) > 0), None)
-        if self._cache["sweep"]:
+        if self._sweep is not None:
             raise ValueError(
-                f"{self._who()}.{method}: this is a sweep of {self._cache['sweep'][0]} optimizers in one value; "
+                f"{self._who()}.{method}: this is a sweep of {self._sweep} optimizers in one value; "
                 f"map over it: jax.vmap(lambda tx, ...: tx.{method}(...))(txs, ...)."
             )
 
@@ -155,7 +159,7 @@ class Transform(Recorded):
         """What this transform is made of, one level down; with `deep=True`, down to the elementary ones."""
         raise NotImplementedError
 
-    @property
+    @functools.cached_property
     def facts(self) -> Facts:
         """What holds of it: its reach, where it may stand, what it needs."""
         return self._expanded.facts
