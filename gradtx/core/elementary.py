@@ -21,7 +21,7 @@ from gradtx.core.arguments import Static
 from gradtx.core.fields import Field, Place
 from gradtx.core.program import Body, Numbers, Step, no_values, without_values
 from gradtx.core.rule import Facts, Params, Rule, State, Updates, around, remembers, wants
-from gradtx.core.schedule import Schedule, blame, concrete_numbers
+from gradtx.core.schedule import blame, concrete_numbers, is_schedule
 from gradtx.core.transform import Part, Transform
 
 P = ParamSpec("P")
@@ -126,7 +126,7 @@ def _abstract(value: Any) -> Any:
     def number(_: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((), np.float32)
 
-    return jax.tree.map(number, value, is_leaf=_is_schedule)
+    return jax.tree.map(number, value, is_leaf=is_schedule)
 
 
 _forms: dict[Any, Form] = {}
@@ -161,7 +161,7 @@ class Elementary(Transform):
             if p.kind is Kind.STATIC:
                 yield Static(value)
             elif p.kind is not Kind.HYPER or isinstance(value, tuple | dict):
-                yield jax.tree.structure(value, is_leaf=_is_schedule if p.kind is Kind.HYPER else None)
+                yield jax.tree.structure(value, is_leaf=is_schedule if p.kind is Kind.HYPER else None)
             else:
                 yield value is None
 
@@ -175,7 +175,7 @@ class Elementary(Transform):
     @functools.cached_property
     def facts(self) -> Facts:
         facts = self._form.facts
-        if "idle" in facts and any(_is_schedule(child) for _, child in record.children(self._arguments)):
+        if "idle" in facts and any(is_schedule(child) for _, child in record.children(self._arguments)):
             return dataclasses.replace(facts, traits=facts.traits - {"idle"})  # time does not stand still
         return facts
 
@@ -266,10 +266,6 @@ class Elementary(Transform):
 def _is_nonzero(value: Any) -> bool:
     """Whether an argument is a number that is not 0, in float32 too."""
     return isinstance(value, float) and abs(value) >= float(np.finfo(np.float32).tiny)
-
-
-def _is_schedule(value: Any) -> bool:
-    return isinstance(value, Schedule)
 
 
 class Named(Transform):

@@ -86,23 +86,21 @@ def concrete_numbers(node: Recorded, count: Any, dtype: Any) -> dict[str, Any]:
 
 
 def _numbers(node: Recorded, parameter: Parameter, value: Any, count: Any, dtype: Any) -> Any:
+    def number(leaf: Any) -> Any:
+        if isinstance(leaf, Schedule):
+            return leaf.at(count, dtype)
+        if isinstance(leaf, (float, int)):
+            made = np.dtype(dtype).type(leaf)
+        else:
+            made = leaf.astype(dtype)
+        rounds = isinstance(leaf, (float, int)) or (leaf.dtype != made.dtype and made.ndim == 0)
+        if rounds and not is_traced(made):
+            _refuse_rounded(node, parameter, leaf, made)
+        return made
+
     if parameter.kind is not Kind.HYPER or value is None:
         return value
-    if isinstance(value, tuple):
-        return tuple(_numbers(node, parameter, item, count, dtype) for item in cast(tuple[Any, ...], value))
-    if isinstance(value, dict):
-        items = cast(dict[Any, Any], value).items()
-        return {key: _numbers(node, parameter, item, count, dtype) for key, item in items}
-    if isinstance(value, Schedule):
-        return value.at(count, dtype)
-    if isinstance(value, (float, int)):
-        number = np.dtype(dtype).type(value)
-        _refuse_rounded(node, parameter, value, number)
-        return number
-    number = value.astype(dtype)
-    if value.dtype != number.dtype and number.ndim == 0 and not is_traced(number):
-        _refuse_rounded(node, parameter, value, number)
-    return number
+    return number(value) if parameter.container is None else jax.tree.map(number, value, is_leaf=is_schedule)
 
 
 def _refuse_rounded(node: Recorded, parameter: Parameter, value: Any, number: Any) -> None:
@@ -125,12 +123,13 @@ def placeholders(node: Recorded) -> dict[str, Any]:
     def of(parameter: Parameter, value: Any) -> Any:
         if parameter.kind is not Kind.HYPER:
             return value
-        return jax.tree.map(placeholder, value, is_leaf=_is_schedule)
+        return jax.tree.map(placeholder, value, is_leaf=is_schedule)
 
     return {p.name: of(p, node._arguments[p.name]) for p in node._parameters}
 
 
-def _is_schedule(leaf: Any) -> bool:
+def is_schedule(leaf: Any) -> bool:
+    """Whether a hyperparameter is a schedule."""
     return isinstance(leaf, Schedule)
 
 
