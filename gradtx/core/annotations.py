@@ -15,7 +15,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -81,8 +81,7 @@ class Kind(enum.Enum):
     STATIC = "static"
 
 
-@dataclasses.dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One parameter of a factory, as its annotation and its place in the signature describe it."""
 
     name: str
@@ -149,8 +148,7 @@ def _describe(parameter: inspect.Parameter, annotation: Any) -> Parameter:
     default, variadic = parameter.default, parameter.kind is parameter.VAR_POSITIONAL
     if read.kind is Kind.HYPER and isinstance(default, int) and not isinstance(default, bool):
         default = float(default)
-    return dataclasses.replace(
-        read,
+    return read._replace(
         name=parameter.name,
         default=default,
         keyword_only=parameter.kind is parameter.KEYWORD_ONLY,

@@ -90,7 +90,7 @@ def refuse_complex(who: str, name: str, leaves: Any) -> None:
 
 def check_alike(who: str, name: str, value: Any, like_name: str, like: Any) -> None:
     """Same structure, same shapes, and complex where the other is complex."""
-    if words := _difference(name, value, like_name, like):
+    if words := difference(name, value, like_name, like):
         raise ValueError(f"{who}: {name} do not match {like_name}: {words}")
     for (path, leaf), other in zip(tree.named_leaves(value), jax.tree.leaves(like), strict=True):
         zero = tree.is_discrete(other) and tree.dtype_of(leaf) == jax.dtypes.float0
@@ -105,14 +105,14 @@ def check_alike(who: str, name: str, value: Any, like_name: str, like: Any) -> N
 
 def check_unchanged(who: str, name: str, value: Any, like_name: str, like: Any) -> None:
     """Same structure and shapes."""
-    if words := _difference(name, value, like_name, like):
+    if words := difference(name, value, like_name, like):
         raise ValueError(f"{who}: {words}")
 
 
 def check_state(who: str, state: Any, expected: Any, *, dtypes: bool) -> None:
     """The state has the structure, shapes and (where the params say them) dtypes that `init` gives."""
     compared = tree.dtype_of if dtypes else tree.is_complex
-    if words := _difference("the state", state, "the expected state", expected, compared):
+    if words := difference("the state", state, "the expected state", expected, compared):
         problem = (
             "the state is not one that init makes for these params" if dtypes else "updates and state do not match"
         )
@@ -131,7 +131,7 @@ def _kind(leaf: Any) -> tuple[bool, bool]:
     return tree.is_complex(leaf), tree.is_discrete(leaf)
 
 
-def _difference(
+def difference(
     name: str, value: Any, like_name: str, like: Any, compared: Callable[[Any], Any] = lambda leaf: None
 ) -> str:
     """The first difference of structure, shapes, or what is compared, in words; "" where there is none."""

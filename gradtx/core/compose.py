@@ -77,9 +77,6 @@ class Composition(Transform):
                     "params and are to be applied as they are. Put it last, or the others inside it."
                 )
 
-    def _probe(self) -> None:
-        return None
-
     def _rebuilt(self, arguments: dict[str, Any]) -> Transform:
         return self.factory(*arguments["stages"])
 

@@ -169,9 +169,6 @@ class Elementary(Transform):
         """The static arguments."""
         return {p.name: self._arguments[p.name] for p in self._parameters if not p.is_child}
 
-    def expand(self, *, deep: bool = False) -> Transform:
-        return self
-
     @functools.cached_property
     def facts(self) -> Facts:
         facts = self._form.facts

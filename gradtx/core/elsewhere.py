@@ -133,10 +133,8 @@ ARGUMENTS: Final = {
 }
 """What to write instead of the arguments that only optax's functions have."""
 
-REMOVED: Final = {
-    "state_dtype": 'gradtx.stored(tx, dtype) around any transform; fields=("mu",) stores some of its statistics',
-}
-"""By name, the arguments that version 0.1 had, and what to write instead."""
+STATE_DTYPE: Final = 'gradtx.stored(tx, dtype) around any transform; fields=("mu",) stores some of its statistics'
+"""What to write instead of the argument `state_dtype` that version 0.1 had everywhere."""
 
 RULE: Final = {
     "clips": 'traits=("clips",)',
@@ -171,7 +169,7 @@ def argument(function: str, name: str) -> str:
     for hint, places in ARGUMENTS.items():
         if f"{function}.{name}" in places.split():
             return f" optax has it. Instead: {hint}."
-    return f" Version 0.1 had it. Instead: {REMOVED[name]}." if name in REMOVED else ""
+    return f" Version 0.1 had it. Instead: {STATE_DTYPE}." if name == "state_dtype" else ""
 
 
 ATTRIBUTES: Final = {

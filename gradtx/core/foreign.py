@@ -22,9 +22,6 @@ class Foreign(Transform):
     def _probe(self) -> None:
         _check_pair(self._arguments["object"], self._who())
 
-    def expand(self, *, deep: bool = False) -> Transform:
-        return self
-
     @property
     def _title(self) -> str:
         """The name of what made it: the function in which an optax pair's init was defined, else the type."""
@@ -40,15 +37,12 @@ class Foreign(Transform):
     def slots(self) -> tuple[str, ...]:
         return (self._title,)
 
-    @property
-    def _update_parameters(self) -> list[inspect.Parameter]:
-        return list(inspect.signature(self._arguments["object"].update).parameters.values())
-
     @functools.cached_property
     def facts(self) -> Facts:
         # It cannot be asked what it does, nor told which gradient to measure.
-        named = frozenset(p.name for p in self._update_parameters if p.kind is p.KEYWORD_ONLY)
-        any_extra = any(p.kind is p.VAR_KEYWORD for p in self._update_parameters)
+        parameters = inspect.signature(self._arguments["object"].update).parameters.values()
+        named = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        any_extra = any(p.kind is p.VAR_KEYWORD for p in parameters)
         return Facts(reach="tree", traits=frozenset({"unobserved"}), extra=named, any_extra=any_extra)
 
     @property
@@ -93,8 +87,7 @@ def foreign(object: Any) -> Transform:  # noqa: A002 - any object at all
 
 
 def _check_pair(value: Any, where: str) -> None:
-    if record.is_factory(value):
-        raise TypeError(f"{where} is the factory gradtx.{value.node.name} itself; call it: {value.node.name}(...).")
+    record.refuse_factory(value, where)
     kind = type(value).__name__
     if kind in ("list", "tuple"):
         maker = where.partition(":")[0].removeprefix("gradtx.")

@@ -92,7 +92,7 @@ class Recorded:
         return node
 
     def _probe(self) -> None:
-        raise NotImplementedError  # each family says how its body is run
+        """Run the body, or look at what was given; each family says how."""
 
     @classmethod
     def _normalize(cls, parameter: Parameter, value: Any) -> Any:
@@ -250,14 +250,12 @@ class Recorded:
 
     def to_config(self) -> dict[str, Any]:
         """The call as JSON: `{"name": ..., "arguments": {...}}`, to be read by `from_config`."""
-        arguments = {p.name: self._encoded(p) for p in self._parameters}
+        arguments: dict[str, Any] = {}
+        for p in self._parameters:
+            value: Any = self._arguments[p.name]
+            is_tuple = p.container is tuple and value is not None  # as its parameter says, so that a list will do
+            arguments[p.name] = encode(list(cast(Any, value)) if is_tuple else value, f"{self._who()}: {p.name}")
         return {"name": self.name, "arguments": arguments}
-
-    def _encoded(self, parameter: Parameter) -> Any:
-        value, where = self._arguments[parameter.name], f"{self._who()}: {parameter.name}"
-        if parameter.container is tuple and value is not None:
-            return [encode(item, where) for item in value]  # known to be a tuple
-        return encode(value, where)
 
 
 R = TypeVar("R", bound=Recorded)
@@ -275,23 +273,23 @@ def define(base: type[R], body: Callable[..., Any], hints: Mapping[str, Any] | N
     """Generate the node type of a factory and make it known to JAX; `hints` are the annotations, if read already."""
     name, signature = body.__name__, inspect.signature(body)
     hints = annotations_of(body) if hints is None else hints
-    written = signature.parameters.values()
-    rest = next((p.name for p in written if p.kind is p.VAR_POSITIONAL), None)
+    parameters = parameters_of(name, signature, hints, _reserved(base))
+    rest = next((p.name for p in parameters if p.variadic), None)
     members = {
         "__module__": body.__module__,
         "__doc__": body.__doc__,
         "name": name,
         "_body": staticmethod(body),
-        "_parameters": parameters_of(name, signature, hints, _reserved(base)),
+        "_parameters": parameters,
         "_signature": signature,
-        "_placed": tuple(p.name for p in written if p.kind is p.POSITIONAL_OR_KEYWORD),
+        "_placed": tuple(p.name for p in parameters if not (p.keyword_only or p.variadic)),
         "_rest": rest,
-        "_defaults": {p.name: p.default for p in written},
-        "_required": frozenset(p.name for p in written if p.default is p.empty) - {rest},
+        "_defaults": {p.name: p.default for p in parameters},
+        "_required": frozenset(p.name for p in parameters if p.default is inspect.Parameter.empty) - {rest},
     }
     node = cast(type[R], types.new_class(name, (base,), exec_body=lambda namespace: namespace.update(members)))
-    children = [parameter.name for parameter in node._parameters if parameter.is_child]
-    statics = [parameter.name for parameter in node._parameters if not parameter.is_child]
+    children = [parameter.name for parameter in parameters if parameter.is_child]
+    statics = [parameter.name for parameter in parameters if not parameter.is_child]
     keys = [ArgumentKey(child) for child in children]
 
     def flatten(node: R) -> tuple[tuple[Any, ...], tuple[Static, ...]]:
@@ -303,7 +301,7 @@ def define(base: type[R], body: Callable[..., Any], hints: Mapping[str, Any] | N
 
     def unflatten(aux: tuple[Static, ...], values: Iterable[Any]) -> R:
         arguments = dict(zip(children, values, strict=True)) | {n: s.value for n, s in zip(statics, aux, strict=True)}
-        return node._from_arguments({p.name: arguments[p.name] for p in node._parameters})
+        return node._from_arguments({p.name: arguments[p.name] for p in parameters})
 
     jax.tree_util.register_pytree_with_keys(node, flatten_with_keys, unflatten, flatten)
     return node
@@ -344,9 +342,11 @@ def enter(node: type[R], factory: Callable[..., Any]) -> Callable[..., Any]:
     return factory
 
 
-def is_factory(value: Any) -> bool:
-    """Whether this is a factory that was passed without being called."""
-    return isinstance(getattr(value, "node", None), type) and issubclass(value.node, Recorded)
+def refuse_factory(value: Any, where: str) -> None:
+    """Refuse a factory that was passed without being called."""
+    node = getattr(value, "node", None)
+    if isinstance(node, type) and issubclass(node, Recorded):
+        raise TypeError(f"{where} is the factory gradtx.{node.name} itself; call it: {node.name}(...).")
 
 
 def _restore(factory: Any, arguments: dict[str, Any]) -> Recorded:

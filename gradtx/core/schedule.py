@@ -40,7 +40,7 @@ class Schedule(Recorded):
 
     def _probe(self) -> None:
         with blame(self.name):
-            rate = self._call(placeholders(self))
+            rate = self._call(concrete_numbers(self, None, np.float32))
         if not callable(rate):
             raise TypeError(
                 f"{self._who()}: its body returned {rate!r}; a schedule's body returns a function of the count."
@@ -81,20 +81,21 @@ def blame(where: str) -> Generator[None]:
 
 
 def concrete_numbers(node: Recorded, count: Any, dtype: Any) -> dict[str, Any]:
-    """The arguments as a body gets them: hyperparameters as numbers of `dtype`, schedules evaluated at `count`."""
+    """The arguments as a body gets them: hyperparameters as numbers of `dtype`, schedules evaluated at `count`.
+
+    Without a count it is a trial, when neither dtype nor time are known: a schedule is 1 then.
+    """
     return {p.name: _numbers(node, p, node._arguments[p.name], count, dtype) for p in node._parameters}
 
 
 def _numbers(node: Recorded, parameter: Parameter, value: Any, count: Any, dtype: Any) -> Any:
     def number(leaf: Any) -> Any:
         if isinstance(leaf, Schedule):
-            return leaf.at(count, dtype)
-        if isinstance(leaf, (float, int)):
-            made = np.dtype(dtype).type(leaf)
-        else:
-            made = leaf.astype(dtype)
-        rounds = isinstance(leaf, (float, int)) or (leaf.dtype != made.dtype and made.ndim == 0)
-        if rounds and not is_traced(made):
+            return np.dtype(dtype).type(1) if count is None else leaf.at(count, dtype)
+        is_python = isinstance(leaf, (float, int))
+        made = np.dtype(dtype).type(leaf) if is_python else leaf.astype(dtype)
+        rounds = is_python or (leaf.dtype != made.dtype and made.ndim == 0)
+        if rounds and count is not None and not is_traced(made):
             _refuse_rounded(node, parameter, leaf, made)
         return made
 
@@ -110,22 +111,6 @@ def _refuse_rounded(node: Recorded, parameter: Parameter, value: Any, number: An
             f"gradtx.{node.name}: {parameter.name} is {value!r}, {rounded}; allowed: {parameter.interval}. "
             f"Choose a value that {number.dtype} can tell from the limit, or compute in float64."
         )
-
-
-def placeholders(node: Recorded) -> dict[str, Any]:
-    """The arguments for a run of the body at the call, when neither dtype nor time are known."""
-
-    def placeholder(leaf: Any) -> Any:
-        if isinstance(leaf, Schedule):
-            return np.float32(1)
-        return np.float32(leaf) if isinstance(leaf, float) else leaf
-
-    def of(parameter: Parameter, value: Any) -> Any:
-        if parameter.kind is not Kind.HYPER:
-            return value
-        return jax.tree.map(placeholder, value, is_leaf=is_schedule)
-
-    return {p.name: of(p, node._arguments[p.name]) for p in node._parameters}
 
 
 def is_schedule(leaf: Any) -> bool:
@@ -200,8 +185,7 @@ def as_schedule(value: Any, where: str) -> Schedule:
     """A schedule as it is; a function of the count wrapped; anything else refused."""
     if isinstance(value, Schedule):
         return value
-    if record.is_factory(value):
-        raise TypeError(f"{where} is the factory gradtx.{value.node.name} itself; call it: {value.node.name}(...).")
+    record.refuse_factory(value, where)
     if callable(value) and not isinstance(value, Recorded) and not isinstance(value, type):
         return custom_schedule(value)
     raise TypeError(f"{where} is {value!r}; allowed: a schedule, or a function of the count.")

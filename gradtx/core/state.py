@@ -39,7 +39,11 @@ def find(state: Any, name: str) -> Any:
     """
     wanted, state = name.split("/"), held(state)
     entries = list(_entries(state, ()))
-    found = _called(wanted, entries) or _called(wanted, list(_all(state, ()))) or _called_between(wanted, entries)
+    found = (
+        [entry for entry in entries if list(entry[0][-len(wanted) :]) == wanted]
+        or [entry for entry in _all(state, ()) if list(entry[0][-len(wanted) :]) == wanted]
+        or [entry for entry in entries if fits(entry[0], wanted)]
+    )
     if len(found) == 1:
         return found[0][1]
     if (union := _union(found)) is not None:
@@ -71,14 +75,6 @@ def hyperparameters_called(name: str) -> list[Parameter]:
     """The hyperparameters of this name, of all factories."""
     parameters = (p for factory in record.registry.values() for p in cast(Any, factory).node._parameters)
     return [p for p in parameters if p.name == name and p.kind is Kind.HYPER]
-
-
-def _called(wanted: list[str], entries: list[tuple[tuple[str, ...], Any]]) -> list[tuple[tuple[str, ...], Any]]:
-    return [(path, value) for path, value in entries if list(path[-len(wanted) :]) == wanted]
-
-
-def _called_between(wanted: list[str], entries: list[tuple[tuple[str, ...], Any]]) -> list[tuple[tuple[str, ...], Any]]:
-    return [(path, value) for path, value in entries if fits(path, wanted)]
 
 
 def fits(path: tuple[str, ...], wanted: list[str]) -> bool:

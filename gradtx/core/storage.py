@@ -20,7 +20,8 @@ from jax import Array
 from gradtx import numerics, tree
 from gradtx.core import check, meeting, record
 from gradtx.core.annotations import Dtype
-from gradtx.core.fields import Field, Place, at, put
+from gradtx.core.arguments import set_in
+from gradtx.core.fields import Field, Place, at
 from gradtx.core.foreign import as_transform
 from gradtx.core.rule import Facts, Params, State, Updates
 from gradtx.core.transform import Part, Transform, numbered
@@ -98,7 +99,7 @@ class Stored(Transform):
                         f"gradtx.stored: {'/'.join(place)} at {path} is complex ({tree.dtype_of(leaf)}); allowed: real "
                         "leaves. Put split_real_and_imaginary around it."
                     )
-            state = put(state, place, self._rounded_to_nearest(field, params))
+            state = set_in(state, place, self._rounded_to_nearest(field, params))
         seed = zlib.crc32("/".join(self.inner.slots).encode())
         return state | {self._own: {"key": jax.random.key_data(jax.random.key(seed))}}
 
@@ -117,7 +118,7 @@ class Stored(Transform):
         low = [at(own, place) for place, _ in self._places]
         shapes = self._computed(own, updates if params is None else params)
         for (place, _), field in zip(self._places, low, strict=True):
-            own = put(own, place, tree.cast_like(field, at(shapes, place)))
+            own = set_in(own, place, tree.cast_like(field, at(shapes, place)))
         updates, new = self.inner._step(updates, own, params, extra)
         following, keys = numerics.leaf_keys(state[self._own]["key"], low)
 
@@ -125,7 +126,7 @@ class Stored(Transform):
             return numerics.round_stochastically(x, old.dtype, next(keys))
 
         for (place, _), old in zip(self._places, low, strict=True):
-            new = put(new, place, jax.tree.map(rounded, at(new, place), old))
+            new = set_in(new, place, jax.tree.map(rounded, at(new, place), old))
         return updates, new | {self._own: {"key": following}}
 
     def _computed(self, state: State, like: Params) -> State:

@@ -157,22 +157,22 @@ class Transform(Recorded):
 
     def expand(self, *, deep: bool = False) -> "Transform":
         """What this transform is made of, one level down; with `deep=True`, down to the elementary ones."""
-        raise NotImplementedError
+        return self
 
     @functools.cached_property
     def facts(self) -> Facts:
         """What holds of it: its reach, where it may stand, what it needs."""
-        return self._expanded.facts
+        return self.expand().facts
 
     @property
     def slots(self) -> tuple[str, ...]:
         """The names of the elementary transforms in it that have a state, in order."""
-        return self._expanded.slots
+        return self.expand().slots
 
     @property
     def parts(self) -> "dict[Place, Part]":
         """The elementary transforms in it that have a state, by the place of their entry, however deep."""
-        return self._expanded.parts
+        return self.expand().parts
 
     @property
     def declared(self) -> dict[Place, Field]:
@@ -180,16 +180,12 @@ class Transform(Recorded):
         return {(*place, name): field for place, part in self.parts.items() for name, field in part.fields.items()}
 
     def _init(self, params: Params) -> State:
-        return self._expanded._init(params)
+        return self.expand()._init(params)
 
     def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
         """The update in the compute dtype, without the checks at the boundary."""
         with jax.named_scope(self.name), blame(f"{self.name}.update"):
-            return self._expanded._step(updates, state, params, extra)
-
-    @property
-    def _expanded(self) -> "Transform":
-        return self.expand()
+            return self.expand()._step(updates, state, params, extra)
 
     @property
     def _traced(self) -> bool:

@@ -22,7 +22,8 @@ import numpy as np
 from jax import Array
 
 from gradtx import numerics, tree
-from gradtx.core.fields import Field, Place, at, put
+from gradtx.core.arguments import set_in
+from gradtx.core.fields import Field, Place, at
 from gradtx.core.formula import check_fields, names_of
 from gradtx.core.program import Body, Columns, Compiled, Numbers, Pass, Step
 from gradtx.core.rule import Reach, Rule, State, Wants
@@ -140,7 +141,7 @@ class Seen(Compiled):
             if field.per == "leaf":
                 rows = zip(jax.tree.leaves(at(state, place)), old_rows, new_rows, strict=True)
                 moved = [self.moved(step.numbers, field, x, old, now) for x, old, now in rows]
-                state = put(state, place, structure.unflatten(moved))
+                state = set_in(state, place, structure.unflatten(moved))
         return new, state
 
     def _moved(self, numbers: Numbers, field: Field, x: Array, old: Any, new: Any) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 
 from gradtx import tree
 from gradtx.core.annotations import Kind
+from gradtx.core.check import difference
 from gradtx.core.record import Recorded
 from gradtx.core.transform import Transform
 from gradtx.wrappers.packing import unpacked
@@ -129,12 +130,10 @@ def assert_same(actual: PyTree, expected: PyTree, ulps: float = 0, least: float 
 
     An ulp is at least that of the number `least`.
     """
-    if jax.tree.structure(actual) != jax.tree.structure(expected):
-        fail(f"the structure is {jax.tree.structure(actual)}, not {jax.tree.structure(expected)}.")
+    if words := difference("one", actual, "the other", expected, tree.dtype_of):
+        fail(words)
     for (path, leaf), other in zip(tree.named_leaves(actual), jax.tree.leaves(expected), strict=True):
         a, b = np.asarray(leaf), np.asarray(other)
-        if (a.shape, a.dtype) != (b.shape, b.dtype):
-            fail(f"at {path}: {a.dtype}{list(a.shape)}, not {b.dtype}{list(b.shape)}.")
         if a.tobytes() == b.tobytes():
             continue
         exact = ulps == 0 or not jnp.issubdtype(b.dtype, jnp.inexact)
@@ -144,11 +143,8 @@ def assert_same(actual: PyTree, expected: PyTree, ulps: float = 0, least: float 
             off /= float(limits.eps) * max(float(np.abs(b).max()), float(limits.tiny), least)
         worst = np.unravel_index(np.argmax(np.where(np.isnan(off), np.inf, off)), off.shape)
         if exact or not off[worst] <= ulps:
-            allowed = (
-                "no difference in any bit"
-                if exact
-                else f"{ulps:g} ulps of the leaf's largest element, these are {off[worst]:.3g}"
-            )
+            allowed = f"{ulps:g} ulps of the leaf's largest element, these are {off[worst]:.3g}"
+            allowed = "no difference in any bit" if exact else allowed
             fail(f"at {path}, element {tuple(map(int, worst))}: {a[worst]!r}, not {b[worst]!r}; allowed: {allowed}.")
 
 

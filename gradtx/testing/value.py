@@ -3,7 +3,6 @@
 import functools
 import json
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import numpy as np
 
 from gradtx import tree
 from gradtx.core.apply import tree_equal
+from gradtx.core.check import difference
 from gradtx.core.config import from_config
 from gradtx.core.fields import Place, at
 from gradtx.core.record import registry
@@ -43,26 +43,20 @@ def dtypes_stay(tx: Transform, params: PyTree, *, lower: tuple[str, ...] = (), *
     fields of the state that are meant to have fewer bits. What is `final` returns at least float32.
     """
     half, single, double = jnp.bfloat16, jnp.float32, jnp.float64
+    pairs = [(half, half), (jnp.float16, single), (single, jnp.float16), (single, double), (double, half)]
     step = functools.partial(take_step, extra=extra)
     with jax.enable_x64(True):
-        for of_params, of_gradients in [
-            (half, half),
-            (jnp.float16, single),
-            (single, jnp.float16),
-            (single, double),
-            (double, half),
-            (double, double),
-            (jnp.complex64, jnp.complex64),
-        ]:
+        for of_params, of_gradients in [*pairs, (double, double), (jnp.complex64, jnp.complex64)]:
             who = f"{np.dtype(of_gradients).name} gradients on {np.dtype(of_params).name} params"
-            shapes = functools.partial(jax.tree.map, lambda leaf, dtype: jax.ShapeDtypeStruct(leaf.shape, dtype))
-            like = [shapes(params, jax.tree.map(lambda _, d=d: d, params)) for d in (of_params, of_gradients)]
+            like = [
+                jax.tree.map(functools.partial(lambda dtype, leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), d), params)
+                for d in (of_params, of_gradients)
+            ]
             try:
                 state = jax.eval_shape(tx.init, like[0])
-                if of_gradients is of_params is half:
-                    updates, new = jax.eval_shape(step, tx, like[1], state, like[0])
-                else:
-                    updates, new = jax.eval_shape(functools.partial(step, tx), like[1], state, like[0])
+                passed = of_gradients is of_params is half  # tx is an argument once, closed over else
+                call: tuple[Any, ...] = (step, tx) if passed else (functools.partial(step, tx),)
+                updates, new = jax.eval_shape(*call, like[1], state, like[0])
             except TypeError as error:
                 if of_params is jnp.complex64 and "is complex (complex64)" in str(error):
                     continue
@@ -75,11 +69,9 @@ def dtypes_stay(tx: Transform, params: PyTree, *, lower: tuple[str, ...] = (), *
                 for path, leaf in tree.named_leaves(at(state, place)):
                     if tree.is_complex(leaf):
                         fail(f"{who}: in {'/'.join(place)}, {path} is complex; allowed: real, as it is >= 0.")
-            if jax.tree.structure(new) != jax.tree.structure(state):
-                fail(f"{who}: the state becomes {jax.tree.structure(new)}, was {jax.tree.structure(state)}.")
-            for (path, leaf), old in zip(tree.named_leaves(new), jax.tree.leaves(state), strict=True):
-                if (leaf.shape, leaf.dtype) != (old.shape, old.dtype):
-                    fail(f"{who}: the state at {path} becomes {leaf}, was {old}.")
+            if words := difference("the new state", new, "the old", state, tree.dtype_of):
+                fail(f"{who}: {words}")
+            for path, leaf in tree.named_leaves(new):
                 least = 8 if of_params is jnp.float64 else 4
                 meant = any(f"['{name}']" in path for name in lower)
                 if not meant and jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.dtype.itemsize < least:
@@ -97,10 +89,9 @@ def state_is_as_declared(tx: Transform, params: PyTree, **extra: Any) -> None:
     if not isinstance(state, dict) or not all(isinstance(entry, dict) for entry in state.values()):
         fail(f"the state is {jax.tree.structure(state)}; allowed: a dict of dicts.")
     for name, entry in state.items():
-        if "count" in entry and (
-            entry["count"].dtype != np.int32 or list(entry["count"]) != list(range(len(entry["count"])))
-        ):
-            fail(f"at {name}: the count is {entry['count']}; allowed: int32 from 0 in steps of 1.")
+        count = entry.get("count", np.zeros(0, np.int32))
+        if count.dtype != np.int32 or list(count) != list(range(len(count))):
+            fail(f"at {name}: the count is {count}; allowed: int32 from 0 in steps of 1.")
     for place in _signed(tx):
         if any((leaf < 0).any() for leaf in jax.tree.leaves(at(state, place))):
             fail(f"{'/'.join(place)} is declared nonnegative, and is negative.")
@@ -133,15 +124,12 @@ def integers_are_refused(tx: Transform, params: PyTree, **extra: Any) -> None:
     for dtype in (jnp.int32, jnp.bool_):
         wrong = {"params": params, "wrong": {"steps": jnp.zeros(2, dtype)}}
         right = {"params": params, "wrong": {"steps": jnp.zeros(2, jnp.float32)}}
-        calls: dict[str, Callable[..., Any]] = {
-            "init": lambda wrong=wrong: tx.init(wrong),
-            "update": lambda wrong=wrong, right=right: tx.update(wrong, {}, right, **extra),
-        }
-        if "integers" in tx.facts:
-            del calls["init"]
-        for what, call in calls.items():
+        calls: list[tuple[Any, ...]] = [("update", tx.update, wrong, {}, right)]
+        if "integers" not in tx.facts:
+            calls.append(("init", tx.init, wrong))
+        for what, call, *given in calls:
             try:
-                call()
+                call(*given, **(extra if what == "update" else {}))
             except TypeError as error:
                 if "['wrong']['steps']" not in str(error) or np.dtype(dtype).name not in str(error):
                     fail(f"{what} does not name the leaf and its dtype: {error}")
