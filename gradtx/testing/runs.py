@@ -130,10 +130,12 @@ def assert_same(actual: PyTree, expected: PyTree, ulps: float = 0, least: float 
 
     An ulp is at least that of the number `least`.
     """
-    if words := difference("one", actual, "the other", expected, tree.dtype_of):
+    if words := difference("one", actual, "the other", expected):
         fail(words)
     for (path, leaf), other in zip(tree.named_leaves(actual), jax.tree.leaves(expected), strict=True):
         a, b = np.asarray(leaf), np.asarray(other)
+        if a.dtype != b.dtype:
+            fail(f"at {path}, one has dtype {a.dtype}, the other {b.dtype}.")
         if a.tobytes() == b.tobytes():
             continue
         exact = ulps == 0 or not jnp.issubdtype(b.dtype, jnp.inexact)
