@@ -37,7 +37,7 @@ train = {"image": jnp.asarray((train_images - mean) / std), "label": jnp.asarray
 validation = {"image": jnp.asarray((other_images - mean) / std), "label": jnp.asarray(other_labels)}
 
 
-# # %% A small network and its cost J; tanh, because second derivatives need a smooth function
+# %% A small network and its cost J; tanh, because second derivatives need a smooth function
 def init(key):
     hidden, output = jax.random.split(key)
     return {

@@ -67,7 +67,7 @@ def train_epoch(tx, params, state, key):
     return params, state
 
 
-# # %% The sweep: all networks have the same start and the same batches; only the learning rate differs
+# %% The sweep: all networks have the same start and the same batches; only the learning rate differs
 learning_rates = jnp.logspace(-5, 0, number)
 txs = jax.vmap(gradtx.adam)(learning_rates)  # one value that holds all the optimizers
 key = jax.random.key(0)

@@ -25,7 +25,7 @@ if options.smoke:
     options.updates = 50
 
 
-# # %% The transform: a measurement over all leaves, the numbers of the whole tree, and the formula for one leaf
+# %% The transform: a measurement over all leaves, the numbers of the whole tree, and the formula for one leaf
 @gradtx.transform
 def clip_spikes(factor: gradtx.Positive = 2.0, decay: gradtx.Unit = 0.9) -> gradtx.Rule:
     def measure(u):

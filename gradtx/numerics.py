@@ -12,7 +12,6 @@ zero is NaN, and one NaN makes a hypergradient NaN. Each function here has the t
 """
 
 import contextlib
-import contextvars
 import functools
 import math
 from collections.abc import Callable, Collection, Generator, Iterator
@@ -23,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+
+from gradtx.scoped import Scoped
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -171,7 +172,7 @@ def _one_of_two(x: Array, nearest: Array, random: Array) -> Array:
 
 # Numbers that are not 0 -----------------------------------------------------------------------------------------------
 
-_nonzero: contextvars.ContextVar[Any] = contextvars.ContextVar("nonzero", default=None)
+_nonzero = Scoped[Any](({}, (), set[str]()))
 
 
 @contextlib.contextmanager
@@ -180,11 +181,8 @@ def known_nonzero(numbers: dict[str, Any], nonzero: Collection[str]) -> Generato
 
     Yields the set of names that the body asks about.
     """
-    token = _nonzero.set((numbers, nonzero, asked := set[str]()))
-    try:
+    with _nonzero((numbers, nonzero, asked := set[str]())):
         yield asked
-    finally:
-        _nonzero.reset(token)
 
 
 def is_nonzero(number: Any) -> bool:
@@ -192,7 +190,7 @@ def is_nonzero(number: Any) -> bool:
 
     For the body of a formula, where the number itself is abstract.
     """
-    numbers, nonzero, asked = _nonzero.get() or ({}, (), set())
+    numbers, nonzero, asked = _nonzero.value
     names = {name for name, value in numbers.items() if value is number}
     asked |= names
     return any(name in nonzero for name in names)

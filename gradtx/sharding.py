@@ -8,10 +8,8 @@ Inside `jax.shard_map` each device has its own shard. A sum over a leaf, or over
 axes that are named (`axis_name=`) and on which the leaf varies.
 """
 
-import contextlib
-import contextvars
 import math
-from collections.abc import Generator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -19,6 +17,8 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, get_abstract_mesh, reshard
+
+from gradtx.scoped import Scoped
 
 
 def of(leaf: Any) -> NamedSharding | None:
@@ -79,28 +79,23 @@ def of_axes(leaf: Any, axes: list[int | None]) -> Any:
 
 # Inside shard_map -----------------------------------------------------------------------------------------------------
 
-_over: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("over", default=())
+_over = Scoped[tuple[str, ...]](())
 
 
-@contextlib.contextmanager
-def over(axis_name: str | tuple[str, ...] | None) -> Generator[None]:
+def over(axis_name: str | tuple[str, ...] | None) -> AbstractContextManager[Any]:
     """While this is open, sums over a leaf or a tree are also over these axes of a mesh."""
     names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
-    token = _over.set(names or _over.get())
-    try:
-        yield
-    finally:
-        _over.reset(token)
+    return _over(names or _over.value)
 
 
 def named_axes() -> tuple[str, ...]:
     """The current axes of a mesh for sums."""
-    return _over.get()
+    return _over.value
 
 
 def axes_of(*leaves: Any) -> tuple[str, ...]:
     """The named axes on which one of the leaves varies; all named axes if JAX does not track that."""
-    names = _over.get()
+    names = _over.value
     tracked = bool(names) and bool(_varying(jax.lax.axis_index(names)))
     varying = frozenset[str]().union(*map(_varying, leaves)) if tracked else frozenset(names)
     return tuple(name for name in names if name in varying)

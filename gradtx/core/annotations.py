@@ -15,7 +15,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -81,8 +81,7 @@ class Kind(enum.Enum):
     STATIC = "static"
 
 
-@dataclasses.dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One parameter of a factory, as its annotation and its place in the signature describe it."""
 
     name: str
@@ -141,47 +140,38 @@ def parameters_of(
 def _describe(parameter: inspect.Parameter, annotation: Any) -> Parameter:
     """Read one annotation: `Unit`, `Unit | None`, `tuple[Unit, ...]`, `dict[str, Transform]`, `bool`, ..."""
     read = _read(annotation)
-    if isinstance(read, str):
-        raise TypeError(f"parameter {parameter.name!r} {read}")
-    kind, interval, container, optional, options = read
+    if len({_kind(option)[0] for option in read.types}) > 1:
+        raise TypeError(
+            f"parameter {parameter.name!r} may be {annotation}: a hyperparameter, transform or schedule cannot be "
+            "static as well (None is allowed); make two parameters of it."
+        )
     default, variadic = parameter.default, parameter.kind is parameter.VAR_POSITIONAL
-    if kind is Kind.HYPER and isinstance(default, int) and not isinstance(default, bool):
+    if read.kind is Kind.HYPER and isinstance(default, int) and not isinstance(default, bool):
         default = float(default)
-    return Parameter(
-        parameter.name,
-        kind,
-        default,
+    return read._replace(
+        name=parameter.name,
+        default=default,
         keyword_only=parameter.kind is parameter.KEYWORD_ONLY,
         variadic=variadic,
-        optional=optional,
-        container=tuple if variadic else container,
-        interval=interval,
-        types=options,
+        container=tuple if variadic else read.container,
     )
 
 
 @functools.lru_cache(maxsize=512)
-def _read(annotation: Any) -> tuple[Kind, Interval, type | None, bool, tuple[Any, ...]] | str:
-    """An annotation read: kind, range, container, whether None is allowed, and types; or what is wrong with it."""
+def _read(annotation: Any) -> Parameter:
+    """An annotation read as a parameter: kind, range, container, whether None is allowed, and types."""
     options = [annotation]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(annotation) if option is not type(None)]
-    optional = type(None) in typing.get_args(annotation)
     container: type | None = None
     if len(options) == 1 and typing.get_origin(options[0]) in (tuple, list, Sequence, dict, Mapping):
-        container = dict if typing.get_origin(options[0]) in (dict, Mapping) else tuple
         inner = [argument for argument in typing.get_args(options[0]) if argument is not Ellipsis]
         if inner and _kind(inner[-1])[0] is not Kind.STATIC:
+            container = dict if typing.get_origin(options[0]) in (dict, Mapping) else tuple
             options = [inner[-1]]
-        else:
-            container = None
     kind, interval = _kind(options[0])
-    if len({_kind(option)[0] for option in options}) > 1:
-        return (
-            f"may be {annotation}: a hyperparameter, transform or schedule cannot be static as well (None is allowed); "
-            "make two parameters of it."
-        )
-    return kind, interval, container, optional, tuple(options)
+    optional = type(None) in typing.get_args(annotation)
+    return Parameter("", kind, None, optional=optional, container=container, interval=interval, types=tuple(options))
 
 
 def _kind(annotation: Any) -> tuple[Kind, Interval]:
@@ -198,37 +188,32 @@ def as_hyper(value: Any, parameter: Parameter, who: str) -> Any:
     """A number given for a hyperparameter: a Python float, or a 0-d array unchanged; refused if out of range."""
     if type(value) is float and value in parameter.interval:
         return value
-    return _as_number(value, parameter, who)
-
-
-def _as_number(value: Any, parameter: Parameter, who: str) -> Any:
-    """The same for anything but a float in its range."""
     where = f"{who}: {parameter.name}"
     allowed = f"it must be a number or a schedule, {parameter.interval}"
-    if isinstance(value, ARRAYS) and not isinstance(value, jax.Array) and value.ndim == 0:
-        value = value[()]
+    if isinstance(value, np.ndarray):
+        value = typing.cast(Any, value)[()]
     if isinstance(value, str):
         raise TypeError(f"{where} is the string {value!r}; {allowed}. Pass the number itself{_number_in(value)}.")
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{where} is {value!r}, a bool; {allowed}.")
     if isinstance(value, (int, float, *NUMPY_NUMBERS)):
-        number = _as_float(value)
-        climbs = parameter.name == "learning_rate" and number < 0
-        hint = " To ascend, put scale(-1.0) in front of the optimizer." if climbs else ""
-        _require(number in parameter.interval, f"{where} is {number!r}; {allowed}.{hint}")
-        return number
-    if not isinstance(value, ARRAYS):
-        kind = "" if value is None else f" of type {type(value).__name__}"
+        value = _as_float(value)
+    if not isinstance(value, (float, *ARRAYS)):
+        kind = "" if value is None else f" of type {type(typing.cast(Any, value)).__name__}"
         raise TypeError(f"{where} is {value!r}{kind}; {allowed}.")
-    _require(
-        value.ndim == 0,
-        f"{where} has shape {value.shape}; it must be a scalar. For many values at once, build the optimizer under "
-        f"jax.vmap: jax.vmap(lambda x: {who}(..., {parameter.name}=x))(values).",
-    )
-    if not jax.numpy.issubdtype(value.dtype, np.floating) and not jax.numpy.issubdtype(value.dtype, np.integer):
-        raise TypeError(f"{where} is an array of dtype {value.dtype}; {allowed}.")
-    if not is_traced(value):
-        _require(float(value) in parameter.interval, f"{where} is {float(value)!r}; {allowed}.")
+    value = typing.cast(Any, value)
+    if np.ndim(value) > 0:
+        raise ValueError(
+            f"{where} has shape {value.shape}; it must be a scalar. For many values at once, build the optimizer under "
+            f"jax.vmap: jax.vmap(lambda x: {who}(..., {parameter.name}=x))(values)."
+        )
+    dtype = getattr(value, "dtype", np.dtype(float))
+    if not any(jax.numpy.issubdtype(dtype, kind) for kind in (np.floating, np.integer)):
+        raise TypeError(f"{where} is an array of dtype {dtype}; {allowed}.")
+    if not is_traced(value) and float(value) not in parameter.interval:
+        climbs = parameter.name == "learning_rate" and float(value) < 0
+        hint = " To ascend, put scale(-1.0) in front of the optimizer." if climbs else ""
+        raise ValueError(f"{where} is {float(value)!r}; {allowed}.{hint}")
     return value
 
 
@@ -244,21 +229,15 @@ def as_static(value: Any, parameter: Parameter, who: str) -> Any:
         value = typing.cast(Any, value).item()
     if _asks_for_int(parameter):
         value = as_count(value)
-    problems = [_static_problem(value, option) for option in parameter.types]
-    if problems and all(problems):
-        raise (ValueError if "Literal" in str(parameter.types[0]) or "got a value" in problems[0] else TypeError)(
-            f"{who}: {parameter.name} is {value!r}; {_joined(problems)}."
-        )
+    problems = [problem for option in parameter.types if (problem := _static_problem(value, option))]
+    if problems and len(problems) == len(parameter.types):
+        words = " or ".join(map(str, problems)).replace(" or it must be ", " or ")
+        raise type(problems[0])(f"{who}: {parameter.name} is {value!r}; {words}.")
     if isinstance(value, (list, Iterator)) and typing.get_origin(parameter.types[0]) in (tuple, Sequence):
         return tuple(typing.cast(Iterable[Any], value))
     if isinstance(value, (dict, list)):  # a copy, so that later changes by the caller do not affect the recorded value
         return copy.deepcopy(typing.cast(Any, value))
     return typing.cast(Any, value)
-
-
-def _joined(problems: list[str]) -> str:
-    """Several problems as one sentence."""
-    return " or ".join(problems).replace("got a value ", "").replace(" or it must be ", " or ")
 
 
 def as_count(value: Any) -> Any:
@@ -293,29 +272,31 @@ def _as_dtype(value: Any, where: str) -> str:
     return dtype.name
 
 
-def _static_problem(value: Any, annotation: Any) -> str:
-    """What is wrong with a static value, or "" if nothing is (or it cannot be checked)."""
+_PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "True or False"),
+    int: ((int,), "an int"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a str"),
+}
+
+
+def _static_problem(value: Any, annotation: Any) -> Exception | None:
+    """What is wrong with a static value; None if nothing is (or it cannot be checked)."""
     if typing.get_origin(annotation) is Annotated:
         base, *metadata = typing.get_args(annotation)
-        problem = _static_problem(value, base)
-        for interval in metadata:
-            if not problem and isinstance(interval, Interval) and value not in interval:
-                problem = f"got a value it must be {interval}"
-        return problem
+        intervals = [item for item in metadata if isinstance(item, Interval) and value not in item]
+        out_of_range = ValueError(f"it must be {intervals[0]}") if intervals else None
+        return _static_problem(value, base) or out_of_range
     if typing.get_origin(annotation) is Literal:
         choices = typing.get_args(annotation)
-        return "" if value in choices else f"allowed: {', '.join(map(repr, choices))}"
-    if annotation is bool:
-        return "" if isinstance(value, bool) else "it must be True or False"
-    if annotation is int:
-        return "" if isinstance(value, int) and not isinstance(value, bool) else "it must be an int"
-    if annotation is float:
-        return "" if isinstance(value, (int, float)) and not isinstance(value, bool) else "it must be a number"
-    if annotation is str:
-        return "" if isinstance(value, str) else "it must be a str"
+        return None if value in choices else ValueError(f"allowed: {', '.join(map(repr, choices))}")
+    if annotation in _PLAIN:
+        allowed, words = _PLAIN[annotation]
+        fits = isinstance(value, allowed) and (annotation is bool or not isinstance(value, bool))
+        return None if fits else TypeError(f"it must be {words}")
     if annotation is Callable or typing.get_origin(annotation) is Callable:
-        return "" if callable(value) else "it must be a function"
-    return ""
+        return None if callable(value) else TypeError("it must be a function")
+    return None
 
 
 def _as_float(value: Any) -> float:
@@ -330,11 +311,6 @@ def _number_in(text: str) -> str:
         return f", {float(text)!r}"
     except ValueError:
         return ""
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:

@@ -1,22 +1,19 @@
 """Checks made while tracing: trees of the same structure, shapes and kinds, and states that belong to their optimizer.
 
-chex compares. If it finds a difference, our error says who, where, what was received and what is allowed.
+The errors say who, where, what was received and what is allowed.
 """
 
-import contextlib
-import contextvars
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable
 from typing import Any, cast
 
-import chex  # pyright: ignore[reportMissingTypeStubs]
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.experimental import checkify
 
 from gradtx import tree
+from gradtx.scoped import Scoped
 
 
 def check_arrays(who: str, argument: str, value: Any) -> None:
@@ -35,12 +32,14 @@ def check_arrays(who: str, argument: str, value: Any) -> None:
 def check_leaves(who: str, argument: str, value: Any, reader: Any = None) -> None:
     """Every leaf is an array or number of a floating-point or complex dtype, or masked out by the transform."""
     check_arrays(who, argument, value)
+    if reader is not None and "integers" in reader.facts:
+        return
     for path, leaf in tree.named_leaves(value):
-        if tree.is_discrete(leaf) and (remedy := _remedy(reader)):
+        if tree.is_discrete(leaf):
             _refuse_sparse(who, argument, value)
             raise TypeError(
                 f"{who}: {argument} at {path} has dtype {_dtype_name(leaf)}; it must be floating-point or complex. "
-                f"{remedy}"
+                f"{_remedy(reader)}"
             )
 
 
@@ -60,18 +59,12 @@ def _refuse_sparse(who: str, argument: str, value: Any) -> None:
 
 
 def _remedy(reader: Any) -> str:
-    """What to do about an integer leaf; nothing if all stages of the reader leave it out by a mask."""
-    if reader is None:
-        return "Keep leaves that are not trained out of the parameters."
-    reading = reading_all(reader)
-    if reading and len(reading) < len(_stages(reader)):
+    """What to do about an integer leaf."""
+    stages = [] if reader is None else _stages(reader)
+    reading = [stage for stage in stages if "integers" not in stage.facts]
+    if len(reading) < len(stages):
         return f"{reading[0]!r} reads all leaves: put it inside the mask."
-    return "Keep leaves that are not trained out of the parameters (or mask them out)." if reading else ""
-
-
-def reading_all(tx: Any) -> list[Any]:
-    """The stages of a transform that compute with every leaf, integers and bools too (see `TRAITS`)."""
-    return [stage for stage in _stages(tx) if "integers" not in stage.facts]
+    return f"Keep leaves that are not trained out of the parameters{' (or mask them out)' if stages else ''}."
 
 
 def _stages(tx: Any) -> list[Any]:
@@ -97,36 +90,35 @@ def refuse_complex(who: str, name: str, leaves: Any) -> None:
 
 def check_alike(who: str, name: str, value: Any, like_name: str, like: Any) -> None:
     """Same structure, same shapes, and complex where the other is complex."""
-    try:
-        chex.assert_trees_all_equal_shapes(tree.shapes(value), tree.shapes(like))
-    except (AssertionError, TypeError, ValueError):
-        raise ValueError(
-            f"{who}: {name} do not match {like_name}: {_difference(name, value, like_name, like)}"
-        ) from None
+    if words := difference(name, value, like_name, like):
+        raise ValueError(f"{who}: {name} do not match {like_name}: {words}")
     for (path, leaf), other in zip(tree.named_leaves(value), jax.tree.leaves(like), strict=True):
-        if tree.is_complex(leaf) != tree.is_complex(other):
-            raise TypeError(
-                f"{who}: {name} at {path} has dtype {tree.dtype_of(leaf)}, {like_name} {tree.dtype_of(other)}; "
-                "both must be real, or both complex."
-            )
-        if tree.is_discrete(leaf) != tree.is_discrete(other) or (
-            tree.is_discrete(leaf) and tree.dtype_of(leaf) not in (jax.dtypes.float0, tree.dtype_of(other))
-        ):
+        zero = tree.is_discrete(other) and tree.dtype_of(leaf) == jax.dtypes.float0
+        same = tree.dtype_of(leaf) == tree.dtype_of(other)
+        if not (zero or same or (_kind(leaf) == _kind(other) and not tree.is_discrete(leaf))):
             raise TypeError(
                 f"{who}: {name} at {path} has dtype {_dtype_name(leaf)}, {like_name} {_dtype_name(other)}; both "
-                "must be floating-point or complex. For integers and bools the first has the same dtype or float0, "
-                "which jax.grad(..., allow_int=True) gives."
+                "must be real, or both complex. For integers and bools the first has the same dtype or float0, which "
+                "jax.grad(..., allow_int=True) gives."
             )
 
 
 def check_unchanged(who: str, name: str, value: Any, like_name: str, like: Any) -> None:
-    """Same structure and shapes; runs at every step, so it looks for details only if they differ."""
-    leaves: list[Any] = jax.tree.leaves(value)
-    others: list[Any] = jax.tree.leaves(like)
-    if not same_structure(value, like) or any(
-        jnp.shape(leaf) != jnp.shape(other) for leaf, other in zip(leaves, others, strict=True)
-    ):
-        raise ValueError(f"{who}: {_difference(name, value, like_name, like)}")
+    """Same structure and shapes."""
+    if words := difference(name, value, like_name, like):
+        raise ValueError(f"{who}: {words}")
+
+
+def check_state(who: str, state: Any, expected: Any, *, dtypes: bool) -> None:
+    """The state has the structure, shapes and (if the params determine them) dtypes that `init` gives."""
+    compared = tree.dtype_of if dtypes else tree.is_complex
+    if words := difference("the state", state, "the expected state", expected, compared):
+        problem = (
+            "the state is not one that init makes for these params" if dtypes else "updates and state do not match"
+        )
+        raise ValueError(
+            f"{who}: {problem}: {words} Pass the state that init or the last update of this optimizer returned."
+        )
 
 
 def same_structure(value: Any, like: Any) -> bool:
@@ -135,41 +127,26 @@ def same_structure(value: Any, like: Any) -> bool:
     return structures[0] == structures[1]
 
 
-def check_state(who: str, state: Any, expected: Any, *, dtypes: bool) -> None:
-    """The state has the structure, shapes and (if the params determine them) dtypes that `init` gives."""
-    try:
-        chex.assert_trees_all_equal_shapes(tree.shapes(state), tree.shapes(expected))
-        if dtypes:
-            chex.assert_trees_all_equal_dtypes(tree.shapes(state), tree.shapes(expected))
-        elif not _same_kinds(state, expected):
-            raise ValueError
-    except (AssertionError, TypeError, ValueError):
-        problem = (
-            "the state is not one that init makes for these params" if dtypes else "updates and state do not match"
-        )
-        raise ValueError(
-            f"{who}: {problem}: {_difference('the state', state, 'the expected state', expected, dtypes=dtypes)} "
-            "Pass the state that init or the last update of this optimizer returned."
-        ) from None
+def _kind(leaf: Any) -> tuple[bool, bool]:
+    return tree.is_complex(leaf), tree.is_discrete(leaf)
 
 
-def _same_kinds(value: Any, like: Any) -> bool:
-    pairs = zip(jax.tree.leaves(value), jax.tree.leaves(like), strict=True)
-    return all(tree.is_complex(leaf) == tree.is_complex(other) for leaf, other in pairs)
-
-
-def _difference(name: str, value: Any, like_name: str, like: Any, *, dtypes: bool = False) -> str:
-    """The first difference between two trees, in words."""
-    if jax.tree.structure(value) != jax.tree.structure(like):
+def difference(
+    name: str, value: Any, like_name: str, like: Any, compared: Callable[[Any], Any] = lambda leaf: None
+) -> str:
+    """The first difference in structure, shapes, or the values of `compared`, as a sentence; "" if there is none."""
+    if not same_structure(value, like):
         return _structural_difference(name, value, like_name, like)
-    for (path, leaf), other in zip(tree.named_leaves(value), jax.tree.leaves(like), strict=True):
+    for index, (leaf, other) in enumerate(zip(jax.tree.leaves(value), jax.tree.leaves(like), strict=True)):
+        words = ""
         if jnp.shape(leaf) != jnp.shape(other):
             shapes = f"shape {jnp.shape(leaf)}, {like_name} {jnp.shape(other)}"
-            return f"at {path}, {name} has {shapes} (shapes must be equal; nothing is broadcast)."
-        kinds_differ = tree.is_complex(leaf) != tree.is_complex(other)
-        if kinds_differ or (dtypes and tree.dtype_of(leaf) != tree.dtype_of(other)):
-            return f"at {path}, {name} has dtype {tree.dtype_of(leaf)}, {like_name} {tree.dtype_of(other)}."
-    return "they differ."
+            words = f"{shapes} (shapes must be equal; nothing is broadcast)"
+        elif compared(leaf) != compared(other):
+            words = f"dtype {tree.dtype_of(leaf)}, {like_name} {tree.dtype_of(other)}"
+        if words:
+            return f"at {tree.named_leaves(value)[index][0]}, {name} has {words}."
+    return ""
 
 
 def _structural_difference(name: str, value: Any, like_name: str, like: Any) -> str:
@@ -204,41 +181,11 @@ def struct_key(*trees: Any) -> Any:
     return jax.tree.structure(trees), tuple(kinds)
 
 
-_in_question: contextvars.ContextVar[Any] = contextvars.ContextVar("in_question", default=None)
+questioned = Scoped[Any](None)
+"""The state with which the result of `init` is compared; None if init makes a new state."""
 
-
-@contextlib.contextmanager
-def questioned(state: Any) -> Generator[None]:
-    """In this context, `init` is called to find out what a state should look like, for comparison with this one."""
-    token = _in_question.set(state)
-    try:
-        yield
-    finally:
-        _in_question.reset(token)
-
-
-def state_in_question() -> Any:
-    """The state with which the result of init is compared; None if init makes a new state."""
-    return _in_question.get()
-
-
-_foreign: contextvars.ContextVar[bool] = contextvars.ContextVar("foreign", default=False)
-
-
-@contextlib.contextmanager
-def foreign_call() -> Generator[None]:
-    """In this context, foreign code runs, which may pass extra arguments on to a gradtx transform."""
-    token = _foreign.set(True)
-    try:
-        yield
-    finally:
-        _foreign.reset(token)
-
-
-def in_foreign_call() -> bool:
-    """Whether foreign code is the caller."""
-    return _foreign.get()
-
+foreign_call = Scoped(False)
+"""Whether foreign code is the caller, which may pass extra arguments on to a gradtx transform."""
 
 _MANY_LEAVES, _MANY_ELEMENTS = 100, 10_000_000
 _hints: set[str] = set()
@@ -256,72 +203,3 @@ def hint_at_jit(who: str, updates: Any) -> None:
             "warning appears once.",
             stacklevel=4,
         )
-
-
-# Value checks in the running program ----------------------------------------------------------------------------------
-
-_checking: contextvars.ContextVar[bool] = contextvars.ContextVar("checking", default=False)
-_held: contextvars.ContextVar[list[bool] | None] = contextvars.ContextVar("held", default=None)
-
-
-@contextlib.contextmanager
-def value_checks() -> Generator[None]:
-    """In this context, every transform's update checks the values of its state and of its result."""
-    token = _checking.set(True)
-    try:
-        yield
-    finally:
-        _checking.reset(token)
-
-
-@contextlib.contextmanager
-def held_back() -> Generator[list[bool]]:
-    """In this context, value checks are noted, not made: for a run whose result may be discarded."""
-    token = _held.set(noted := [])
-    try:
-        yield noted
-    finally:
-        _held.reset(token)
-
-
-def checking() -> bool:
-    """Whether value checks are to be made here."""
-    on, held = _checking.get(), _held.get()
-    if on and held is not None:
-        held.append(True)
-    return on and held is None
-
-
-def check_values(who: str, updates: Any, old: dict[str, Any], new: dict[str, Any], nonnegative: list[str]) -> None:
-    """Make checkify's checks: all values finite, the named statistics not negative, the counter rising."""
-    at_step = f"gradtx.{who}, step {{step}}: " if "count" in new else f"gradtx.{who}: "
-    known: dict[str, Any] = {"step": new["count"]} if "count" in new else {}
-    for field in nonnegative:
-        for path, leaf in tree.named_leaves(new[field]):
-            least = jnp.min(leaf, initial=0.0)
-            checkify.check(
-                least >= 0,
-                at_step + f"state {field!r} at {_braces(path)}: negative value {{least}}",
-                least=least,
-                **known,
-            )
-    for what, value in (*((f"state {field!r}", new[field]) for field in new if field != "count"), ("updates", updates)):
-        for path, leaf in tree.named_leaves(value):
-            if jnp.issubdtype(leaf.dtype, jnp.inexact):
-                bad = jnp.sum(~jnp.isfinite(leaf))
-                checkify.check(
-                    bad == 0,
-                    at_step + f"{what} at {_braces(path)}: {{bad}} of {leaf.size} elements not finite",
-                    bad=bad,
-                    **known,
-                )
-    if "count" in new:
-        counts: dict[str, Any] = {"before": old["count"], "after": new["count"]}
-        # The counter stays at the largest int32 once it is there.
-        rising = (counts["after"] > counts["before"]) | (counts["before"] == jnp.iinfo(jnp.int32).max)
-        rising = rising & (counts["before"] >= 0)
-        checkify.check(rising, f"gradtx.{who}: the counter went from {{before}} to {{after}}", **counts)
-
-
-def _braces(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from gradtx.core import check
 from gradtx.core.elementary import transform
 from gradtx.core.rule import Params, Rule, State, Updates
 from gradtx.core.transform import Transform
+from gradtx.core.values import value_checks
 
 
 @transform
@@ -34,7 +34,7 @@ def checked(inner: Transform) -> Rule:
     """
 
     def update(updates: Updates, state: State, params: Params = None, **extra: Any) -> tuple[Updates, State]:
-        with check.value_checks():
+        with value_checks(True):
             updates, inner_state = inner.update(updates, state["inner"], params, **extra)
         return updates, {"inner": inner_state}
 

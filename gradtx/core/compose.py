@@ -14,6 +14,7 @@ compositions are associative, and `identity()` is neutral in both.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,14 +33,47 @@ from gradtx.core.transform import Part, Transform, numbered
 class Composition(Transform):
     """Several transforms as one."""
 
-    __slots__ = ()
     symbol = ""
 
     stages: tuple[Transform, ...]
     """The transforms it is made of (its argument)."""
 
-    def _probe(self) -> None:
-        return None
+    @classmethod
+    def _from_call(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Transform:
+        """The composition; or the only remaining stage instead, or `identity()`."""
+        who, stages = cls._who(), list[Transform]()
+        for index, given in enumerate(cls._bound(args, kwargs)["stages"]):
+            stage = as_transform(given, f"{who}: stage {index}")
+            # Compositions of the same kind are flattened, and stages that do nothing are dropped.
+            inside = stage.stages if isinstance(stage, Composition) and stage.name == cls.name else (stage,)
+            stages += [one for one in inside if one.expand(deep=True).name != "identity"]
+        if not args:
+            raise TypeError(f"{who}: got no transforms. Pass at least one, or identity(), which does nothing.")
+        cls._refuse(stages)
+        if len(stages) < 2:
+            return stages[0] if stages else identity()
+        return cls._from_arguments({"stages": tuple(stages)})
+
+    @classmethod
+    def _refuse(cls, stages: list[Transform]) -> None:
+        """Refuse a stage that cannot be where it is."""
+        for before, stage in itertools.combinations(stages, 2):
+            if "first" in stage.facts:
+                raise TypeError(
+                    f"{cls._who()}: {stage!r} cannot come after {before!r}, which would get scaled gradients. "
+                    "Put it first, or put the others inside it."
+                )
+            if before.facts.sometimes and "idle" not in stage.facts:
+                raise TypeError(
+                    f"{cls._who()}: {stage!r} cannot come after {before!r}, which makes its step at some updates "
+                    "only; at the others it would get zeros, and still decay, count or keep statistics. Put it inside: "
+                    f"{before.name}(... >> {stage.name}(...), ...)."
+                )
+            if "last" in before.facts:
+                raise TypeError(
+                    f"{cls._who()}: {stage!r} cannot come after {before!r}, whose updates decide the bits of the "
+                    "params and must be applied unchanged. Put it last, or put the others inside it."
+                )
 
     def _rebuilt(self, arguments: dict[str, Any]) -> Transform:
         return self.factory(*arguments["stages"])
@@ -51,11 +85,9 @@ class Composition(Transform):
         inside = [f"({s!r})" if isinstance(s, Chain) else repr(s) for s in self.stages]
         return f" {self.symbol} ".join(inside)
 
-    @property
+    @functools.cached_property
     def facts(self) -> Facts:
-        if "facts" not in self._cache:
-            self._cache["facts"] = in_a_row(tuple([stage.facts for stage in self.stages]))
-        return self._cache["facts"]
+        return in_a_row(tuple([stage.facts for stage in self.stages]))
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -64,21 +96,20 @@ class Composition(Transform):
     @property
     def parts(self) -> dict[Place, Part]:
         found: dict[Place, Part] = {}
-        for stage, keys in self._layout():
+        for stage, keys in self._layout:
             names = dict(keys)
             found |= {(names[place[0]], *place[1:]): part for place, part in stage.parts.items()}
         return found
 
+    @functools.cached_property
     def _layout(self) -> list[tuple[Transform, list[tuple[str, str]]]]:
         """Each stage with its entries in the state: (the name it gives itself, its name in the composition)."""
-        if "layout" not in self._cache:
-            names = iter(numbered(self.slots))
-            self._cache["layout"] = [(s, [(own, next(names)) for own in numbered(s.slots)]) for s in self.stages]
-        return self._cache["layout"]
+        names = iter(numbered(self.slots))
+        return [(stage, [(own, next(names)) for own in numbered(stage.slots)]) for stage in self.stages]
 
     def _init(self, params: Params) -> State:
         state: State = {}
-        for stage, keys in self._layout():
+        for stage, keys in self._layout:
             own = stage._init(params)
             state |= {key: own[name] for name, key in keys}
         return state
@@ -94,114 +125,48 @@ class Composition(Transform):
         self, updates: Updates, state: State, params: Params, extra: dict[str, Any]
     ) -> Iterator[tuple[Transform, Updates, State]]:
         """Stage by stage: the stage, the updates after it, and its part of the new state."""
-        extras = self._extras(updates, extra)
-        for stage, keys in self._layout():
-            updates, own = stage._step(updates, {name: state[key] for name, key in keys}, params, next(extras))
+        extra, later = self._told(updates, extra)
+        for stage, keys in self._layout:
+            updates, own = stage._step(updates, {name: state[key] for name, key in keys}, params, extra)
             yield stage, updates, {key: own[name] for name, key in keys}
+            extra = later
 
-    def _extras(self, updates: Updates, extra: dict[str, Any]) -> Any:
+    def _told(self, updates: Updates, extra: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The extra arguments of the first stage, and those of the others."""
         raise NotImplementedError
 
 
 class Chain(Composition):
     """One after another: each gets the output of the one before."""
 
-    __slots__ = ()
     symbol = ">>"
 
-    def _extras(self, updates: Updates, extra: dict[str, Any]) -> Any:
-        yield extra  # only the first stage gets `observed`; the others measure their input
-        extra = {name: value for name, value in extra.items() if name != "observed"}
-        while True:
-            yield extra
+    def _told(self, updates: Updates, extra: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        # Only the first stage gets `observed`; the others measure their input.
+        return extra, {name: value for name, value in extra.items() if name != "observed"}
 
 
 class Join(Composition):
     """Side by side: each scaling measures the incoming gradient."""
 
-    __slots__ = ()
     symbol = "+"
 
-    def _extras(self, updates: Updates, extra: dict[str, Any]) -> Any:
-        extra = {"observed": updates} | extra
-        while True:
-            yield extra
-
-
-def _is_identity(stage: Transform) -> bool:
-    expanded = stage.expand(deep=True)
-    return expanded.name == "identity"
-
-
-def _flat(kind: type[Composition], stages: tuple[Transform, ...]) -> list[Transform]:
-    """The stages: compositions of the same kind are flattened, and stages that do nothing are dropped."""
-    flat: list[Transform] = []
-    for stage in stages:
-        flat.extend(stage.stages if isinstance(stage, kind) else [stage])
-    return [stage for stage in flat if not _is_identity(stage)]
-
-
-def _composition(kind: type[Composition]) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
-    """The factory of a composition; it may return the only remaining stage instead, or identity()."""
-
-    def decorate(body: Callable[..., Any]) -> Callable[..., Transform]:
-        node = record.define(kind, body)
-
-        @functools.wraps(body)
-        def compose(*stages: Any) -> Transform:
-            flat = _flat(kind, _given(f"gradtx.{body.__name__}", stages))
-            if kind is Join:
-                for stage in flat[1:]:
-                    _refuse_unobservable(stage)
-            _refuse_misplaced(f"gradtx.{body.__name__}", flat)
-            if len(flat) < 2:
-                return flat[0] if flat else identity()
-            return node._from_arguments({"stages": tuple(flat)})
-
-        return record.enter(node, compose)
-
-    return decorate
-
-
-def _given(who: str, stages: tuple[Any, ...]) -> tuple[Transform, ...]:
-    """The stages as transforms; at least one."""
-    if not stages:
-        raise TypeError(f"{who}: got no transforms. Pass at least one, or identity(), which does nothing.")
-    return tuple(as_transform(stage, f"{who}: stage {index}") for index, stage in enumerate(stages))
-
-
-def _refuse_unobservable(stage: Transform) -> None:
-    if "unobserved" in stage.facts:
-        raise TypeError(
-            f"gradtx.join: {stage!r} cannot be on the right of +, since it cannot measure the incoming gradient. "
-            "Put it first, or use >> to run it on the output of the transforms before it."
-        )
-
-
-def _refuse_misplaced(who: str, stages: list[Transform]) -> None:
-    for stage in stages[1:]:
-        if "first" in stage.facts:
-            raise TypeError(
-                f"{who}: {stage!r} cannot come after {stages[0]!r}, which would get scaled gradients. "
-                "Put it first, or put the others inside it."
-            )
-    for place, stage in enumerate(stages):
-        for behind in stages[place + 1 :] if stage.facts.sometimes else []:
-            if "idle" not in behind.facts:
+    @classmethod
+    def _refuse(cls, stages: list[Transform]) -> None:
+        for stage in stages[1:]:
+            if "unobserved" in stage.facts:
                 raise TypeError(
-                    f"{who}: {behind!r} cannot come after {stage!r}, which makes its step at some updates only; at "
-                    "the others it would get zeros, and still decay, count or keep statistics. Put it inside: "
-                    f"{stage.name}(... >> {behind.name}(...), ...)."
+                    f"gradtx.join: {stage!r} cannot be on the right of +, since it cannot measure the incoming "
+                    "gradient. Put it first, or use >> to run it on the output of the transforms before it."
                 )
-    for stage in stages[:-1]:
-        if "last" in stage.facts:
-            raise TypeError(
-                f"{who}: {stages[-1]!r} cannot come after {stage!r}, whose updates decide the bits of the params and "
-                "must be applied unchanged. Put it last, or put the others inside it."
-            )
+        super()._refuse(stages)
+
+    def _told(self, updates: Updates, extra: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        told = {"observed": updates} | extra
+        return told, told
 
 
-@_composition(Chain)
+@record.recorded(Chain)
 def chain(*stages: Transform) -> Transform:
     """`a >> b`: one after another; each transform gets the output of the one before it.
 
@@ -223,7 +188,7 @@ def chain(*stages: Transform) -> Transform:
     raise NotImplementedError  # only recorded; the class implements it
 
 
-@_composition(Join)
+@record.recorded(Join)
 def join(*stages: Transform) -> Transform:
     """`a + b`: side by side; updates pass from left to right, and each scaling measures the incoming gradient.
 

@@ -205,9 +205,3 @@ Place = tuple[str, ...]
 def at(state: Any, place: Place) -> Any:
     """The value at a place in a state."""
     return functools.reduce(lambda node, name: node[name], place, state)
-
-
-def put(state: Any, place: Place, value: Any) -> Any:
-    """A copy of the state with another value at a place."""
-    name, *rest = place
-    return state | {name: put(state[name], tuple(rest), value) if rest else value}

@@ -1,5 +1,6 @@
 """Transforms of other libraries, such as optax, among gradtx's transforms, and the conversion to optax."""
 
+import functools
 import importlib
 import inspect
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax
 
 from gradtx import tree
-from gradtx.core import check, record
+from gradtx.core import check, record, values
 from gradtx.core.annotations import Kind
 from gradtx.core.fields import Place
 from gradtx.core.rule import Facts, Params, State, Updates
@@ -18,13 +19,8 @@ from gradtx.core.transform import Part, Transform
 class Foreign(Transform):
     """An object of another library with `init` and `update`."""
 
-    __slots__ = ()
-
     def _probe(self) -> None:
         _check_pair(self._arguments["object"], self._who())
-
-    def expand(self, *, deep: bool = False) -> Transform:
-        return self
 
     @property
     def _title(self) -> str:
@@ -41,15 +37,12 @@ class Foreign(Transform):
     def slots(self) -> tuple[str, ...]:
         return (self._title,)
 
-    @property
-    def _update_parameters(self) -> list[inspect.Parameter]:
-        return list(inspect.signature(self._arguments["object"].update).parameters.values())
-
-    @property
+    @functools.cached_property
     def facts(self) -> Facts:
         # Its properties are not known, and it cannot take `observed`.
-        named = frozenset(p.name for p in self._update_parameters if p.kind is p.KEYWORD_ONLY)
-        any_extra = any(p.kind is p.VAR_KEYWORD for p in self._update_parameters)
+        parameters = inspect.signature(self._arguments["object"].update).parameters.values()
+        named = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        any_extra = any(p.kind is p.VAR_KEYWORD for p in parameters)
         return Facts(reach="tree", traits=frozenset({"unobserved"}), extra=named, any_extra=any_extra)
 
     @property
@@ -61,12 +54,12 @@ class Foreign(Transform):
 
     def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
         known = {name: value for name, value in extra.items() if self.facts.takes(name)}
-        with jax.named_scope(self._title), blame(f"foreign.update ({self._title})"), check.foreign_call():
+        with jax.named_scope(self._title), blame(f"foreign.update ({self._title})"), check.foreign_call(True):
             old = state[self._title]
             result, new = self._arguments["object"].update(updates, old, params, **known)
             result, new = tree.cast_like(result, updates), tree.cast_like(new, old)
-            if check.checking():
-                check.check_values(self._title, result, {}, {"state": new}, [])
+            if values.checking():
+                values.check_values(self._title, result, {}, {"state": new}, [])
         return result, {self._title: new}
 
 
@@ -93,8 +86,7 @@ def foreign(object: Any) -> Transform:  # noqa: A002 - any object at all
 
 
 def _check_pair(value: Any, where: str) -> None:
-    if record.is_factory(value):
-        raise TypeError(f"{where} is the factory gradtx.{value.node.name} itself. Call it: {value.node.name}(...).")
+    record.refuse_factory(value, where)
     kind = type(value).__name__
     if kind in ("list", "tuple"):
         maker = where.partition(":")[0].removeprefix("gradtx.")

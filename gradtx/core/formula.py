@@ -20,18 +20,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
-import numpy as np
-
 from gradtx.core import selection
 from gradtx.core.fields import Field
-from gradtx.core.program import Body, Pass, Program, names_in
-from gradtx.core.rule import Reach, Rule, Wants
+from gradtx.core.program import Pass, Program, names_in
+from gradtx.core.rule import OFFERED, Reach, Rule, Wants
 
-PyTree = Any
-Numbers = dict[str, Any]
-Dtype = np.dtype[Any]
-
-OFFERED = frozenset({"observed", "params", "count"})
 RESERVED = OFFERED | {"inner", "groups", "updates"}
 
 
@@ -40,48 +33,29 @@ RESERVED = OFFERED | {"inner", "groups", "updates"}
 
 @dataclasses.dataclass(frozen=True)
 class Formula:
-    """The passes of a formula before its update; the mask of its leaves, None for all; and `stack`."""
+    """The passes of a formula by name; the mask of its leaves, None for all; and `stack`."""
 
-    measure: Pass = None
-    once: Pass = None
-    only: Any = None
-    stack: bool = False
+    passes: dict[str, Pass]
+    only: Any
+    stack: bool
+    program = Program
 
     def wanted(self, rule: Rule) -> Wants:
         """The names that the passes want, checked against those that exist."""
-        passes = {"measure": self.measure, "once": self.once, "update": rule.update}
-        wanted = names_of(rule, passes, without_leaf="once", closed=self.measure is None and self.once is None)
+        alone = self.passes["measure"] is None and self.passes["once"] is None
+        wanted = names_of(rule, without_leaf="once", closed=alone)
         for name, field in rule.fields.items():
-            if field.per == "tree" and not field.given and name != "key" and self.once is None:
+            if field.per == "tree" and not field.given and name != "key" and self.passes["once"] is None:
                 raise TypeError(
                     f"{rule.update.__name__}: the field {name!r} is one for the whole tree, but no `once` updates "
                     f"it: per_{rule.reach}(update, once=once, {name}=...)."
                 )
-        given = frozenset(name for name, field in rule.fields.items() if field.given and name in wanted)
-        by_params = selection.is_function(self.only)
-        return Wants(
-            params="params" in wanted or by_params,
-            params_required=wanted.get("params", by_params),
-            observed="observed" in wanted,
-            count="count" in wanted,
-            extra=given,
-            extra_required=frozenset(name for name in given if wanted[name]),
-        )
-
-    def program(self, who: str, rule: Rule, body: Body) -> "Program":
-        """The program of a rule with this formula."""
-        return Program(who, rule, body)
+        given = OFFERED | {name for name, field in rule.fields.items() if field.given}
+        by_params = {"params": True} if selection.is_function(self.only) else {}
+        return Wants(by_params | {name: needed for name, needed in wanted.items() if name in given})
 
 
-def per_element(
-    update: Callable[..., Any],
-    measure: Pass = None,
-    once: Pass = None,
-    *,
-    only: Any = None,
-    traits: tuple[str, ...] = (),
-    **fields: Field,
-) -> Rule:
+def per_element(update: Callable[..., Any], measure: Pass = None, once: Pass = None, **more: Any) -> Rule:
     """A formula that works element by element; small leaves may be joined end to end (`pack`).
 
     Args:
@@ -89,56 +63,48 @@ def per_element(
       measure: `measure(u, *, names...)`, returning {name: total(x), norm(x) or largest(x)}, summed over all leaves; or
         a pair of that and {field: value} if it updates fields as well.
       once: `once(*, names...)`, returning {name: number}: fields of the whole tree, and numbers for the update.
-      only: a mask of the leaves that it applies to (see `masked`); None for all. The others pass through.
-      traits: see `Rule`.
-      fields: the state, by name (`gradtx.fields`).
+      more: the state, by name (`gradtx.fields`); `only`, a mask of the leaves that it applies to (see `masked`), None
+        for all, the others pass through; and `traits`, see `Rule`.
     """
-    return _formula("element", update, Formula(measure, once, only), traits, fields)
+    return _formula("element", update, measure, once, **more)
 
 
-def per_matrix(
+def per_matrix(update: Callable[..., Any], measure: Pass = None, once: Pass = None, **more: Any) -> Rule:
+    """A formula for a matrix; other leaves raise an error, unless `by_shape` routes them elsewhere.
+
+    Args:
+      update, measure, once: as `per_element`.
+      more: as `per_element`; and `stack=True`, to run matrices of the same shape as one batch; their state stays
+        leaf by leaf.
+    """
+    return _formula("matrix", update, measure, once, **more)
+
+
+def per_leaf(update: Callable[..., Any], measure: Pass = None, once: Pass = None, **more: Any) -> Rule:
+    """A formula for a leaf of any shape, whose elements may depend on each other. Its arguments: see `per_element`."""
+    return _formula("leaf", update, measure, once, **more)
+
+
+def per_tree(update: Callable[..., Any], once: Pass = None, **more: Any) -> Rule:
+    """A formula for the whole tree: it takes and returns trees. Its arguments: see `per_element`."""
+    return _formula("tree", update, None, once, **more)
+
+
+def _formula(
+    reach: Reach,
     update: Callable[..., Any],
-    measure: Pass = None,
-    once: Pass = None,
+    measure: Pass,
+    once: Pass,
     *,
     only: Any = None,
     stack: bool = False,
     traits: tuple[str, ...] = (),
     **fields: Field,
 ) -> Rule:
-    """A formula for a matrix; other leaves raise an error, unless `by_shape` routes them elsewhere.
-
-    Args:
-      stack: run matrices of the same shape as one batch; their state stays leaf by leaf.
-      update, measure, once, only, traits, fields: as `per_element`.
-    """
-    return _formula("matrix", update, Formula(measure, once, only, stack), traits, fields)
-
-
-def per_leaf(
-    update: Callable[..., Any],
-    measure: Pass = None,
-    once: Pass = None,
-    *,
-    only: Any = None,
-    traits: tuple[str, ...] = (),
-    **fields: Field,
-) -> Rule:
-    """A formula for a leaf of any shape, whose elements may depend on each other. Its arguments: see `per_element`."""
-    return _formula("leaf", update, Formula(measure, once, only), traits, fields)
-
-
-def per_tree(update: Callable[..., Any], once: Pass = None, *, traits: tuple[str, ...] = (), **fields: Field) -> Rule:
-    """A formula for the whole tree: it takes and returns trees. Its arguments: see `per_element`."""
-    return _formula("tree", update, Formula(once=once), traits, fields)
-
-
-def _formula(
-    reach: Reach, update: Callable[..., Any], formula: Formula, traits: tuple[str, ...], fields: dict[str, Field]
-) -> Rule:
     check_fields(f"gradtx.per_{reach}", fields)
-    more = {"sums": formula.measure is not None, "leaves": formula.only is not None}
+    more = {"sums": measure is not None, "leaves": only is not None}
     traits = (*traits, *(name for name, holds in more.items() if holds))
+    formula = Formula({"measure": measure, "once": once, "update": update}, only, stack)
     return Rule(update=update, reach=reach, fields=fields, traits=traits, formula=formula)
 
 
@@ -153,13 +119,13 @@ def check_fields(who: str, fields: dict[str, Field]) -> None:
             raise ValueError(f"{who}: a field is called {name!r}, but {why}. Choose another name.")
 
 
-def names_of(rule: Rule, passes: dict[str, Pass], *, without_leaf: str, closed: bool) -> dict[str, bool]:
-    """The names that some passes want, and whether each is required; `closed` if only fields and `OFFERED` are allowed.
+def names_of(rule: Rule, *, without_leaf: str, closed: bool) -> dict[str, bool]:
+    """The names that the passes want, and whether each is required; `closed` if only fields and `OFFERED` are allowed.
 
     `without_leaf` is the pass that does not get the update.
     """
     wanted: dict[str, bool] = {}
-    for title, function in passes.items():
+    for title, function in rule.formula.passes.items():
         if function is None:
             continue
         names, leads = names_in(function)

@@ -12,8 +12,8 @@ import dataclasses
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,19 @@ Body = Callable[[Numbers], Rule]
 Columns = dict[str, list[Any]]
 
 
-@functools.lru_cache(maxsize=4096)
+class Step(NamedTuple):
+    """The inputs of a program at one step, besides its state."""
+
+    real: Dtype
+    """The dtype to compute in."""
+    numbers: Numbers
+    """The hyperparameters and the transforms inside, by name."""
+    updates: PyTree
+    params: PyTree
+    count: Any
+    extra: dict[str, Any]
+
+
 def names_in(function: Callable[..., Any]) -> tuple[dict[str, bool], bool]:
     """The names that a pass wants, and whether each is required; and whether its first argument is the update."""
     parameters = list(inspect.signature(function).parameters.values())
@@ -77,30 +89,28 @@ def without_values(fields: Mapping[str, Field]) -> dict[str, Field]:
 class Compiled:
     """Passes over leaves, each compiled once for each dtype and shape. `body(numbers)` makes the rule again."""
 
-    def __init__(self, who: str, rule: Rule, body: Body, passes: Callable[[Rule], dict[str, Pass]]):
-        self.who, self.body, self.passes, self.reach = who, body, passes, rule.reach
-        self.fields = without_values(rule.fields)
+    def __init__(self, who: str, rule: Rule, body: Body):
+        self.who, self.body, self.reach, self.stack = who, body, rule.reach, rule.formula.stack
         self.needs_whole = rule.reach != "element" and "norms" not in rule.traits
-        self.unread: set[str] = set()
-        self.names = {title: names_in(f)[0] for title, f in passes(rule).items() if f is not None}
+        self.fields = without_values(rule.fields)
         self.kept = {name: field for name, field in self.fields.items() if not field.given}
-        self.of_leaves = {name for name, field in self.fields.items() if field.per == "leaf"}
-        self.of_tree = {name for name, field in self.kept.items() if field.per == "tree"} - {"key"}
+        self.at_numbers = [name for name, field in rule.fields.items() if isinstance(field.start, Tracer)]
+        self.starts: Callable[[Numbers], Numbers] = jax.jit(self._starts)
+        self.names = {title: names_in(f)[0] for title, f in rule.formula.passes.items() if f is not None}
         self.jitted: dict[str, Callable[..., Any]] = {
             title: jax.jit(self._run, static_argnums=(0, 1, 2), inline=True) for title in self.names
         }
-        traced = [name for name, field in rule.fields.items() if isinstance(field.start, Tracer)]
-
-        def starts(numbers: Numbers) -> dict[str, Any]:
-            return {name: body(numbers).fields[name].start for name in traced}
-
-        self.starts: Callable[[Numbers], dict[str, Any]] | None = jax.jit(starts) if traced else None
 
     def first(self, numbers: Numbers, params: PyTree) -> State:
         """The fields before the first update."""
         self.refuse_others(params)
-        starts: dict[str, Any] = {} if self.starts is None else self.starts(numbers)
+        starts = self.starts(numbers) if self.at_numbers else {}
         return {name: field.init(params, starts.get(name, field.start)) for name, field in self.kept.items()}
+
+    def _starts(self, numbers: Numbers) -> dict[str, Any]:
+        """The initial values of the fields that start at a hyperparameter."""
+        fields = self.body(numbers).fields
+        return {name: fields[name].start for name in self.at_numbers}
 
     def refuse_others(self, values: PyTree) -> None:
         """Refuse leaves that are not matrices, for a formula of matrices; and shards, for one of whole leaves."""
@@ -117,29 +127,20 @@ class Compiled:
                     f"the others elsewhere: by_shape(matrix={self.who.removeprefix('gradtx.')}(...), other=adam(...))."
                 )
 
-    def each(
-        self,
-        title: str,
-        real: Dtype,
-        numbers: Numbers,
-        us: list[Any],
-        shared: Any,
-        columns: dict[str, list[Any]],
-        stack: bool = False,
-    ) -> list[Any]:
+    def each(self, title: str, step: Step, us: list[Any], shared: Any, columns: Columns) -> list[Any]:
         """One pass over all leaves: the leaves `us`, with values shared by all and values of each leaf."""
-        fixed, step = self.named(title, shared, columns), self.step(title, real)
+        fixed, run = self.named(title, shared, columns), self.run(title, step.real, step.numbers)
         mine = [(name, columns[name]) for name in self.names[title] if name in columns]
         rows = [(u, {name: column[i] for name, column in mine}) for i, u in enumerate(us)]
 
-        def one(u: Any, own: dict[str, Any]) -> Any:
-            return step(numbers, u, fixed | own)
+        def one(u: Any, own: Numbers) -> Any:
+            return run(u, fixed | own)
 
-        return _in_batches(one, rows) if stack and len(rows) > 1 else [one(u, own) for u, own in rows]
+        return _in_batches(one, rows) if self.stack and title == "update" else [one(*row) for row in rows]
 
-    def step(self, title: str, real: Dtype) -> Callable[..., Any]:
+    def run(self, title: str, real: Dtype, numbers: Numbers) -> Callable[..., Any]:
         """A pass as a program in this precision; another one inside shard_map, where sums go over axes of the mesh."""
-        return functools.partial(self.jitted[title], title, real, sharding.named_axes())
+        return functools.partial(self.jitted[title], title, real, sharding.named_axes(), numbers)
 
     def named(self, title: str, shared: dict[str, Any], columns: Any = ()) -> dict[str, Any]:
         """The values of the whole tree that a pass names."""
@@ -153,9 +154,7 @@ class Compiled:
                 )
         return {name: shared[name] for name in names if name in shared and name not in columns}
 
-    def _run(
-        self, title: str, real: Dtype, over: tuple[str, ...], numbers: Numbers, u: Any, named: dict[str, Any]
-    ) -> Any:
+    def _run(self, title: str, real: Dtype, over: tuple[str, ...], numbers: Numbers, u: Any, named: Numbers) -> Any:
         """One pass over one leaf, traced: computed in the compute dtype, returned in the dtypes of the inputs."""
 
         def wide(x: Any) -> Any:
@@ -165,41 +164,39 @@ class Compiled:
         def number(x: Array) -> Array:
             return x.astype(real)
 
-        function: Any = self.passes(self.body(jax.tree.map(number, numbers)))[title]
+        function: Any = self.body(jax.tree.map(number, numbers)).formula.passes[title]
         given = jax.tree.map(wide, named)
         # Standard promotion: real numbers scale complex leaves, and a count is one.
         with no_values(self.who), jax.numpy_dtype_promotion("standard"):
             made = function(**given) if u is None else function(jax.tree.map(wide, u), **given)
         return self.finished(title, made, u, named, real)
 
-    def finished(self, title: str, made: Any, u: Any, named: dict[str, Any], real: Dtype) -> Any:
+    def finished(self, title: str, made: Any, u: Any, named: Numbers, real: Dtype) -> Any:
         """The result of a pass, checked, in the dtypes of the inputs."""
         raise NotImplementedError
 
-    def checked(self, made: Any, named: dict[str, Any], needed: set[str], *, more: bool = False) -> dict[str, Any]:
-        """The fields that a pass returned, in the dtypes that they have."""
-        fields = as_dict(made)
-        if fields is None or not (needed <= fields.keys() if more else needed == fields.keys()):
-            got = repr(made) if fields is None else ", ".join(fields) or "none"
+    def refuse_fields(self, made: Any, needed: Collection[str], allowed: Collection[str] | None = None) -> None:
+        """Refuse anything but a dict of all the needed fields, and of no others than the allowed ones."""
+        names = as_dict(made)
+        if names is None or not (set(needed) <= names.keys() and (allowed is None or names.keys() <= set(allowed))):
+            got = repr(made) if names is None else ", ".join(names) or "none"
             raise TypeError(
                 f"{self.who}: it returned the fields {got}; needed: {', '.join(sorted(needed)) or 'none'}. A pass "
                 "returns each field that it names, with its new value."
             )
 
-        self.unread |= fields.keys() & self.kept.keys() - named.keys()
+    def as_before(self, made: Numbers, old: Numbers) -> Numbers:
+        """The result of a pass, each field in the dtype of its old value if it has one."""
+        return {
+            name: jax.tree.map(functools.partial(self.like, f"the field {name!r}"), value, old[name])
+            if name in old and name in self.kept
+            else value
+            for name, value in made.items()
+        }
 
-        def like(name: str, value: Any) -> Any:
-            if name not in self.kept or name in self.unread:
-                return value
-            return jax.tree.map(functools.partial(self.like, f"the field {name!r}"), value, named[name])
-
-        return {name: like(name, value) for name, value in fields.items()}
-
-    def settled(self, new: State, own: State) -> State:
-        """The new fields; those that a pass returned without reading them are checked here."""
-        for name in self.unread & new.keys():
-            new[name] = jax.tree.map(functools.partial(self.like, f"the field {name!r}"), new[name], own[name])
-        return {name: new.get(name, own[name]) for name in own}
+    def unread(self, title: str, made: Numbers, own: State) -> State:
+        """The same for the fields that a pass does not name, and so did not get."""
+        return made | self.as_before({name: made[name] for name in made.keys() - self.names[title].keys()}, own)
 
     def like(self, what: str, new: Any, old: Any, real: Any = None) -> Any:
         """A value that the author returned, in the dtype of the old one; another kind or shape is refused."""
@@ -216,9 +213,9 @@ class Compiled:
         return new.astype(tree.dtype_of(old))
 
 
-def as_dict(made: Any) -> dict[str, Any] | None:
+def as_dict(made: Any) -> Numbers | None:
     """The result of a pass, if it is a dict."""
-    return cast(dict[str, Any], made) if isinstance(made, dict) else None
+    return cast(Numbers, made) if isinstance(made, dict) else None
 
 
 def _in_batches(step: Callable[..., Any], rows: Sequence[tuple[Any, Any]]) -> list[Any]:
@@ -241,12 +238,12 @@ class Program(Compiled):
     """A formula as a program."""
 
     def __init__(self, who: str, rule: Rule, body: Body):
-        def passes(rule: Rule) -> dict[str, Pass]:
-            return {"measure": rule.formula.measure, "once": rule.formula.once, "update": rule.update}
-
-        super().__init__(who, rule, body, passes)
-        self.only, self.stack, self.whole = rule.formula.only, rule.formula.stack, rule.reach == "tree"
-        self.measured: set[str] = set()
+        super().__init__(who, rule, body)
+        self.only, self.whole = rule.formula.only, rule.reach == "tree"
+        self.of_tree = {name for name, field in self.kept.items() if field.per == "tree"} - {"key"}
+        of_leaves = {name for name, field in self.kept.items() if field.per == "leaf"}
+        self.read = {title: names.keys() & of_leaves for title, names in self.names.items()}
+        self.copies = {name for name in of_leaves if self.kept[name].start == "params"}
 
     def init(self, numbers: Numbers, params: PyTree, inner: list[Any]) -> State:
         """The state before the first update."""
@@ -254,78 +251,76 @@ class Program(Compiled):
             params = selection.keep(params, selection.flags(self.who, self.only, params, params))
         return self.first(numbers, params)
 
-    def update(
-        self,
-        real: Dtype,
-        numbers: Numbers,
-        u: PyTree,
-        own: State,
-        params: PyTree,
-        count: Any,
-        extra: Numbers,
-        inner: list[Any],
-    ) -> tuple[PyTree, State]:
+    def update(self, step: Step, own: State, inner: list[Any]) -> tuple[PyTree, State]:
         """One step of the whole tree."""
         if self.only is None:
-            return self._update(real, numbers, u, own, params, count, extra)
-        keep = functools.partial(selection.keep, chosen=selection.flags(self.who, self.only, u, params))
-        trees = {name: keep(extra[name]) for name in extra.keys() & (self.of_leaves | {"observed"})}
-        weights = None if params is None else keep(params)
-        result, new = self._update(real, numbers, keep(u), own, weights, count, extra | trees)
-        return selection.put(result, u, keep.keywords["chosen"]), new
+            return self._update(step, own)
+        chosen = selection.flags(self.who, self.only, step.updates, step.params)
+        keep = functools.partial(selection.keep, chosen=chosen)
+        trees = {"observed", *(name for name, field in self.fields.items() if field.per == "leaf")}
+        extra = {name: keep(value) if name in trees else value for name, value in step.extra.items()}
+        params = None if step.params is None else keep(step.params)
+        result, new = self._update(step._replace(updates=keep(step.updates), params=params, extra=extra), own)
+        return selection.put(result, step.updates, chosen), new
 
-    def _update(
-        self, real: Dtype, numbers: Numbers, u: PyTree, own: State, params: PyTree, count: Any, extra: Numbers
-    ) -> tuple[PyTree, State]:
+    def _update(self, step: Step, own: State) -> tuple[PyTree, State]:
+        u = step.updates
         self.refuse_others(u)
         structure = cast(Any, jax.tree.structure(u))
         flat: Callable[[Any], list[Any]] = (lambda value: [value]) if self.whole else jax.tree.leaves
-        us = flat(u)
-        columns = {"observed": flat(extra.get("observed", u))}
-        columns["params"] = [None] * len(us) if params is None else flat(params)
-        shared: dict[str, Any] = {"count": count}
-        new: State = {}
+        us, new = flat(u), dict(own)
+        columns = {"observed": flat(step.extra.get("observed", u))}
+        columns["params"] = [None] * len(us) if step.params is None else flat(step.params)
+        shared: dict[str, Any] = {"count": step.count}
         for name, field in self.fields.items():
+            if field.given and name not in step.extra:
+                continue
+            value = step.extra[name] if field.given else own[name]
             if name == "key":
-                new[name], columns[name] = _drawn(own[name], len(us))
-            elif not field.given or name in extra:
-                value = extra[name] if field.given else own[name]
-                if field.per == "leaf":
-                    columns[name] = flat(value)
-                else:
-                    shared[name] = self._number(name, value) if field.given else value
+                new[name], columns[name] = _drawn(value, len(us))
+            elif field.per == "leaf":
+                columns[name] = flat(value)
+            elif field.given and jnp.shape(value):
+                raise ValueError(
+                    f"{self.who}.update: {name} has shape {jnp.shape(value)}; it must be one number. Pass its mean."
+                )
+            else:
+                shared[name] = value
+
+        def moved(rows: list[Any], needed: set[str], allowed: set[str]) -> Columns:
+            """The fields that a pass has updated, leaf by leaf."""
+            for _, fields in rows[:1]:
+                self.refuse_fields(fields, needed, allowed)
+            made = {name: [fields[name] for _, fields in rows[: len(us)]] for name in (rows[0][1] if rows else ())}
+            new.update(
+                (name, column[0] if self.whole else structure.unflatten(column)) for name, column in made.items()
+            )
+            return made
+
+        measured: Columns = {}
         if "measure" in self.names:
             # A tree without leaves is measured as one leaf without elements.
             nothing = [jnp.zeros(0)]
             some = (us, columns) if us else (nothing, dict.fromkeys(columns, nothing))
-            rows = self.each("measure", real, numbers, some[0], shared, some[1])
-            for name in rows[0][1]:
-                columns[name] = [row[1][name] for row in rows][: len(us)]
-                new[name] = structure.unflatten(columns[name])
-            shared |= {name: sum_up([row[0][name] for row in rows], real) for name in rows[0][0]}
+            rows = self.each("measure", step, some[0], shared, some[1])
+            left = self.read["measure"] - self.read["update"] - self.copies
+            measured = moved(rows, left, self.read["measure"])
+            columns |= measured
+            shared |= {name: sum_up([sums[name] for sums, _ in rows], step.real) for name in rows[0][0]}
         if "once" in self.names:
-            made = self.step("once", real)(numbers, None, self.named("once", shared))
-            shared |= made
-            new |= {name: made[name] for name in self.of_tree}
-        rows = self.each("update", real, numbers, us, shared, columns, self.stack)
-        for name in (own.keys() & self.names["update"].keys()) - new.keys():
-            parts = [row[1][name] for row in rows]
-            new[name] = parts[0] if self.whole else structure.unflatten(parts)
-        result = rows[0][0] if self.whole else structure.unflatten([row[0] for row in rows])
-        return result, self.settled(new, own)
+            made = self.run("once", step.real, step.numbers)(None, self.named("once", shared))
+            shared |= self.unread("once", made, own)
+            new |= {name: shared[name] for name in self.of_tree}
+        rows = self.each("update", step, us, shared, columns)
+        needed = self.read["update"] - measured.keys()
+        moved(rows, needed - self.copies, needed)
+        return rows[0][0] if self.whole else structure.unflatten([u for u, _ in rows]), new
 
-    def _number(self, name: str, value: Any) -> Any:
-        if jnp.shape(value):
-            raise ValueError(
-                f"{self.who}.update: {name} has shape {jnp.shape(value)}; it must be one number. Pass its mean."
-            )
-        return value
-
-    def finished(self, title: str, made: Any, u: Any, named: dict[str, Any], real: Dtype) -> Any:
+    def finished(self, title: str, made: Any, u: Any, named: Numbers, real: Dtype) -> Any:
         if title == "once":
-            return self.checked(made, named, self.of_tree, more=True)
-        own = {name for name in named if name in self.kept and name in self.of_leaves}
-        is_pair = isinstance(made, tuple) and (own or not self.whole)
+            self.refuse_fields(made, self.of_tree)
+            return self.as_before(made, named)
+        is_pair = isinstance(made, tuple) and (self.read[title] or not self.whole)
         parts = cast(tuple[Any, ...], made if is_pair else (made, {}))
         if len(parts) != 2:
             raise TypeError(
@@ -333,22 +328,17 @@ class Program(Compiled):
                 "dict of fields."
             )
         first, fields = parts
-        if title == "measure":
-            sums = as_dict(first)
-            if sums is None or not all(isinstance(value, Summed) for value in sums.values()):
-                raise TypeError(
-                    f"{self.who}: its measure returned {first!r}; it must return a dict of total(x), "
-                    "norm(x) or largest(x)."
-                )
-            self.measured = set(as_dict(fields) or ())
-            left = {name for name in own - self.names["update"].keys() if self.kept[name].start != "params"}
-            return first, self.checked(fields, named, (own & self.measured) | left)
-        needed = own - self.measured
-        given = as_dict(fields)
-        if given is not None:  # a copy of the params does not change, unless it is returned
-            fields = {name: named[name] for name in needed if self.kept[name].start == "params"} | given
-        new = self.checked(fields, named, needed)
-        return jax.tree.map(functools.partial(self.like, "the update", real=real), first, u), new
+        if as_dict(fields) is None:
+            self.refuse_fields(fields, self.read[title])
+        moved = self.as_before(fields, named)
+        if title == "update":
+            return jax.tree.map(functools.partial(self.like, "the update", real=real), first, u), moved
+        sums = as_dict(first)
+        if sums is None or not all(isinstance(value, Summed) for value in sums.values()):
+            raise TypeError(
+                f"{self.who}: its measure returned {first!r}; it must return a dict of total(x), norm(x) or largest(x)."
+            )
+        return sums, moved
 
 
 def _drawn(bits: Array, number: int) -> tuple[Array, list[Array]]:

@@ -9,7 +9,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, NoReturn, Self, TypeVar, cast
+from typing import Any, ClassVar, NoReturn, ParamSpec, Self, TypeVar, cast
 
 import jax
 
@@ -26,8 +26,6 @@ registry: Mapping[str, Callable[..., Any]] = types.MappingProxyType(_registry)
 class Recorded:
     """A call of a factory, as a value."""
 
-    __slots__ = ("__weakref__", "_arguments", "_cache")
-
     _kind: ClassVar[Kind]
     name: ClassVar[str]
     """The name of the factory."""
@@ -35,65 +33,54 @@ class Recorded:
     _parameters: ClassVar[tuple[Parameter, ...]]
     _signature: ClassVar[inspect.Signature]
     _placed: ClassVar[tuple[str, ...]]
-    _defaults: ClassVar[dict[str, Any] | None]
+    _rest: ClassVar[str | None]
+    _defaults: ClassVar[dict[str, Any]]
+    _required: ClassVar[frozenset[str]]
     _body: ClassVar[Callable[..., Any]]
     _check: ClassVar[Callable[..., None] | None] = None
 
     _arguments: dict[str, Any]
-    _cache: dict[Any, Any]
 
     @classmethod
     def _from_arguments(cls, arguments: dict[str, Any]) -> Self:
         node = object.__new__(cls)
-        object.__setattr__(node, "_arguments", arguments)
-        object.__setattr__(node, "_cache", {})
+        vars(node)["_arguments"] = arguments
         return node
 
     @classmethod
-    def _from_call(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
+    def _from_call(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         arguments = cls._bound(args, kwargs)
-        if arguments is None:
-            arguments = cls._bound_with_words(args, kwargs)
         return cls._checked({p.name: cls._normalize(p, arguments[p.name]) for p in cls._parameters})
 
     @classmethod
-    def _bound(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
-        """The arguments by name, with defaults filled in; None for a call that only `inspect` can bind."""
-        if cls._defaults is None:
-            return None
-        given = dict(zip(cls._placed, args, strict=False)) | kwargs
-        fits = len(given) == len(args) + len(kwargs) and given.keys() <= cls._defaults.keys()
-        arguments = cls._defaults | given
-        return arguments if fits and not any(value is inspect.Parameter.empty for value in arguments.values()) else None
+    def _bound(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by name, with defaults filled in; arguments that do not fit are refused."""
+        placed = dict(zip(cls._placed, args, strict=False))
+        given, rest = placed | kwargs, args[len(placed) :]
+        fits = cls._required <= given.keys() <= cls._defaults.keys() and len(given) == len(placed) + len(kwargs)
+        if not fits or cls._rest in kwargs or (rest and not cls._rest):
+            known = ", ".join(cls._defaults) or "none"
+            raise TypeError(f"{cls._who()}: {cls._misfit(args, kwargs)} Its arguments: {known}.")
+        return cls._defaults | given | ({cls._rest: rest} if cls._rest else {})
 
     @classmethod
-    def _bound_with_words(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The same by `inspect`; arguments that do not fit are refused."""
-        known = [parameter.name for parameter in cls._parameters]
-        try:
-            for name in kwargs:
-                if name not in known:
-                    hint = elsewhere.argument(cls.name, name) or suggestion(name, known)
-                    raise TypeError(f"got an unexpected keyword argument {name!r}.{hint}")
-            cls._check_positions(args)
-            bound = cls._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            problem = str(error) if str(error)[-1] in ".?" else f"{error}."
-            raise TypeError(f"{cls._who()}: {problem} Its arguments: {', '.join(known) or 'none'}.") from None
-        bound.apply_defaults()
-        return bound.arguments
-
-    @classmethod
-    def _check_positions(cls, args: tuple[Any, ...]) -> None:
-        """Refuse more arguments than have a position."""
-        parameters = cls._signature.parameters.values()
-        placed = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-        named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-        if len(args) > len(placed) and named and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
-            raise TypeError(
-                f"{len(args)} arguments were given by position; allowed: {', '.join(placed)}. Give the others by "
+    def _misfit(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """What is wrong with a call."""
+        for name in kwargs:
+            if name not in cls._defaults:
+                hint = elsewhere.argument(cls.name, name) or suggestion(name, cls._defaults)
+                return f"got an unexpected keyword argument {name!r}.{hint}"
+        named = [parameter.name for parameter in cls._parameters if parameter.keyword_only]
+        if len(args) > len(cls._placed) and named and not cls._rest:
+            return (
+                f"{len(args)} arguments were given by position; allowed: {', '.join(cls._placed)}. Give the others by "
                 f"keyword: {named[0]}=..."
             )
+        try:
+            cls._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            return f"{error}."
+        raise NotImplementedError  # _bound and Python have the same rules
 
     @classmethod
     def _checked(cls, arguments: dict[str, Any]) -> Self:
@@ -105,7 +92,7 @@ class Recorded:
         return node
 
     def _probe(self) -> None:
-        raise NotImplementedError  # each family runs its body in its own way
+        """Run the body, or check the arguments; each family in its own way."""
 
     @classmethod
     def _normalize(cls, parameter: Parameter, value: Any) -> Any:
@@ -223,16 +210,20 @@ class Recorded:
 
     # Equality, hash, copies -------------------------------------------------------------------------------------------
 
+    @functools.cached_property
     def _identity(self) -> Any:
-        if "identity" not in self._cache:
-            self._cache["identity"] = tuple(freeze(value) for value in self._arguments.values())
-        return self._cache["identity"]
+        return tuple(freeze(value) for value in self._arguments.values())
+
+    @functools.cached_property
+    def _statics(self) -> tuple[Static, ...]:
+        """The static arguments, as a treedef has them."""
+        return tuple(Static(self._arguments[p.name]) for p in self._parameters if not p.is_child)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._identity() == cast(Recorded, other)._identity()
+        return type(self) is type(other) and self._identity == cast(Recorded, other)._identity
 
     def __hash__(self) -> int:
-        return hash((type(self), self._identity()))
+        return hash((type(self), self._identity))
 
     def __copy__(self) -> Self:
         return self
@@ -257,17 +248,17 @@ class Recorded:
 
     def to_config(self) -> dict[str, Any]:
         """The call as JSON: `{"name": ..., "arguments": {...}}`, to be read by `from_config`."""
-        arguments = {p.name: self._encoded(p) for p in self._parameters}
+        arguments: dict[str, Any] = {}
+        for p in self._parameters:
+            value: Any = self._arguments[p.name]
+            is_tuple = p.container is tuple and value is not None  # as its parameter says, so that a list will do
+            arguments[p.name] = encode(list(cast(Any, value)) if is_tuple else value, f"{self._who()}: {p.name}")
         return {"name": self.name, "arguments": arguments}
-
-    def _encoded(self, parameter: Parameter) -> Any:
-        value, where = self._arguments[parameter.name], f"{self._who()}: {parameter.name}"
-        if parameter.container is tuple and value is not None:
-            return [encode(item, where) for item in value]  # known to be a tuple
-        return encode(value, where)
 
 
 R = TypeVar("R", bound=Recorded)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @functools.cache
@@ -280,29 +271,27 @@ def define(base: type[R], body: Callable[..., Any], hints: Mapping[str, Any] | N
     """Generate the node type of a factory and register it with JAX; `hints` are the annotations, if already read."""
     name, signature = body.__name__, inspect.signature(body)
     hints = annotations_of(body) if hints is None else hints
+    parameters = parameters_of(name, signature, hints, _reserved(base))
+    rest = next((p.name for p in parameters if p.variadic), None)
     members = {
-        "__slots__": (),
         "__module__": body.__module__,
         "__doc__": body.__doc__,
         "name": name,
         "_body": staticmethod(body),
-        "_parameters": parameters_of(name, signature, hints, _reserved(base)),
+        "_parameters": parameters,
         "_signature": signature,
-        "_placed": tuple(p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD),
-        "_defaults": None
-        if any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values())
-        else {p.name: p.default for p in signature.parameters.values()},
+        "_placed": tuple(p.name for p in parameters if not (p.keyword_only or p.variadic)),
+        "_rest": rest,
+        "_defaults": {p.name: p.default for p in parameters},
+        "_required": frozenset(p.name for p in parameters if p.default is inspect.Parameter.empty) - {rest},
     }
     node = cast(type[R], types.new_class(name, (base,), exec_body=lambda namespace: namespace.update(members)))
-    children = [parameter.name for parameter in node._parameters if parameter.is_child]
-    statics = [parameter.name for parameter in node._parameters if not parameter.is_child]
+    children = [parameter.name for parameter in parameters if parameter.is_child]
+    statics = [parameter.name for parameter in parameters if not parameter.is_child]
     keys = [ArgumentKey(child) for child in children]
 
     def flatten(node: R) -> tuple[tuple[Any, ...], tuple[Static, ...]]:
-        arguments = node._arguments
-        if "statics" not in node._cache:
-            node._cache["statics"] = tuple(Static(arguments[name]) for name in statics)
-        return tuple(arguments[name] for name in children), node._cache["statics"]
+        return tuple(node._arguments[name] for name in children), node._statics
 
     def flatten_with_keys(node: R) -> tuple[tuple[tuple[ArgumentKey, Any], ...], tuple[Static, ...]]:
         values, aux = flatten(node)
@@ -310,22 +299,22 @@ def define(base: type[R], body: Callable[..., Any], hints: Mapping[str, Any] | N
 
     def unflatten(aux: tuple[Static, ...], values: Iterable[Any]) -> R:
         arguments = dict(zip(children, values, strict=True)) | {n: s.value for n, s in zip(statics, aux, strict=True)}
-        return node._from_arguments({p.name: arguments[p.name] for p in node._parameters})
+        return node._from_arguments({p.name: arguments[p.name] for p in parameters})
 
     jax.tree_util.register_pytree_with_keys(node, flatten_with_keys, unflatten, flatten)
     return node
 
 
-def recorded(base: type[R]) -> Callable[[Callable[..., Any]], Callable[..., R]]:
+def recorded(base: type[Recorded]) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """A decorator that makes a factory of nodes of this base."""
     return lambda body: factory_of(define(base, body))
 
 
-def factory_of(node: type[R]) -> Callable[..., R]:
+def factory_of(node: type[Recorded]) -> Callable[..., Any]:
     """The function that users call: it records its arguments in a node."""
 
     @functools.wraps(node._body)
-    def factory(*args: Any, **kwargs: Any) -> R:
+    def factory(*args: Any, **kwargs: Any) -> Recorded:
         return node._from_call(args, kwargs)
 
     return enter(node, factory)
@@ -351,9 +340,11 @@ def enter(node: type[R], factory: Callable[..., Any]) -> Callable[..., Any]:
     return factory
 
 
-def is_factory(value: Any) -> bool:
-    """Whether this is a factory that was passed without being called."""
-    return isinstance(getattr(value, "node", None), type) and issubclass(value.node, Recorded)
+def refuse_factory(value: Any, where: str) -> None:
+    """Refuse a factory that was passed without being called."""
+    node = getattr(value, "node", None)
+    if isinstance(node, type) and issubclass(node, Recorded):
+        raise TypeError(f"{where} is the factory gradtx.{node.name} itself. Call it: {node.name}(...).")
 
 
 def _restore(factory: Any, arguments: dict[str, Any]) -> Recorded:

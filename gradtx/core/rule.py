@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple
 
 from gradtx.core.fields import Field
 
@@ -82,47 +82,37 @@ class Rule:
                 raise ValueError(f"gradtx.Rule: traits has {trait!r}; allowed: {', '.join(map(repr, TRAITS))}.")
 
 
-@dataclasses.dataclass(frozen=True)
-class Wants:
-    """What an author's update names."""
+OFFERED = frozenset({"observed", "params", "count"})
+"""The inputs that every update may name."""
 
-    params: bool
-    params_required: bool
-    observed: bool
-    count: bool
-    extra: frozenset[str]
-    extra_required: frozenset[str]
+
+class Wants(NamedTuple):
+    """The names that an author's update wants, and whether each is required; `passes_on` if it also takes `**extra`."""
+
+    names: dict[str, bool]
     passes_on: bool = False
 
-
-@functools.lru_cache(maxsize=4096)
-def _wants(code: Any, defaults: int, keyword_defaults: frozenset[str]) -> Wants:
-    names = code.co_varnames[: code.co_argcount]
-    keywords = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
-    if len(names) < 2 or names[2:] not in ((), ("params",)):
-        raise TypeError(
-            f"{code.co_name}({', '.join(names)}); it must be update(updates, state) or update(updates, state, params), "
-            "with everything else (observed, count, extra arguments) keyword-only, after a *."
-        )
-    extra = frozenset(keywords) - {"observed", "count", "params"}
-    by_keyword = "params" in keywords
-    return Wants(
-        params=len(names) > 2 or by_keyword,
-        params_required=(len(names) > 2 and defaults == 0) or (by_keyword and "params" not in keyword_defaults),
-        observed="observed" in keywords,
-        count="count" in keywords,
-        extra=extra,
-        extra_required=extra - keyword_defaults,
-        passes_on=bool(code.co_flags & inspect.CO_VARKEYWORDS),
-    )
+    @property
+    def extra(self) -> dict[str, bool]:
+        """The extra arguments among them."""
+        return {name: needed for name, needed in self.names.items() if name not in OFFERED}
 
 
 def wants(rule: Rule) -> Wants:
-    """What the rule's update names."""
-    function = cast(Any, rule.update)
+    """The names that the update of a rule written by hand wants."""
+    function = rule.update
     if not inspect.isfunction(function):
         raise TypeError(f"gradtx.Rule: update is {function!r}; it must be a plain function with readable arguments.")
-    return _wants(function.__code__, len(function.__defaults__ or ()), frozenset(function.__kwdefaults__ or ()))
+    parameters = list(inspect.signature(function).parameters.values())
+    placed = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if len(placed) < 2 or placed[2:] not in ([], ["params"]):
+        raise TypeError(
+            f"{function.__name__}({', '.join(placed)}); it must be update(updates, state) or update(updates, state, "
+            "params), with everything else (observed, count, extra arguments) keyword-only, after a *."
+        )
+    passes_on = parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
+    named = parameters[2 : -1 if passes_on else None]
+    return Wants({p.name: p.default is p.empty for p in named}, passes_on)
 
 
 def widest(reaches: Iterable[Reach]) -> Reach:
@@ -196,9 +186,9 @@ def around(rule: Rule, wanted: Wants, inner: list[Facts]) -> Facts:
     own, inside = frozenset(rule.traits), _any_of(*(one.traits for one in inner))
     everywhere = _all_of(*(one.traits for one in inner)) if inner else frozenset[str]()
     rests = not inner or "idle" in everywhere
-    if rests and not (remembers(rule) or inner or wanted.count or wanted.params):
+    if rests and not (remembers(rule) or inner or wanted.names.keys() & {"count", "params"}):
         own |= {"idle"}
-    if inner and not (wanted.observed or wanted.passes_on):
+    if inner and not ("observed" in wanted.names or wanted.passes_on):
         own |= {"unobserved"}
     return Facts(
         reach=widest([rule.reach or ("element" if inner else "tree"), *(one.reach for one in inner)]),
@@ -206,9 +196,11 @@ def around(rule: Rule, wanted: Wants, inner: list[Facts]) -> Facts:
         sometimes=rule.acts == "sometimes" or any(one.sometimes for one in inner),
         traits=(own if rests else own - {"idle"}) | (inside & _FROM_INSIDE) | (everywhere & {"nonfinite"}),
         random=any(one.dtype == "key" for one in rule.fields.values()) or any(one.random for one in inner),
-        params=wanted.params_required or (wanted.params and any(one.params for one in inner)),
-        extra=_any_of(wanted.extra, *(one.extra for one in passed_on)),
-        required=_any_of(wanted.extra_required, *(one.required for one in passed_on)),
+        params=wanted.names.get("params", False) or ("params" in wanted.names and any(one.params for one in inner)),
+        extra=_any_of(frozenset(wanted.extra), *(one.extra for one in passed_on)),
+        required=_any_of(
+            frozenset(name for name, needed in wanted.extra.items() if needed), *(one.required for one in passed_on)
+        ),
         any_extra=any(one.any_extra for one in passed_on),
     )
 

@@ -36,12 +36,11 @@ Rate = Callable[[Array], Any]
 class Schedule(Recorded):
     """A hyperparameter that depends on time. Call it with the number of updates already made."""
 
-    __slots__ = ()
     _kind = Kind.SCHEDULE
 
     def _probe(self) -> None:
         with blame(self.name):
-            rate = self._call(placeholders(self))
+            rate = self._call(concrete_numbers(self, None, np.float32))
         if not callable(rate):
             raise TypeError(f"{self._who()}: its body returned {rate!r}; it must return a function of the count.")
 
@@ -80,28 +79,27 @@ def blame(where: str) -> Generator[None]:
 
 
 def concrete_numbers(node: Recorded, count: Any, dtype: Any) -> dict[str, Any]:
-    """The arguments as a body gets them: hyperparameters in `dtype`, schedules evaluated at `count`."""
+    """The arguments as a body gets them: hyperparameters in `dtype`, schedules evaluated at `count`.
+
+    Without a count it is a run at the call, when neither dtype nor count is known: then a schedule is 1.
+    """
     return {p.name: _numbers(node, p, node._arguments[p.name], count, dtype) for p in node._parameters}
 
 
 def _numbers(node: Recorded, parameter: Parameter, value: Any, count: Any, dtype: Any) -> Any:
+    def number(leaf: Any) -> Any:
+        if isinstance(leaf, Schedule):
+            return np.dtype(dtype).type(1) if count is None else leaf.at(count, dtype)
+        is_python = isinstance(leaf, (float, int))
+        made = np.dtype(dtype).type(leaf) if is_python else leaf.astype(dtype)
+        rounds = is_python or (leaf.dtype != made.dtype and made.ndim == 0)
+        if rounds and count is not None and not is_traced(made):
+            _refuse_rounded(node, parameter, leaf, made)
+        return made
+
     if parameter.kind is not Kind.HYPER or value is None:
         return value
-    if isinstance(value, tuple):
-        return tuple(_numbers(node, parameter, item, count, dtype) for item in cast(tuple[Any, ...], value))
-    if isinstance(value, dict):
-        items = cast(dict[Any, Any], value).items()
-        return {key: _numbers(node, parameter, item, count, dtype) for key, item in items}
-    if isinstance(value, Schedule):
-        return value.at(count, dtype)
-    if isinstance(value, (float, int)):
-        number = np.dtype(dtype).type(value)
-        _refuse_rounded(node, parameter, value, number)
-        return number
-    number = value.astype(dtype)
-    if value.dtype != number.dtype and number.ndim == 0 and not is_traced(number):
-        _refuse_rounded(node, parameter, value, number)
-    return number
+    return number(value) if parameter.container is None else jax.tree.map(number, value, is_leaf=is_schedule)
 
 
 def _refuse_rounded(node: Recorded, parameter: Parameter, value: Any, number: Any) -> None:
@@ -113,23 +111,8 @@ def _refuse_rounded(node: Recorded, parameter: Parameter, value: Any, number: An
         )
 
 
-def placeholders(node: Recorded) -> dict[str, Any]:
-    """The arguments for a run of the body at the call, when neither dtype nor count is known."""
-
-    def placeholder(leaf: Any) -> Any:
-        if isinstance(leaf, Schedule):
-            return np.float32(1)
-        return np.float32(leaf) if isinstance(leaf, float) else leaf
-
-    def of(parameter: Parameter, value: Any) -> Any:
-        if parameter.kind is not Kind.HYPER:
-            return value
-        return jax.tree.map(placeholder, value, is_leaf=_is_schedule)
-
-    return {p.name: of(p, node._arguments[p.name]) for p in node._parameters}
-
-
-def _is_schedule(leaf: Any) -> bool:
+def is_schedule(leaf: Any) -> bool:
+    """Whether a hyperparameter is a schedule."""
     return isinstance(leaf, Schedule)
 
 
@@ -200,8 +183,7 @@ def as_schedule(value: Any, where: str) -> Schedule:
     """A schedule unchanged; a function of the count wrapped; anything else refused."""
     if isinstance(value, Schedule):
         return value
-    if record.is_factory(value):
-        raise TypeError(f"{where} is the factory gradtx.{value.node.name} itself. Call it: {value.node.name}(...).")
+    record.refuse_factory(value, where)
     if callable(value) and not isinstance(value, Recorded) and not isinstance(value, type):
         return custom_schedule(value)
     raise TypeError(f"{where} is {value!r}; it must be a schedule, or a function of the count.")

@@ -13,18 +13,16 @@ A function gets stand-ins for arrays, without values: the selection can depend n
 
 import collections
 import fnmatch
-import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 
 from gradtx import tree
 from gradtx.core.annotations import ARRAYS, is_traced
-from gradtx.core.arguments import freeze
 from gradtx.core.rule import Params
 from gradtx.core.stand_ins import StandIn
 
@@ -32,28 +30,15 @@ PyTree = Any
 Patterns = dict[str, Any]
 
 
-class _Question:
-    """A mask or labels for params of given shapes: hashed by value, so that a tree or patterns are read only once."""
+class _Question(NamedTuple):
+    """A mask or labels, for params of given shapes."""
 
-    def __init__(self, who: str, argument: str, kind: type, spec: Any, shapes: PyTree, paths: tuple[str, ...]):
-        self.who, self.argument, self.kind, self.spec, self.shapes, self.paths = (
-            who,
-            argument,
-            kind,
-            spec,
-            shapes,
-            paths,
-        )
-
-    @functools.cached_property
-    def key(self) -> tuple[Any, ...]:
-        return self.who, self.argument, freeze(self.spec), self.paths, cast(Any, jax.tree.structure(self.shapes))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Question) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
+    who: str
+    argument: str
+    kind: type
+    spec: Any
+    shapes: PyTree
+    paths: tuple[str, ...]
 
     @property
     def what(self) -> str:
@@ -62,12 +47,12 @@ class _Question:
 
 def flags(who: str, spec: Any, updates: PyTree, params: Params = None, *, argument: str = "mask") -> tuple[bool, ...]:
     """Whether each leaf is selected, in the order of the leaves."""
-    return _answer(_question(who, argument, bool, spec, updates, params))
+    return _answer(who, argument, bool, spec, updates, params)
 
 
 def labels(who: str, spec: Any, updates: PyTree, params: Params = None, *, argument: str) -> tuple[str, ...]:
     """The label of each leaf, in the order of the leaves."""
-    return _answer(_question(who, argument, str, spec, updates, params))
+    return _answer(who, argument, str, spec, updates, params)
 
 
 def is_function(spec: Any) -> bool:
@@ -113,25 +98,18 @@ def put(values: PyTree, into: PyTree, chosen: tuple[bool, ...]) -> PyTree:
     )
 
 
-def _question(who: str, argument: str, kind: type, spec: Any, updates: PyTree, params: Params) -> _Question:
+def _answer(who: str, argument: str, kind: type, spec: Any, updates: PyTree, params: Params) -> tuple[Any, ...]:
     if params is None and is_function(spec):
         raise ValueError(
             f"{who}: {argument} is a function of the params, and params are missing. Call "
             "tx.update(grads, state, params)."
         )
     like = updates if params is None else params
-    return _Question(who, argument, kind, spec, tree.shapes(like), paths(like))
-
-
-def _answer(question: _Question) -> tuple[Any, ...]:
-    # A function is called again each time, since it may read other values that have changed.
-    return _asked(question, question.spec) if is_function(question.spec) else _looked_up(question)
-
-
-@functools.lru_cache(maxsize=512)
-def _looked_up(question: _Question) -> tuple[Any, ...]:
+    question = _Question(who, argument, kind, spec, tree.shapes(like), paths(like))
+    if is_function(spec):
+        return _asked(question, spec)
     patterns = _as_patterns(question)
-    return _spread(question, question.spec) if patterns is None else _matched(question, patterns)
+    return _spread(question, spec) if patterns is None else _matched(question, patterns)
 
 
 def _asked(question: _Question, function: Callable[..., Any]) -> tuple[Any, ...]:

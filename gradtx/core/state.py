@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gradtx import sharding
 from gradtx.core import record
-from gradtx.core.annotations import Kind, as_count, is_traced
+from gradtx.core.annotations import Kind, Parameter, as_count, is_traced
 
 
 def held(state: Any) -> Any:
@@ -39,14 +39,18 @@ def find(state: Any, name: str) -> Any:
     """
     wanted, state = name.split("/"), held(state)
     entries = list(_entries(state, ()))
-    found = _called(wanted, entries) or _called(wanted, list(_all(state, ()))) or _called_between(wanted, entries)
+    found = (
+        [entry for entry in entries if list(entry[0][-len(wanted) :]) == wanted]
+        or [entry for entry in _all(state, ()) if list(entry[0][-len(wanted) :]) == wanted]
+        or [entry for entry in entries if fits(entry[0], wanted)]
+    )
     if len(found) == 1:
         return found[0][1]
     if (union := _union(found)) is not None:
         return union
     paths = ["/".join(path) for path, _ in (found or entries)]
     problem = f"several entries are called {name!r}" if found else f"no entry is called {name!r}"
-    hint = f" {name} is a hyperparameter: gradtx.hyperparameters(tx, state)." if _is_hyperparameter(name) else ""
+    hint = f" {name} is a hyperparameter: gradtx.hyperparameters(tx, state)." if hyperparameters_called(name) else ""
     raise KeyError(f"gradtx.find: {problem}.{hint} {'Name one of' if found else 'There are'}: {', '.join(paths)}.")
 
 
@@ -67,17 +71,10 @@ def _is_none(value: Any) -> bool:
     return value is None
 
 
-def _is_hyperparameter(name: str) -> bool:
+def hyperparameters_called(name: str) -> list[Parameter]:
+    """The hyperparameters of this name, of all factories."""
     parameters = (p for factory in record.registry.values() for p in cast(Any, factory).node._parameters)
-    return any(p.name == name and p.kind is Kind.HYPER for p in parameters)
-
-
-def _called(wanted: list[str], entries: list[tuple[tuple[str, ...], Any]]) -> list[tuple[tuple[str, ...], Any]]:
-    return [(path, value) for path, value in entries if list(path[-len(wanted) :]) == wanted]
-
-
-def _called_between(wanted: list[str], entries: list[tuple[tuple[str, ...], Any]]) -> list[tuple[tuple[str, ...], Any]]:
-    return [(path, value) for path, value in entries if fits(path, wanted)]
+    return [p for p in parameters if p.name == name and p.kind is Kind.HYPER]
 
 
 def fits(path: tuple[str, ...], wanted: list[str]) -> bool:

@@ -20,7 +20,8 @@ from jax import Array
 from gradtx import numerics, tree
 from gradtx.core import check, meeting, record
 from gradtx.core.annotations import Dtype
-from gradtx.core.fields import Field, Place, at, put
+from gradtx.core.arguments import set_in
+from gradtx.core.fields import Field, Place, at
 from gradtx.core.foreign import as_transform
 from gradtx.core.rule import Facts, Params, State, Updates
 from gradtx.core.transform import Part, Transform, Transparent, numbered
@@ -31,8 +32,7 @@ _ALLOWED = ("bfloat16", "float32", "float64")
 class Stored(Transparent):
     """A transform with some fields in another dtype; the names in its state do not change."""
 
-    __slots__ = ()
-
+    inner: Transform
     dtype: str
     fields: tuple[str, ...] | None
 
@@ -63,9 +63,9 @@ class Stored(Transparent):
         chosen = self.fields
         return [(p, f) for p, f in self.inner.declared.items() if f.storable and (chosen is None or p[-1] in chosen)]
 
-    @property
+    @functools.cached_property
     def facts(self) -> Facts:
-        return dataclasses.replace(super().facts, random=True)
+        return dataclasses.replace(self.inner.facts, random=True)
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -96,7 +96,7 @@ class Stored(Transparent):
                         f"gradtx.stored: {'/'.join(place)} at {path} is complex ({tree.dtype_of(leaf)}); it must be "
                         "real. Put split_real_and_imaginary around it."
                     )
-            state = put(state, place, self._rounded_to_nearest(field, params))
+            state = set_in(state, place, self._rounded_to_nearest(field, params))
         seed = zlib.crc32("/".join(self.inner.slots).encode())
         return state | {self._own: {"key": jax.random.key_data(jax.random.key(seed))}}
 
@@ -115,7 +115,7 @@ class Stored(Transparent):
         low = [at(own, place) for place, _ in self._places]
         shapes = self._computed(own, updates if params is None else params)
         for (place, _), field in zip(self._places, low, strict=True):
-            own = put(own, place, tree.cast_like(field, at(shapes, place)))
+            own = set_in(own, place, tree.cast_like(field, at(shapes, place)))
         updates, new = self.inner._step(updates, own, params, extra)
         following, keys = numerics.leaf_keys(state[self._own]["key"], low)
 
@@ -123,16 +123,20 @@ class Stored(Transparent):
             return numerics.round_stochastically(x, old.dtype, next(keys))
 
         for (place, _), old in zip(self._places, low, strict=True):
-            new = put(new, place, jax.tree.map(rounded, at(new, place), old))
+            new = set_in(new, place, jax.tree.map(rounded, at(new, place), old))
         return updates, new | {self._own: {"key": following}}
 
     def _computed(self, state: State, like: Params) -> State:
         """The shapes of the inner state, in the dtypes in which it is computed."""
-        key = ("computed", check.struct_key(like))
-        if key not in self._cache:
+        key = check.struct_key(like)
+        if key not in self._shapes:
             with check.questioned(state):
-                self._cache[key] = jax.eval_shape(self.inner._init, like)
-        return self._cache[key]
+                self._shapes[key] = jax.eval_shape(self.inner._init, like)
+        return self._shapes[key]
+
+    @functools.cached_property
+    def _shapes(self) -> dict[Any, State]:
+        return {}
 
 
 def _stored(inner: Transform, dtype: Dtype, fields: tuple[str, ...] | None = None) -> Transform:

@@ -41,17 +41,16 @@ AxisName = str | tuple[str, ...] | None
 class Transform(Recorded):
     """A gradient transform as a value. `init, update = tx` is the pure pair."""
 
-    __slots__ = ()
     _kind = Kind.TRANSFORM
 
     # The pair, as users call it ---------------------------------------------------------------------------------------
 
-    @property
+    @functools.cached_property
     def init(self) -> Callable[[Params], State]:
         """`init(params, axis_name=None) -> state`."""
         return self._method("init", self._checked_init)
 
-    @property
+    @functools.cached_property
     def update(self) -> Callable[..., tuple[Updates, State]]:
         """`update(updates, state, params=None, axis_name=None, **extra_args) -> (updates, state)`.
 
@@ -61,11 +60,8 @@ class Transform(Recorded):
         return self._method("update", self._checked_update)
 
     def _method(self, name: str, call: Callable[..., Any]) -> Any:
-        if name not in self._cache:
-            method = Method(self, name, call)
-            plain = all(isinstance(leaf, float) for leaf in jax.tree.leaves(self))
-            self._cache[name] = kept(method) if plain else method
-        return self._cache[name]
+        method = Method(self, name, call)
+        return kept(method) if all(isinstance(leaf, float) for leaf in jax.tree.leaves(self)) else method
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.update))
@@ -81,17 +77,17 @@ class Transform(Recorded):
     ) -> tuple[Updates, State]:
         who = f"{self._who()}.update"
         self._refuse_sweep("update")
-        if check.in_foreign_call():  # foreign code passes on all extra arguments
+        if check.foreign_call.value:  # foreign code passes on all extra arguments
             extra = {name: value for name, value in extra.items() if self.facts.takes(name)}
         self._check_extra(who, extra)
         if params is None and self.facts.params:
             raise ValueError(f"{who}: params are missing; this optimizer needs them: tx.update(grads, state, params).")
-        key, verified = check.struct_key(updates, state, params), self._cache.setdefault("verified", set())
-        if key not in verified:
+        key = check.struct_key(updates, state, params)
+        if key not in self._verified:
             with sharding.over(axis_name):
                 self._check_trees(who, updates, state, params)
             check.hint_at_jit(who, updates)
-            verified.add(key)
+            self._verified.add(key)
         met, own, weights, known = meeting.together(who, updates, state, params, extra)
         with sharding.over(axis_name):
             flowing, new_state = self._step(tree.to_compute_dtype(met), own, weights, known)
@@ -99,12 +95,20 @@ class Transform(Recorded):
         to_type = sharding.all_like if "last" in self.facts else bounded
         return to_type(flowing, updates), sharding.all_like(new_state, state)
 
+    @functools.cached_property
+    def _verified(self) -> set[Any]:
+        """The structures of arguments of update that have passed the checks."""
+        return set()
+
+    @functools.cached_property
+    def _sweep(self) -> int | None:
+        """The number of optimizers in this value, if it is a sweep."""
+        return next((leaf.shape[0] for leaf in jax.tree.leaves(self) if jnp.ndim(leaf) > 0), None)
+
     def _refuse_sweep(self, method: str) -> None:
-        if "sweep" not in self._cache:
-            self._cache["sweep"] = next((leaf.shape for leaf in jax.tree.leaves(self) if jnp.ndim(leaf) > 0), None)
-        if self._cache["sweep"]:
+        if self._sweep is not None:
             raise ValueError(
-                f"{self._who()}.{method}: this is a sweep of {self._cache['sweep'][0]} optimizers in one value. "
+                f"{self._who()}.{method}: this is a sweep of {self._sweep} optimizers in one value. "
                 f"Map over it: jax.vmap(lambda tx, ...: tx.{method}(...))(txs, ...)."
             )
 
@@ -153,22 +157,22 @@ class Transform(Recorded):
 
     def expand(self, *, deep: bool = False) -> "Transform":
         """The parts of this transform, one level down; with `deep=True`, down to the elementary ones."""
-        raise NotImplementedError
+        return self
 
-    @property
+    @functools.cached_property
     def facts(self) -> Facts:
         """Its properties: its reach, where it may be placed, what it needs."""
-        return self._expanded.facts
+        return self.expand().facts
 
     @property
     def slots(self) -> tuple[str, ...]:
         """The names of the elementary transforms in it that have a state, in order."""
-        return self._expanded.slots
+        return self.expand().slots
 
     @property
     def parts(self) -> "dict[Place, Part]":
         """The elementary transforms in it that have a state, by the place of their entry, at any depth."""
-        return self._expanded.parts
+        return self.expand().parts
 
     @property
     def declared(self) -> dict[Place, Field]:
@@ -176,16 +180,12 @@ class Transform(Recorded):
         return {(*place, name): field for place, part in self.parts.items() for name, field in part.fields.items()}
 
     def _init(self, params: Params) -> State:
-        return self._expanded._init(params)
+        return self.expand()._init(params)
 
     def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
         """The update in the compute dtype, without the checks at the boundary."""
         with jax.named_scope(self.name), blame(f"{self.name}.update"):
-            return self._expanded._step(updates, state, params, extra)
-
-    @property
-    def _expanded(self) -> "Transform":
-        return self.expand()
+            return self.expand()._step(updates, state, params, extra)
 
     @property
     def _traced(self) -> bool:
@@ -216,14 +216,12 @@ class Part:
 class Transparent(Transform):
     """A transform around another whose state has the names of the one inside."""
 
-    __slots__ = ()
-
     inner: Transform
 
     def expand(self, *, deep: bool = False) -> Transform:
         return self._checked(self._arguments | {"inner": self.inner.expand(deep=deep)})
 
-    @property
+    @functools.cached_property
     def facts(self) -> Facts:
         return self.inner.facts
 

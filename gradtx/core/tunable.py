@@ -1,7 +1,6 @@
 """Hyperparameters kept in the state, for programs in which the optimizer is static."""
 
 import re
-from collections.abc import Iterator
 from typing import Any, cast
 
 import jax
@@ -10,10 +9,10 @@ import numpy as np
 
 from gradtx import tree
 from gradtx.core import record
-from gradtx.core.annotations import Interval, Kind, is_traced
+from gradtx.core.annotations import Interval, is_traced
 from gradtx.core.elementary import transform
 from gradtx.core.rule import Params, Rule, State, Updates
-from gradtx.core.state import fits, items
+from gradtx.core.state import fits, hyperparameters_called, named_paths, names_of
 from gradtx.core.transform import Transform
 
 Place = tuple[str, ...]
@@ -72,32 +71,38 @@ def tune(state: State, **values: Any) -> State:
     Errors: KeyError for a state without `tunable`, for an unknown name, or one that is not unique; the error lists the
     names. ValueError for a number out of range.
     """
-    kept = list(_kept(state, ()))
+    kept = _kept(state)
     if not kept:
         raise KeyError("gradtx.tune: the state has no hyperparameters. Build the optimizer as gradtx.tunable(tx).")
-    changes: dict[Place, dict[str, Any]] = {}
+    changes: dict[Place, Any] = {}
     for name, value in values.items():
         place, key, old = _one(name, kept)
         if value is None or isinstance(value, (str, bool)) or jnp.shape(value) != jnp.shape(old):
             raise TypeError(f"gradtx.tune: {name} is {value!r}; it must be a number.")
         if not is_traced(value):
             _check_range(key.split(".")[-1], value)
-        changes.setdefault(place, {})[key] = jnp.array(value, dtype=old.dtype, copy=True)
-    return _changed(state, (), changes)
+        changes[(*place, key)] = jnp.array(value, dtype=old.dtype, copy=True)
+
+    def at_leaf(path: tuple[Any, ...], leaf: Any) -> Any:
+        return changes.get(names_of(path), leaf)
+
+    return jax.tree_util.tree_map_with_path(at_leaf, state)
 
 
-def _kept(state: Any, place: Place) -> Iterator[tuple[Place, str, Any]]:
-    """The hyperparameters in a state: the path to their `tunable`, their key there, and the number."""
-    for name, entry in items(state):
-        if name == "hyperparameters" and isinstance(state, dict):
-            yield from ((place, key, number) for key, number in entry.items())
-            return
-        yield from _kept(entry, (*place, name))
+def _kept(state: Any) -> list[tuple[Place, str, Any]]:
+    """The hyperparameters in a state: the path to where a `tunable` keeps them, their key there, and the number.
+
+    The state inside a `tunable` is not searched: its entries follow the params, which may have any name.
+    """
+    leaves = zip(named_paths(state), jax.tree.leaves(state), strict=True)
+    found = [(path[:-1], path[-1], number) for path, number in leaves if path[-2:-1] == ("hyperparameters",)]
+    outer = {place[:-1] for place, _, _ in found}
+    return [one for one in found if not any(one[0][:end] in outer for end in range(len(one[0]) - 1))]
 
 
 def _one(name: str, kept: list[tuple[Place, str, Any]]) -> tuple[Place, str, Any]:
     """The hyperparameter with this name: a key, or the last part of one, with parts of its path in front if needed."""
-    paths = [(*place, *re.findall(r"\['(.*?)'\]", key), key.split(".")[-1]) for place, key, _ in kept]
+    paths = [(*place[:-1], *re.findall(r"\['(.*?)'\]", key), key.split(".")[-1]) for place, key, _ in kept]
     found = [index for index, (_, key, _) in enumerate(kept) if key == name] or [
         index for index, path in enumerate(paths) if fits(path, name.split("/"))
     ]
@@ -112,26 +117,12 @@ def _one(name: str, kept: list[tuple[Place, str, Any]]) -> tuple[Place, str, Any
     raise KeyError(f"gradtx.tune: no hyperparameter is called {name!r}.{hint} There are: {', '.join(names)}.")
 
 
-def _changed(state: Any, place: Place, changes: dict[Place, dict[str, Any]]) -> Any:
-    """The state with the changes at their places."""
-    if not any(other[: len(place)] == place for other in changes):
-        return state
-    if isinstance(state, dict):
-        own = cast(dict[str, Any], state)
-        if place in changes:
-            return own | {"hyperparameters": own["hyperparameters"] | changes[place]}
-        return {key: _changed(entry, (*place, str(key)), changes) for key, entry in own.items()}
-    entries = [_changed(entry, (*place, name), changes) for name, entry in items(state)]
-    return type(state)(*entries) if hasattr(state, "_fields") else type(state)(entries)  # optax's tuples
-
-
 def _check_range(name: str, value: Any) -> None:
     """Refuse a value that is out of range for every recorded hyperparameter of this name."""
-    parameters = (p for factory in record.registry.values() for p in cast(Any, factory).node._parameters)
-    intervals = [p.interval for p in parameters if p.name == name and p.kind is Kind.HYPER]
+    intervals = [parameter.interval for parameter in hyperparameters_called(name)] or [Interval()]
     for number in np.ravel(np.asarray(value, dtype=float)).tolist():
-        if not any(number in interval for interval in intervals or [Interval()]):
-            allowed = " or ".join(sorted({str(interval) for interval in intervals or [Interval()]}))
+        if not any(number in interval for interval in intervals):
+            allowed = " or ".join(sorted(set(map(str, intervals))))
             raise ValueError(f"gradtx.tune: {name} is {number!r}; it must be {allowed}.")
 
 

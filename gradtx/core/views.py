@@ -22,16 +22,16 @@ import numpy as np
 from jax import Array
 
 from gradtx import numerics, tree
-from gradtx.core.fields import Field, Place, at, put
+from gradtx.core.arguments import set_in
+from gradtx.core.fields import Field, Place, at
 from gradtx.core.formula import check_fields, names_of
-from gradtx.core.program import Body, Compiled, Numbers, Pass, as_dict
+from gradtx.core.program import Body, Columns, Compiled, Numbers, Pass, Step
 from gradtx.core.rule import Reach, Rule, State, Wants
 
 PyTree = Any
 Extra = dict[str, Any]
 Turn = Callable[[PyTree], PyTree]
 _TREES = ("grad", "observed")
-Dtype = np.dtype[Any]
 
 
 def inside(
@@ -80,6 +80,86 @@ def _alike(value: Any, like: PyTree) -> bool:
 # Views of a leaf ------------------------------------------------------------------------------------------------------
 
 
+class Seen(Compiled):
+    """A view as a program."""
+
+    def __init__(self, who: str, rule: Rule, body: Body):
+        super().__init__(who, rule, body)
+        self.every, self.moves = rule.formula.every, rule.formula.move is not None
+        self.moved: Callable[..., Array] = jax.jit(self._moved, static_argnums=1, inline=True)
+
+    def init(self, numbers: Numbers, params: PyTree, inner: list[Any]) -> State:
+        """The state before the first update."""
+        own = self.first(numbers, params)
+        step = Step(tree.precision(params), numbers, params, params, None, {})
+        return own | {"inner": inner[0].init(self._turned("down", step, own, params))}
+
+    def update(self, step: Step, own: State, inner: list[Any]) -> tuple[PyTree, State]:
+        """One step of the whole tree."""
+        u, extra = step.updates, step.extra
+        self.refuse_others(u)
+        fields = {name: value for name, value in own.items() if name != "inner"}
+        down, up = (functools.partial(self._turned, way, step, fields) for way in ("down", "up"))
+        result, state = inside(inner[0], u, own["inner"], step.params, extra, down, up)
+        result = jax.tree.map(functools.partial(self.like, "what up returned"), up(result), u)
+        g = extra.get("observed", u)
+        if "observe" in self.names:
+            fields |= self._renewed("observe", step, fields, g)
+        if "refresh" in self.names:
+            due = (step.count - 1) % numerics.within_int32(self.every) == 0
+            fields, state = numerics.branch(
+                due, lambda: self._refreshed(step, fields, g, state, inner[0].declared), lambda: (fields, state)
+            )
+        return result, fields | {"inner": state}
+
+    def _rows(self, title: str, step: Step, fields: State, values: PyTree) -> tuple[list[Any], Any]:
+        """The result of a pass for each leaf of a tree, and the structure of the tree."""
+        leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(values))
+        columns: Columns = {name: jax.tree.leaves(value) for name, value in fields.items()}
+        return self.each(title, step, leaves, {}, columns), structure
+
+    def _turned(self, way: str, step: Step, fields: State, values: PyTree) -> PyTree:
+        rows, structure = self._rows(way, step, fields, values)
+        return structure.unflatten(rows)
+
+    def _renewed(self, title: str, step: Step, fields: State, g: PyTree) -> State:
+        rows, structure = self._rows(title, step, fields, g)
+        made = {name: structure.unflatten([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+        return self.unread(title, made, fields)
+
+    def _refreshed(
+        self, step: Step, fields: State, g: PyTree, state: State, declared: dict[Place, Field]
+    ) -> tuple[State, State]:
+        """New fields of the view, and the state of the inner transform carried along."""
+        new = fields | self._renewed("refresh", step, fields, g)
+        structure = cast(Any, jax.tree.structure(g))
+        old_rows, new_rows = (
+            [dict(zip(some, row, strict=True)) for row in zip(*map(jax.tree.leaves, some.values()), strict=True)]
+            for some in (fields, new)
+        )
+        for place, field in declared.items() if self.moves else ():
+            if field.per == "leaf":
+                rows = zip(jax.tree.leaves(at(state, place)), old_rows, new_rows, strict=True)
+                moved = [self.moved(step.numbers, field, x, old, now) for x, old, now in rows]
+                state = set_in(state, place, structure.unflatten(moved))
+        return new, state
+
+    def _moved(self, numbers: Numbers, field: Field, x: Array, old: Any, new: Any) -> Array:
+        move = self.body(numbers).formula.move
+        with jax.numpy_dtype_promotion("standard"):
+            return self.like("what move returned", move(x, field, old, new), x)
+
+    def finished(self, title: str, made: Any, u: Any, named: Numbers, real: np.dtype[Any]) -> Any:
+        if title not in ("down", "up"):
+            self.refuse_fields(made, (), self.kept)
+            return self.as_before(made, named)
+        if tree.is_discrete(made) or tree.is_complex(made) != tree.is_complex(u):
+            raise TypeError(
+                f"{self.who}: what {title} returned has dtype {made.dtype}; it must keep the dtype {u.dtype}."
+            )
+        return jnp.asarray(made).astype(tree.compute_dtype(u))
+
+
 class View:
     """Another form of each leaf, and the conversion back.
 
@@ -115,15 +195,14 @@ class View:
         self.every, self.move, self.fields = every, move, fields
         self.reach: Reach = reach
 
-    def wanted(self, rule: Rule) -> Wants:
-        """What its update names."""
-        names_of(rule, self.passes, without_leaf="", closed=True)
-        none = frozenset[str]()
-        return Wants(True, False, True, self.passes["refresh"] is not None, none, none, passes_on=True)
+    stack = False
+    program = Seen
 
-    def program(self, who: str, rule: Rule, body: Body) -> "Seen":
-        """The program of a rule with this view."""
-        return Seen(who, rule, body)
+    def wanted(self, rule: Rule) -> Wants:
+        """The names that its update wants."""
+        names_of(rule, without_leaf="", closed=True)
+        counted = {"count": True} if self.passes["refresh"] is not None else {}
+        return Wants({"params": False, "observed": False} | counted, passes_on=True)
 
 
 def through(view: View, inner: Any) -> Rule:
@@ -132,97 +211,3 @@ def through(view: View, inner: Any) -> Rule:
     return Rule(
         update=cast(Any, view.passes["down"]), reach=view.reach, fields=view.fields, traits=("leaves",), formula=view
     )
-
-
-class Seen(Compiled):
-    """A view as a program."""
-
-    def __init__(self, who: str, rule: Rule, body: Body):
-        super().__init__(who, rule, body, lambda rule: rule.formula.passes)
-        self.every, self.moves = rule.formula.every, rule.formula.move is not None
-        self.moved: Callable[..., Array] = jax.jit(self._moved, static_argnums=1, inline=True)
-
-    def init(self, numbers: Numbers, params: PyTree, inner: list[Any]) -> State:
-        """The state before the first update."""
-        own = self.first(numbers, params)
-        return own | {"inner": inner[0].init(self._turned("down", tree.precision(params), numbers, params, own))}
-
-    def update(
-        self,
-        real: Dtype,
-        numbers: Numbers,
-        u: PyTree,
-        own: State,
-        params: PyTree,
-        count: Any,
-        extra: Extra,
-        inner: list[Any],
-    ) -> tuple[PyTree, State]:
-        """One step of the whole tree."""
-        self.refuse_others(u)
-        fields = {name: value for name, value in own.items() if name != "inner"}
-        down, up = (functools.partial(self._turned, way, real, numbers, fields=fields) for way in ("down", "up"))
-        result, state = inside(inner[0], u, own["inner"], params, extra, down, up)
-        result, g = up(result), extra.get("observed", u)
-        result = jax.tree.map(functools.partial(self.like, "what up returned"), result, u)
-        if "observe" in self.names:
-            fields = self._renewed("observe", real, numbers, g, fields)
-        if "refresh" in self.names:
-            due = (count - 1) % numerics.within_int32(self.every) == 0
-            fields, state = numerics.branch(
-                due,
-                lambda: self._refreshed(real, numbers, g, fields, state, inner[0].declared),
-                lambda: (fields, state),
-            )
-        return result, fields | {"inner": state}
-
-    def _columns(self, fields: State) -> dict[str, list[Any]]:
-        return {name: jax.tree.leaves(value) for name, value in fields.items()}
-
-    def _turned(self, way: str, real: Dtype, numbers: Numbers, values: PyTree, fields: State) -> PyTree:
-        leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(values))
-        return structure.unflatten(self.each(way, real, numbers, leaves, {}, self._columns(fields)))
-
-    def _renewed(self, title: str, real: Dtype, numbers: Numbers, g: PyTree, fields: State) -> State:
-        leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(g))
-        rows = self.each(title, real, numbers, leaves, {}, self._columns(fields))
-        made = {name: structure.unflatten([row[name] for row in rows]) for name in (rows[0] if rows else ())}
-        return self.settled(made, fields)
-
-    def _refreshed(
-        self,
-        real: Dtype,
-        numbers: Numbers,
-        g: PyTree,
-        fields: State,
-        state: State,
-        declared: dict[Place, Field],
-    ) -> tuple[State, State]:
-        """New fields of the view, and the state of the inner transform carried along."""
-        new = self._renewed("refresh", real, numbers, g, fields)
-        structure = cast(Any, jax.tree.structure(g))
-        old_rows, new_rows = (
-            [dict(zip(some, row, strict=True)) for row in zip(*map(jax.tree.leaves, some.values()), strict=True)]
-            for some in (fields, new)
-        )
-        for place, field in declared.items() if self.moves else ():
-            if field.per == "leaf":
-                xs = jax.tree.leaves(at(state, place))
-                rows = zip(xs, old_rows, new_rows, strict=True)
-                moved = [self.moved(numbers, field, x, old, now) for x, old, now in rows]
-                state = put(state, place, structure.unflatten(moved))
-        return new, state
-
-    def _moved(self, numbers: Numbers, field: Field, x: Array, old: Any, new: Any) -> Array:
-        move = self.body(numbers).formula.move
-        with jax.numpy_dtype_promotion("standard"):
-            return self.like("what move returned", move(x, field, old, new), x)
-
-    def finished(self, title: str, made: Any, u: Any, named: dict[str, Any], real: Dtype) -> Any:
-        if title in ("down", "up"):
-            if tree.is_discrete(made) or tree.is_complex(made) != tree.is_complex(u):
-                raise TypeError(
-                    f"{self.who}: what {title} returned has dtype {made.dtype}; it must keep the dtype {u.dtype}."
-                )
-            return jnp.asarray(made).astype(tree.compute_dtype(u))
-        return self.checked(made, named, (as_dict(made) or {}).keys() & self.kept.keys())

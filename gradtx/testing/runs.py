@@ -1,5 +1,6 @@
 """The parts of the laws: seeded gradients, runs, and a comparison that tells where two runs differ."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -10,6 +11,7 @@ import numpy as np
 from gradtx import tree
 from gradtx.core.annotations import Kind
 from gradtx.core.buckets import unpacked
+from gradtx.core.check import difference
 from gradtx.core.record import Recorded
 from gradtx.core.transform import Transform
 
@@ -21,10 +23,22 @@ LAWS: dict[str, Law] = {}
 """Every law by name."""
 
 
+class BrokenLaw(AssertionError):
+    """A law is broken: which one, by which transform, and how."""
+
+
 def law(function: Law) -> Law:
-    """Add a law to `LAWS`."""
-    LAWS[function.__name__] = function
-    return function
+    """Add a law to `LAWS`. Its errors start with its name and the transform."""
+
+    @functools.wraps(function)
+    def named(tx: Transform, params: PyTree, **extra: Any) -> None:
+        try:
+            function(tx, params, **extra)
+        except BrokenLaw as broken:
+            raise BrokenLaw(f"{function.__name__}: {tx!r}: {broken}") from None
+
+    LAWS[function.__name__] = named
+    return named
 
 
 def gradients(params: PyTree, steps: int = 4, *, seed: int = 0) -> list[PyTree]:
@@ -96,14 +110,12 @@ def bound(tx: Transform) -> float:
     return 8.0 * (1 if tx.facts.reads == "element" else 2) * (2 if is_scheduled(tx) else 1)
 
 
-def fail(law: str, tx: Any, problem: str) -> NoReturn:
-    """Raise an AssertionError with the law, the transform and the problem."""
-    raise AssertionError(f"{law}: {tx!r}: {problem}")
+def fail(problem: str) -> NoReturn:
+    """Raise a `BrokenLaw` with the problem."""
+    raise BrokenLaw(problem)
 
 
-def assert_close(
-    law: str, tx: Transform, actual: PyTree, expected: PyTree, params: PyTree, ulps: float | None = None
-) -> None:
+def assert_close(tx: Transform, actual: PyTree, expected: PyTree, params: PyTree, ulps: float | None = None) -> None:
     """Assert that two ways of running tx agree within `bound(tx)` ulps, or within `ulps`.
 
     An ulp is that of the largest element of the leaf; for a transform that reads the params, at least that of the
@@ -111,20 +123,20 @@ def assert_close(
     """
     leaves = jax.tree.leaves(params) if tx.facts.params else []
     least = max((float(np.abs(np.asarray(leaf)).max(initial=0)) for leaf in leaves), default=0.0)
-    assert_same(law, tx, actual, expected, bound(tx) if ulps is None else ulps, least)
+    assert_same(actual, expected, bound(tx) if ulps is None else ulps, least)
 
 
-def assert_same(law: str, tx: Any, actual: PyTree, expected: PyTree, ulps: float = 0, least: float = 0.0) -> None:
+def assert_same(actual: PyTree, expected: PyTree, ulps: float = 0, least: float = 0.0) -> None:
     """Assert the same structure, shapes, dtypes and values, to the bit or within ulps of each leaf's largest element.
 
     An ulp is at least that of the number `least`.
     """
-    if jax.tree.structure(actual) != jax.tree.structure(expected):
-        fail(law, tx, f"the structure is {jax.tree.structure(actual)}, not {jax.tree.structure(expected)}.")
+    if words := difference("one", actual, "the other", expected):
+        fail(words)
     for (path, leaf), other in zip(tree.named_leaves(actual), jax.tree.leaves(expected), strict=True):
         a, b = np.asarray(leaf), np.asarray(other)
-        if (a.shape, a.dtype) != (b.shape, b.dtype):
-            fail(law, tx, f"at {path}: {a.dtype}{list(a.shape)}, not {b.dtype}{list(b.shape)}.")
+        if a.dtype != b.dtype:
+            fail(f"at {path}, one has dtype {a.dtype}, the other {b.dtype}.")
         if a.tobytes() == b.tobytes():
             continue
         exact = ulps == 0 or not jnp.issubdtype(b.dtype, jnp.inexact)
@@ -134,16 +146,9 @@ def assert_same(law: str, tx: Any, actual: PyTree, expected: PyTree, ulps: float
             off /= float(limits.eps) * max(float(np.abs(b).max()), float(limits.tiny), least)
         worst = np.unravel_index(np.argmax(np.where(np.isnan(off), np.inf, off)), off.shape)
         if exact or not off[worst] <= ulps:
-            allowed = (
-                "no difference in any bit"
-                if exact
-                else f"{ulps:g} ulps of the leaf's largest element, these are {off[worst]:.3g}"
-            )
-            fail(
-                law,
-                tx,
-                f"at {path}, element {tuple(map(int, worst))}: {a[worst]!r}, not {b[worst]!r}; allowed: {allowed}.",
-            )
+            allowed = f"{ulps:g} ulps of the leaf's largest element, these are {off[worst]:.3g}"
+            allowed = "no difference in any bit" if exact else allowed
+            fail(f"at {path}, element {tuple(map(int, worst))}: {a[worst]!r}, not {b[worst]!r}; allowed: {allowed}.")
 
 
 def numbers_of(tx: Transform) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from jax import Array
 from jax.core import Tracer
 
 from gradtx import numerics, sharding, tree
-from gradtx.core import check, fields, meeting, record
+from gradtx.core import fields, meeting, record, values
 from gradtx.core.annotations import PositiveInt
 from gradtx.core.apply import apply_updates
 from gradtx.core.elementary import transform
@@ -76,7 +76,7 @@ def update_if_finite(
     def run() -> tuple[PyTree, State]:
         return inner.update(updates, state, params, **extra)
 
-    with check.held_back() as held:
+    with values.held_back() as held:
         result, new = run()
     before, after = (state, None), (new, None)
     if params is not None:

@@ -66,7 +66,7 @@ def numbers_of(tx: Transform, state: State, path: tuple[str, ...], groups: tuple
     """The hyperparameters under the names that the user wrote: those of `adam`, not of its parts."""
     inside = [(place, child) for place, child in record.children(tx.arguments) if isinstance(child, Transform)]
     if isinstance(tx, Composition):
-        layout = tx._layout()
+        layout = tx._layout
         for (stage, keys), name in zip(layout, numbered(tuple(stage.name for stage, _ in layout)), strict=True):
             yield from numbers_of(stage, {own: state[key] for own, key in keys}, (*path[:-1], name), groups)
     elif isinstance(tx, Transparent):

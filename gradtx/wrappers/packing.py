@@ -24,22 +24,20 @@ from gradtx.core.transform import Transform, Transparent
 class InBuckets(Transparent):
     """A transform that is run on leaves joined end to end."""
 
-    __slots__ = ()
-
     min_leaves: int
 
     def _probe(self) -> None:
         if not self.inner.facts.joinable:
             _refuse_whole("in_buckets", self.inner)
 
-    @property
+    @functools.cached_property
     def facts(self) -> Facts:
-        facts = super().facts
+        facts = self.inner.facts
         # A limit inside is none of what comes out, and there are no buckets of buckets.
         return dataclasses.replace(facts, traits=(facts.traits - {"clips"}) | {"leaves"})
 
     def _init(self, params: Params) -> State:
-        layout, asked = buckets.chosen(params, self.min_leaves), check.state_in_question()
+        layout, asked = buckets.chosen(params, self.min_leaves), check.questioned.value
         if asked is not None:  # it may be laid out by what was known of the shardings outside jit
             layouts = [found for node in buckets.nodes_in(asked) if (found := buckets.read(node, params)) is not None]
             layout = layout if layout in layouts or not layouts else layouts[0]

@@ -118,7 +118,7 @@ for dtype in ("int32", "bool", "uint8"):
     bad = {"layer": good["layer"] | {"step": np.ones(2, dtype)}}
     rest = f" at ['layer']['step'] has dtype {dtype}; it must be floating-point or complex. Keep leaves that are not "
     rest += "trained out of the parameters (or mask them out)."
-    both_ = f"gradtx.apply_updates: updates at ['layer']['step'] has dtype float32, params {dtype}; both must be float"
+    both_ = f"gradtx.apply_updates: updates at ['layer']['step'] has dtype float32, params {dtype}; both must be real"
     state = shapes(TX, good)
     for call, words in [
         (functools.partial(TX.init, bad), f"gradtx.adam.init: params{rest}"),
