@@ -15,7 +15,7 @@ compositions are associative, and `identity()` is neutral in both.
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -114,22 +114,26 @@ class Composition(Transform):
             state |= {key: own[name] for name, key in keys}
         return state
 
-    def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
+    def _step(
+        self,
+        updates: Updates,
+        state: State,
+        params: Params,
+        extra: dict[str, Any],
+        watch: Callable[[Transform, Updates, Updates], None] | None = None,
+    ) -> tuple[Updates, State]:
+        """The stages in order. `watch(stage, before, after)` is called with the updates before and after each."""
         new: State = {}
-        result = updates
-        for _, result, own in self._steps(updates, state, params, extra):  # noqa: B007 - the last one is returned
-            new |= own
-        return result, new
-
-    def _steps(
-        self, updates: Updates, state: State, params: Params, extra: dict[str, Any]
-    ) -> Iterator[tuple[Transform, Updates, State]]:
-        """Stage by stage: the stage, the updates after it, and its part of the new state."""
         extra, later = self._told(updates, extra)
         for stage, keys in self._layout:
-            updates, own = stage._step(updates, {name: state[key] for name, key in keys}, params, extra)
-            yield stage, updates, {key: own[name] for name, key in keys}
+            before = updates
+            updates, own = stage._step(before, {name: state[key] for name, key in keys}, params, extra)
+            for name, key in keys:
+                new[key] = own[name]
+            if watch is not None:
+                watch(stage, before, updates)
             extra = later
+        return updates, new
 
     def _told(self, updates: Updates, extra: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The extra arguments of the first stage, and those of the others."""

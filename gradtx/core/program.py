@@ -185,18 +185,14 @@ class Compiled:
                 "returns each field that it names, with its new value."
             )
 
-    def as_before(self, made: Numbers, old: Numbers) -> Numbers:
-        """The result of a pass, each field in the dtype of its old value if it has one."""
-        return {
-            name: jax.tree.map(functools.partial(self.like, f"the field {name!r}"), value, old[name])
-            if name in old and name in self.kept
-            else value
-            for name, value in made.items()
-        }
-
-    def unread(self, title: str, made: Numbers, own: State) -> State:
-        """The same for the fields that a pass does not name, and so did not get."""
-        return made | self.as_before({name: made[name] for name in made.keys() - self.names[title].keys()}, own)
+    def as_before(self, made: Numbers, old: Numbers, unread: str | None = None) -> Numbers:
+        """The result of a pass, each field in the dtype of its old value; of a pass `unread`, those it did not get."""
+        named = self.names[unread] if unread else ()
+        settled = dict(made)
+        for name, value in made.items():
+            if name in old and name in self.kept and name not in named:
+                settled[name] = jax.tree.map(functools.partial(self.like, f"the field {name!r}"), value, old[name])
+        return settled
 
     def like(self, what: str, new: Any, old: Any, real: Any = None) -> Any:
         """A value that the author returned, in the dtype of the old one; another kind or shape is refused."""
@@ -309,7 +305,7 @@ class Program(Compiled):
             shared |= {name: sum_up([sums[name] for sums, _ in rows], step.real) for name in rows[0][0]}
         if "once" in self.names:
             made = self.run("once", step.real, step.numbers)(None, self.named("once", shared))
-            shared |= self.unread("once", made, own)
+            shared |= self.as_before(made, own, unread="once")
             new |= {name: shared[name] for name in self.of_tree}
         rows = self.each("update", step, us, shared, columns)
         needed = self.read["update"] - measured.keys()

@@ -125,7 +125,7 @@ class Seen(Compiled):
     def _renewed(self, title: str, step: Step, fields: State, g: PyTree) -> State:
         rows, structure = self._rows(title, step, fields, g)
         made = {name: structure.unflatten([row[name] for row in rows]) for name in (rows[0] if rows else ())}
-        return self.unread(title, made, fields)
+        return self.as_before(made, fields, unread=title)
 
     def _refreshed(
         self, step: Step, fields: State, g: PyTree, state: State, declared: dict[Place, Field]

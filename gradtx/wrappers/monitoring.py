@@ -90,21 +90,17 @@ def monitor(inner: Transform, prefix: str | None = None) -> Rule:
         norm = tree.global_norm(updates)
         numbers, clipped = {"gradient_norm": norm}, list[Array]()
 
-        def clip(before: Array, result: PyTree) -> None:
-            numbers["clipped_norm"] = tree.global_norm(result)
-            clipped.append(numbers["clipped_norm"] < before * (1 - 1e-6))
+        def watch(stage: Transform, before: PyTree, after: PyTree) -> None:
+            if "clips" in stage.facts:
+                numbers["clipped_norm"] = tree.global_norm(after)
+                unclipped = norm if before is updates else tree.global_norm(before)
+                clipped.append(numbers["clipped_norm"] < unclipped * (1 - 1e-6))
 
         if isinstance(inner, Chain):
-            result, new = updates, {}
-            for stage, out, own in inner._steps(updates, state["inner"], params, extra):
-                new |= own
-                if "clips" in stage.facts:
-                    clip(norm if result is updates else tree.global_norm(result), out)
-                result = out
+            result, new = inner._step(updates, state["inner"], params, extra, watch)
         else:
             result, new = inner.update(updates, state["inner"], params, **extra)
-            if "clips" in inner.facts:
-                clip(norm, result)
+            watch(inner, updates, result)
         numbers["update_norm"] = tree.global_norm(result)
         if clipped:
             before = state["metrics"][f"{front}clipped_fraction"]
