@@ -55,7 +55,15 @@ class Formula:
         return Wants(by_params | {name: needed for name, needed in wanted.items() if name in given})
 
 
-def per_element(update: Callable[..., Any], measure: Pass = None, once: Pass = None, **more: Any) -> Rule:
+def per_element(
+    update: Callable[..., Any],
+    measure: Pass = None,
+    once: Pass = None,
+    *,
+    only: Any = None,
+    traits: tuple[str, ...] = (),
+    **fields: Field,
+) -> Rule:
     """A formula that works element by element; small leaves may be joined end to end (`pack`).
 
     Args:
@@ -63,49 +71,63 @@ def per_element(update: Callable[..., Any], measure: Pass = None, once: Pass = N
       measure: `measure(u, *, names...)`, returning {name: total(x), norm(x) or largest(x)}, summed over all leaves; or
         a pair of that and {field: value} if it updates fields as well.
       once: `once(*, names...)`, returning {name: number}: fields of the whole tree, and numbers for the update.
-      more: the state, by name (`gradtx.fields`); `only`, a mask of the leaves that it applies to (see `masked`), None
-        for all, the others pass through; and `traits`, see `Rule`.
+      only: a mask of the leaves that it applies to (see `masked`), None for all; the others pass through.
+      traits: see `Rule`.
+      fields: the state, by name (`gradtx.fields`).
     """
-    return _formula("element", update, measure, once, **more)
+    return _formula("element", (measure, once, update), fields, traits, only)
 
 
-def per_matrix(update: Callable[..., Any], measure: Pass = None, once: Pass = None, **more: Any) -> Rule:
-    """A formula for a matrix; other leaves raise an error, unless `by_shape` routes them elsewhere.
-
-    Args:
-      update, measure, once: as `per_element`.
-      more: as `per_element`; and `stack=True`, to run matrices of the same shape as one batch; their state stays
-        leaf by leaf.
-    """
-    return _formula("matrix", update, measure, once, **more)
-
-
-def per_leaf(update: Callable[..., Any], measure: Pass = None, once: Pass = None, **more: Any) -> Rule:
-    """A formula for a leaf of any shape, whose elements may depend on each other. Its arguments: see `per_element`."""
-    return _formula("leaf", update, measure, once, **more)
-
-
-def per_tree(update: Callable[..., Any], once: Pass = None, **more: Any) -> Rule:
-    """A formula for the whole tree: it takes and returns trees. Its arguments: see `per_element`."""
-    return _formula("tree", update, None, once, **more)
-
-
-def _formula(
-    reach: Reach,
+def per_matrix(
     update: Callable[..., Any],
-    measure: Pass,
-    once: Pass,
+    measure: Pass = None,
+    once: Pass = None,
     *,
     only: Any = None,
     stack: bool = False,
     traits: tuple[str, ...] = (),
     **fields: Field,
 ) -> Rule:
+    """A formula for a matrix; other leaves raise an error, unless `by_shape` routes them elsewhere.
+
+    Args:
+      update, measure, once, only, traits, fields: as `per_element`.
+      stack: run matrices of the same shape as one batch; their state stays leaf by leaf.
+    """
+    return _formula("matrix", (measure, once, update), fields, traits, only, stack)
+
+
+def per_leaf(
+    update: Callable[..., Any],
+    measure: Pass = None,
+    once: Pass = None,
+    *,
+    only: Any = None,
+    traits: tuple[str, ...] = (),
+    **fields: Field,
+) -> Rule:
+    """A formula for a leaf of any shape, whose elements may depend on each other. Its arguments: see `per_element`."""
+    return _formula("leaf", (measure, once, update), fields, traits, only)
+
+
+def per_tree(update: Callable[..., Any], once: Pass = None, *, traits: tuple[str, ...] = (), **fields: Field) -> Rule:
+    """A formula for the whole tree: it takes and returns trees. Its arguments: see `per_element`."""
+    return _formula("tree", (None, once, update), fields, traits)
+
+
+def _formula(
+    reach: Reach,
+    passes: tuple[Pass, Pass, Callable[..., Any]],
+    fields: dict[str, Field],
+    traits: tuple[str, ...],
+    only: Any = None,
+    stack: bool = False,
+) -> Rule:
     check_fields(f"gradtx.per_{reach}", fields)
-    more = {"sums": measure is not None, "leaves": only is not None}
+    named = dict(zip(("measure", "once", "update"), passes, strict=True))
+    more = {"sums": named["measure"] is not None, "leaves": only is not None}
     traits = (*traits, *(name for name, holds in more.items() if holds))
-    formula = Formula({"measure": measure, "once": once, "update": update}, only, stack)
-    return Rule(update=update, reach=reach, fields=fields, traits=traits, formula=formula)
+    return Rule(update=passes[-1], reach=reach, fields=fields, traits=traits, formula=Formula(named, only, stack))
 
 
 def check_fields(who: str, fields: dict[str, Field]) -> None:
