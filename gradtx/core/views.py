@@ -139,7 +139,13 @@ class Seen(Compiled):
         )
         for place, field in declared.items() if self.moves else ():
             if field.per == "leaf":
-                rows = zip(jax.tree.leaves(at(state, place)), old_rows, new_rows, strict=True)
+                value = at(state, place)
+                if jax.tree.structure(value) != structure:
+                    raise TypeError(
+                        f"{self.who}: {'/'.join(place)} is stored in buckets; it must be leaf by leaf, for `move`. "
+                        "Leave pack out of the view."
+                    )
+                rows = zip(jax.tree.leaves(value), old_rows, new_rows, strict=True)
                 moved = [self.moved(step.numbers, field, x, old, now) for x, old, now in rows]
                 state = set_in(state, place, structure.unflatten(moved))
         return new, state
