@@ -152,6 +152,10 @@ class _Old:
 
     def __init__(self, state: Any):
         self.rest: dict[Place, Any] = dict(zip(named_paths(state), jax.tree.leaves(state), strict=True))
+        self.ending: dict[Place, list[Place]] = {}
+        for path in self.rest:
+            for start in range(len(path) + 1):
+                self.ending.setdefault(path[start:], []).append(path)
         try:
             self.steps = step_count(state)
         except KeyError:
@@ -161,19 +165,17 @@ class _Old:
         """The old leaf for a new one: at the same path; in the same transform; of the same name, also in optax."""
         inside = path[len(place) :]
         fields = [inside, *([(OPTAX[inside[0]], *inside[1:])] if inside and inside[0] in OPTAX else [])]
-        for ends in ([path], [(place[-1], *inside)], [(_unnumbered(place[-1]), *inside)], *([end] for end in fields)):
-            if ends[0][-1:] == ("count",) and len(ends[0]) == 1:
+        for end in (path, (place[-1], *inside), (_unnumbered(place[-1]), *inside), *fields):
+            if end == ("count",):
                 continue  # a counter belongs to a transform
-            found = [
-                old
-                for old, value in self.rest.items()
-                if old[len(old) - len(ends[0]) :] == ends[0]
-                and jnp.shape(value) == leaf.shape
-                and tree.is_discrete(value) == tree.is_discrete(leaf)
-            ]
-            if len(found) == 1 or (found and len(ends[0]) > len(inside)):
+            found = [old for old in self.ending.get(end, []) if old in self.rest and _is_like(self.rest[old], leaf)]
+            if len(found) == 1 or (found and len(end) > len(inside)):
                 return self.rest.pop(found[0])
         return None
+
+
+def _is_like(value: Any, leaf: Any) -> bool:
+    return jnp.shape(value) == leaf.shape and tree.is_discrete(value) == tree.is_discrete(leaf)
 
 
 def _unnumbered(name: str) -> str:

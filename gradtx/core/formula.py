@@ -124,7 +124,7 @@ def _formula(
     stack: bool = False,
 ) -> Rule:
     check_fields(f"gradtx.per_{reach}", fields)
-    named = dict(zip(("measure", "once", "update"), passes, strict=True))
+    named: dict[str, Pass] = dict(zip(("measure", "once", "update"), passes, strict=True))
     more = {"sums": named["measure"] is not None, "leaves": only is not None}
     traits = (*traits, *(name for name, holds in more.items() if holds))
     return Rule(update=passes[-1], reach=reach, fields=fields, traits=traits, formula=Formula(named, only, stack))
