@@ -188,7 +188,7 @@ def is_nonzero(number: Any) -> bool:
 
     To be asked in a body, where the number itself has no value.
     """
-    numbers, nonzero, asked = _nonzero.value
+    numbers, nonzero, asked = _nonzero.get()
     names = {name for name, value in numbers.items() if value is number}
     asked |= names
     return any(name in nonzero for name in names)

@@ -28,7 +28,7 @@ State = dict[str, Any]
 def _layout(params: PyTree, fewest: int) -> Layout:
     """The layout for new params; where a state is in question, the one in it that is for these."""
     new = chosen(params, fewest)
-    kept = [Layout.read(packed["layout"]) for packed in _packed_in(check.questioned.value)]
+    kept = [Layout.read(packed["layout"]) for packed in _packed_in(check.questioned.get())]
     if not kept or new in kept:
         return new
     fitting = [layout for layout in kept if layout.problem(params) is None]
