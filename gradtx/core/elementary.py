@@ -73,13 +73,6 @@ class Form:
     The body runs once for it, with numbers that have no value.
     """
 
-    facts: Facts
-    timed: bool
-    """Whether it counts the updates."""
-    fields: dict[str, Field]
-    remembers: bool
-    program: Any
-
     def __init__(self, node: "Elementary"):
         self.who, self._node_type, self._statics = node._who(), type(node), node._fixed()
         self._nonzero = [p.name for p in node._parameters if _is_nonzero(node._arguments[p.name])]
@@ -117,7 +110,7 @@ class Form:
         self.facts = around(rule, wanted, [child.facts for child in inner])
         self.fields = {name: field for name, field in without_values(rule.fields).items() if not field.given}
         self.remembers = self.timed or remembers(rule) or bool(inner)
-        self.program = (ByHand if rule.formula is None else rule.formula.program)(self.who, rule, self.body)
+        self.program: Any = (ByHand if rule.formula is None else rule.formula.program)(self.who, rule, self.body)
 
 
 def _abstract(value: Any) -> Any:

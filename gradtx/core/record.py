@@ -100,14 +100,13 @@ class Recorded:
             return None
         if parameter.container is None:
             return cls._normalize_one(parameter, value)
-        if parameter.container is dict:
-            if not isinstance(value, Mapping):
-                raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; allowed: a dict.")
-            items = cast(Mapping[Any, Any], value).items()
-            return {key: cls._normalize_one(parameter, item) for key, item in items}
-        if not isinstance(value, (tuple, list)):
-            raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; allowed: a tuple or list.")
-        return tuple(cls._normalize_one(parameter, item) for item in cast(tuple[Any, ...], value))
+        is_dict = parameter.container is dict
+        if not isinstance(value, Mapping if is_dict else (tuple, list)):
+            allowed = "a dict" if is_dict else "a tuple or list"
+            raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; allowed: {allowed}.")
+        if is_dict:
+            return {key: cls._normalize_one(parameter, item) for key, item in cast(Any, value).items()}
+        return tuple(cls._normalize_one(parameter, item) for item in cast(Any, value))
 
     @classmethod
     def _normalize_one(cls, parameter: Parameter, value: Any) -> Any:
