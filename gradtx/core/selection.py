@@ -13,6 +13,7 @@ a gradient. It is asked by `init` and by every update, under jit when that is tr
 import collections
 import fnmatch
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
@@ -163,7 +164,9 @@ def _as_patterns(question: _Question) -> Patterns | None:
 def _matched(question: _Question, patterns: Patterns) -> tuple[Any, ...]:
     for pattern, value in patterns.items():
         _check(question, f"[{pattern!r}]", value)
-    found = [[pattern for pattern in patterns if _matches(path, pattern)] for path in question.paths]
+    # A pattern describes the whole path; `*/kernel` does so for a `kernel` at the top too.
+    matches = [(pattern, re.compile(fnmatch.translate(pattern)).match) for pattern in patterns]
+    found = [[one for one, match in matches if match(path) or match(f"/{path}")] for path in question.paths]
     for path, matching in zip(question.paths, found, strict=True):
         if not matching:
             raise ValueError(
@@ -189,11 +192,6 @@ def _refuse_useless(question: _Question, patterns: Patterns, pattern: str, found
             f"{question.what}: the pattern {pattern!r} decides nothing, because the first match wins and all its "
             f"leaves match {', '.join(map(repr, firsts))} before. Put it in front."
         )
-
-
-def _matches(path: str, pattern: str) -> bool:
-    """Whether a pattern describes the whole path; `*/kernel` does so for a `kernel` at the top too."""
-    return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(f"/{path}", pattern)
 
 
 def _by_leaf(question: _Question, values: PyTree) -> list[Any] | None:
