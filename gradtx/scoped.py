@@ -1,4 +1,4 @@
-"""Values that hold while a `with` statement is open, for all that is called inside.
+"""Values that a `with` statement sets for all calls inside it.
 
 >>> from gradtx.scoped import Scoped
 >>> verbose = Scoped(False)
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Scoped(Generic[T]):
-    """A value that a `with` statement changes for the calls inside, in this thread alone."""
+    """A value that a `with` statement changes for the calls inside it, in this thread only."""
 
     def __init__(self, usual: T):
         self._variable = contextvars.ContextVar("scoped", default=usual)
@@ -27,7 +27,7 @@ class Scoped(Generic[T]):
 
     @contextlib.contextmanager
     def __call__(self, value: T) -> Generator[T]:
-        """While this is open, the value is this one."""
+        """In this context, the value is this one."""
         token = self._variable.set(value)
         try:
             yield value

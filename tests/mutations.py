@@ -74,10 +74,6 @@ EQUIVALENT = {
         "yield np.float32(number)",
     ): "a dict finds a key by a float of its value",
     (
-        "gradtx/training/sweeps.py",
-        "run_begin = _run_begin_on_cpu if (blocks.devices()[0].platform) != ('cpu') else _run_begin",
-    ): "the same numbers on either path, compiled otherwise",
-    (
         "gradtx/wrappers/packing.py",
         "leaf = jax.ShapeDtypeStruct((2, 4, 5), jnp.bfloat16)  # of which master weights are kept too",
     ): "a stand-in of another shape",
@@ -104,8 +100,7 @@ EQUIVALENT = {
     ): "a gradient of the same shapes, which is all that a program is compiled for",
     (
         "gradtx/training/tables.py",
-        "table[name] = np.repeat("
-        "np.concatenate([h.get(name, m) for h, m in zip(hyper, missing, strict=False)]), seeds)",
+        "table[name] = np.concatenate([h.get(name, np.full(n, np.nan)) for h, n in zip(hyper, sizes, strict=False)])",
     ): "both of as many runs",
     (
         "gradtx/training/tables.py",
@@ -251,7 +246,7 @@ def chapters() -> dict[str, list[Path]]:
 
 
 def drawn(seed: int, each: int, wanted: list[str]) -> list[Mutation]:
-    """So many mutations of each chapter: first a kind is drawn, then a place, so that rare kinds are tried too."""
+    """`each` mutations of each chapter: first a kind is drawn, then a place, so that rare kinds are tried too."""
     chosen = []
     for chapter, paths in chapters().items():
         if wanted and chapter not in wanted:

@@ -144,7 +144,7 @@ AROUND = {
     "accumulate": gradtx.accumulate(LIGHT, 2, skip_nonfinite=True),
     "skip_nonfinite": gradtx.skip_nonfinite(LIGHT, 3),
     "loss_scaling": gradtx.loss_scaling(LIGHT, 8.0),
-    "lookahead": gradtx.lookahead(gradtx.pack(LIGHT, fewest=2), 2, reset_state=True),
+    "lookahead": gradtx.lookahead(gradtx.pack(LIGHT, min_leaves=2), 2, reset_state=True),
     "optax": gradtx.skip_nonfinite(gradtx.foreign(optax.trace(0.9)), 3),
 }
 

@@ -1,6 +1,6 @@
-"""Checks made while tracing: trees of one structure, shape and kind, and states that belong to their optimizer.
+"""Checks made while tracing: trees of the same structure, shapes and kinds, and states that belong to their optimizer.
 
-The words say who, where, what was received, and what is allowed.
+The errors say who, where, what was received and what is allowed.
 """
 
 import sys
@@ -24,13 +24,13 @@ def check_arrays(who: str, argument: str, value: Any) -> None:
         ):
             hint = "Give the arrays alone, as equinox.filter(model, equinox.is_inexact_array) does."
             raise TypeError(
-                f"{who}: {argument} at {path} is {leaf!r} of type {type(leaf).__name__}; allowed: arrays."
+                f"{who}: {argument} at {path} is {leaf!r} of type {type(leaf).__name__}; it must be an array."
                 + (f" {hint}" if callable(leaf) else "")
             )
 
 
 def check_leaves(who: str, argument: str, value: Any, reader: Any = None) -> None:
-    """Every leaf is an array or number of a floating-point or complex dtype, or left out by the transform it is for."""
+    """Every leaf is an array or number of a floating-point or complex dtype, or masked out by the transform."""
     check_arrays(who, argument, value)
     if reader is not None and "integers" in reader.facts:
         return
@@ -38,7 +38,7 @@ def check_leaves(who: str, argument: str, value: Any, reader: Any = None) -> Non
         if tree.is_discrete(leaf):
             _refuse_sparse(who, argument, value)
             raise TypeError(
-                f"{who}: {argument} at {path} has dtype {_dtype_name(leaf)}; allowed: floating-point or complex. "
+                f"{who}: {argument} at {path} has dtype {_dtype_name(leaf)}; it must be floating-point or complex. "
                 f"{_remedy(reader)}"
             )
 
@@ -54,7 +54,7 @@ def _refuse_sparse(who: str, argument: str, value: Any) -> None:
         if is_sparse(node):
             raise TypeError(
                 f"{who}: {argument} at {jax.tree_util.keystr(path) or 'the root'} is sparse, a {type(node).__name__}; "
-                "allowed: dense arrays. Give its `.todense()`."
+                "it must be a dense array. Give its `.todense()`."
             )
 
 
@@ -83,8 +83,8 @@ def refuse_complex(who: str, name: str, leaves: Any) -> None:
     for path, leaf in tree.named_leaves(leaves):
         if tree.is_complex(leaf):
             raise TypeError(
-                f"{who}: the leaf at {path} is complex ({tree.dtype_of(leaf)}); allowed: real leaves, since {name} is "
-                "not defined for others. Put split_real_and_imaginary around it, which makes two real leaves of each."
+                f"{who}: the leaf at {path} is complex ({tree.dtype_of(leaf)}); it must be real, since {name} is "
+                "not defined for complex leaves. Put split_real_and_imaginary around it."
             )
 
 
@@ -97,8 +97,8 @@ def check_alike(who: str, name: str, value: Any, like_name: str, like: Any) -> N
         same = tree.dtype_of(leaf) == tree.dtype_of(other)
         if not (zero or same or (_kind(leaf) == _kind(other) and not tree.is_discrete(leaf))):
             raise TypeError(
-                f"{who}: {name} at {path} has dtype {_dtype_name(leaf)}, {like_name} {_dtype_name(other)}; allowed: "
-                "both real or both complex; or, where the second is of integers or bools, the same or float0, which "
+                f"{who}: {name} at {path} has dtype {_dtype_name(leaf)}, {like_name} {_dtype_name(other)}; both "
+                "must be real, or both complex. For integers and bools the first has the same dtype or float0, which "
                 "jax.grad(..., allow_int=True) gives."
             )
 
@@ -110,14 +110,14 @@ def check_unchanged(who: str, name: str, value: Any, like_name: str, like: Any) 
 
 
 def check_state(who: str, state: Any, expected: Any, *, dtypes: bool) -> None:
-    """The state has the structure, shapes and (where the params say them) dtypes that `init` gives."""
+    """The state has the structure, shapes and (if the params determine them) dtypes that `init` gives."""
     compared = tree.dtype_of if dtypes else tree.is_complex
     if words := difference("the state", state, "the expected state", expected, compared):
         problem = (
             "the state is not one that init makes for these params" if dtypes else "updates and state do not match"
         )
         raise ValueError(
-            f"{who}: {problem}: {words} Pass the state returned by init or by the last update of this very optimizer."
+            f"{who}: {problem}: {words} Pass the state that init or the last update of this optimizer returned."
         )
 
 
@@ -134,7 +134,7 @@ def _kind(leaf: Any) -> tuple[bool, bool]:
 def difference(
     name: str, value: Any, like_name: str, like: Any, compared: Callable[[Any], Any] = lambda leaf: None
 ) -> str:
-    """The first difference of structure, shapes, or what is compared, in words; "" where there is none."""
+    """The first difference in structure, shapes, or the values of `compared`, as a sentence; "" if there is none."""
     if not same_structure(value, like):
         return _structural_difference(name, value, like_name, like)
     for index, (leaf, other) in enumerate(zip(jax.tree.leaves(value), jax.tree.leaves(like), strict=True)):
@@ -150,17 +150,24 @@ def difference(
 
 
 def _structural_difference(name: str, value: Any, like_name: str, like: Any) -> str:
-    paths, like_paths = ([path for path, _ in tree.named_leaves(t)] for t in (value, like))
+    paths, like_paths = (
+        [tree.path_name(path) for path, _ in cast(Any, jax.tree_util.tree_leaves_with_path(t, is_leaf=_is_empty))]
+        for t in (value, like)
+    )
     extra = [path for path in paths if path not in like_paths]
     missing = [path for path in like_paths if path not in paths]
     words: list[str] = []
     if missing:
         words.append(f"{name} lacks {_some(missing)}")
     if extra:
-        words.append(f"{name} has {_some(extra)}, which {like_name} has not")
+        words.append(f"{name} has {_some(extra)}, not in {like_name}")
     if not words:
         words.append(f"{name} has the structure {jax.tree.structure(value)}, {like_name} {jax.tree.structure(like)}")
     return "; ".join(words) + "."
+
+
+def _is_empty(node: Any) -> bool:
+    return isinstance(node, (dict, tuple)) and not node
 
 
 def _some(paths: list[str]) -> str:
@@ -168,24 +175,24 @@ def _some(paths: list[str]) -> str:
 
 
 def struct_key(*trees: Any) -> Any:
-    """What a structural check depends on: structure, shapes and dtypes. Equal keys need checking once."""
+    """What a structural check depends on: structure, shapes and dtypes. Equal keys are checked only once."""
     leaves: list[Any] = jax.tree.leaves(trees)
     kinds: list[Any] = [(getattr(leaf, "shape", ()), getattr(leaf, "dtype", None) or type(leaf)) for leaf in leaves]
     return jax.tree.structure(trees), tuple(kinds)
 
 
 questioned = Scoped[Any](None)
-"""The state that `init` is asked about, which answers what it should look like; None where it makes a new one."""
+"""The state with which the result of `init` is compared; None if init makes a new state."""
 
 foreign_call = Scoped(False)
-"""Whether code from elsewhere called, which may pass extra arguments on to a transform of ours."""
+"""Whether foreign code is the caller, which may pass extra arguments on to a gradtx transform."""
 
 _MANY_LEAVES, _MANY_ELEMENTS = 100, 10_000_000
 _hints: set[str] = set()
 
 
 def hint_at_jit(who: str, updates: Any) -> None:
-    """Say once that jit exists, where a large tree is updated without."""
+    """Warn once, if a large tree is updated outside jit."""
     leaves: list[Any] = jax.tree.leaves(updates)
     large = len(leaves) >= _MANY_LEAVES or sum(jnp.size(leaf) for leaf in leaves) >= _MANY_ELEMENTS
     if large and "jit" not in _hints and not any(isinstance(leaf, Tracer) for leaf in leaves):
@@ -193,6 +200,6 @@ def hint_at_jit(who: str, updates: Any) -> None:
         warnings.warn(
             f"{who}: {len(leaves)} leaves with {sum(jnp.size(leaf) for leaf in leaves)} elements are updated outside "
             "jit, leaf by leaf; jax.jit of the whole step, with params and state donated, is many times faster. This "
-            "is said once.",
+            "warning appears once.",
             stacklevel=4,
         )

@@ -1,4 +1,4 @@
-"""Value checks in the running program, on request."""
+"""Checks of values in the running program, on request."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ from gradtx.core.values import value_checks
 def checked(inner: Transform) -> Rule:
     """Runs `inner` and checks its values: everything finite, second moments not negative, counters rising.
 
-    Under jit the checks must be lifted out by checkify, in one line: `error, (updates, state) =
-    jax.jit(checkify.checkify(tx.update))(grads, state, params)`, then `error.throw()`. Without it JAX refuses to
-    compile the function and says that a check was not functionalized. Outside jit a failed check raises at once.
+    Under jit the function must be transformed by checkify: `error, (updates, state) =
+    jax.jit(checkify.checkify(tx.update))(grads, state, params)`, then `error.throw()`. Otherwise JAX does not compile
+    the function and says that a check was not functionalized. Outside jit a failed check raises at once.
 
     Args:
-      inner: any transform. A message names the transform in it, the field, the leaf's path and the step.
+      inner: any transform. A message names the inner transform, the field, the leaf's path and the step.
 
-    State: `{"checked": {"inner": inner's state}}`. A transform that is not wrapped pays nothing.
+    State: `{"checked": {"inner": inner's state}}`. Without this wrapper there is no cost.
 
-    Errors: a failed check raises checkify's error, as above; else those of `inner`.
+    Errors: a failed check raises checkify's error, as above; also those of `inner`.
 
     >>> import gradtx, jax, jax.numpy as jnp
     >>> from jax.experimental import checkify

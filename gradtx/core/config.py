@@ -1,4 +1,4 @@
-"""Values from JSON."""
+"""Transforms and schedules from JSON."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -10,7 +10,7 @@ from gradtx.core.record import Recorded, registry
 
 
 def from_config(config: Mapping[str, Any]) -> Any:
-    """Rebuild a transform or schedule from `to_config()`'s JSON.
+    """Rebuilds a transform or schedule from the JSON that `to_config()` gives.
 
     >>> import gradtx
     >>> gradtx.from_config(gradtx.adam(1e-3).to_config()) == gradtx.adam(1e-3)
@@ -19,7 +19,7 @@ def from_config(config: Mapping[str, Any]) -> Any:
     is_config = isinstance(cast(Any, config), Mapping) and set(config) == {"name", "arguments"}
     if not (is_config and isinstance(config["name"], str) and isinstance(config["arguments"], Mapping)):
         raise ValueError(
-            f"gradtx.from_config: got {config!r}; allowed: a dict of a 'name' and 'arguments', as to_config gives."
+            f"gradtx.from_config: config is {config!r}; it must be a dict of 'name' and 'arguments', as from to_config."
         )
     name = config["name"]
     if name not in registry:

@@ -1,8 +1,8 @@
 """Transforms of an author's body: a rule or a formula (`Elementary`), or another transform (`Named`).
 
-The body of an elementary transform runs with numbers that have no value; what it returns is the same for all transforms
-of the factory with these static arguments, and is kept as their `Form`. The counter, the schedules and the initial
-state are the language's.
+The body of an elementary transform runs with hyperparameters that have no values. Its result is the same for all
+transforms of the factory with these static arguments, and is kept as their `Form`. The counter, the schedules and the
+initial state are added here.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ P = ParamSpec("P")
 
 
 class ByHand:
-    """The program of a rule that is written by hand: its own two functions, and what they return is looked at."""
+    """The program of a rule that is written by hand: its own two functions, whose results are checked."""
 
     names: Mapping[str, Any] = {}
 
@@ -43,10 +43,12 @@ class ByHand:
             return kept | ({"inner": inner[0].init(params)} if inner else {})
         fields = rule.init(params)
         if not isinstance(cast(Any, fields), dict) or "count" in fields:
-            raise TypeError(f"{self.who}.init: returned {fields!r}; allowed: a dict of fields, none called 'count'.")
+            raise TypeError(
+                f"{self.who}.init: returned {fields!r}; it must return a dict of fields, none called 'count'."
+            )
         for name in rule.fields.keys() - fields.keys():
             raise ValueError(
-                f"{self.who}: the Rule declares the field {name!r}, which init has not made; its fields: "
+                f"{self.who}: the Rule declares the field {name!r}, which init did not return; it returned: "
                 f"{', '.join(fields) or 'none'}."
             )
         return fields
@@ -59,7 +61,7 @@ class ByHand:
             named |= step.extra
         returned: Any = self.body(step.numbers).update(step.updates, own, **named)
         if not isinstance(returned, tuple) or len(cast(Any, returned)) != 2:
-            raise TypeError(f"{self.who}.update: returned {returned!r}; allowed: a pair (updates, state).")
+            raise TypeError(f"{self.who}.update: returned {returned!r}; it must return a pair (updates, state).")
         result, new = cast(tuple[Any, Any], returned)
         who = f"{self.who}.update"
         check.check_unchanged(who, "the updates it returned", result, "those it was given", step.updates)
@@ -68,9 +70,9 @@ class ByHand:
 
 
 class Form:
-    """What the transforms of one factory have in common whose static arguments are equal, whatever their numbers are.
+    """What all transforms of a factory with equal static arguments have in common, whatever their hyperparameters.
 
-    The body runs once for it, with numbers that have no value.
+    The body runs once for it, with hyperparameters that have no values.
     """
 
     def __init__(self, node: "Elementary"):
@@ -96,15 +98,15 @@ class Form:
     def _read(self, children: dict[str, Any]) -> None:
         rule = self.body(children)
         if not isinstance(cast(Any, rule), Rule):
-            raise TypeError(f"{self.who}: its body returned {rule!r}, and is annotated to return a Rule.")
+            raise TypeError(f"{self.who}: its body returned {rule!r}; it must return a Rule, as annotated.")
         inner = [child for _, child in record.children(children) if isinstance(child, Transform)]
         wanted = wants(rule) if rule.formula is None else rule.formula.wanted(rule)
         for child in inner:
             if child.facts.required and not wanted.passes_on:
                 needed = ", ".join(sorted(child.facts.required))
                 raise TypeError(
-                    f"{self.who}: {child!r} needs {needed}, which its update does not pass on; let it accept "
-                    "**extra and hand that to inner.update."
+                    f"{self.who}: {child!r} needs {needed}, which its update does not pass on. Let it accept "
+                    "**extra and pass that to inner.update."
                 )
         self.timed = "count" in wanted.names or any(p.kind is Kind.HYPER for p in self._node_type._parameters)
         self.facts = around(rule, wanted, [child.facts for child in inner])
@@ -124,7 +126,7 @@ def _abstract(value: Any) -> Any:
 
 _forms: dict[Any, Form] = {}
 _asked: dict[type, frozenset[str]] = {}
-"""By factory the hyperparameters of which its body asks whether they are 0 (`numerics.is_nonzero`)."""
+"""For each factory, the hyperparameters that its body compares with 0 (`numerics.is_nonzero`)."""
 _MOST_FORMS = 1024
 
 
@@ -137,7 +139,7 @@ class Elementary(Transform):
     @functools.cached_property
     def _form(self) -> Form:
         form = _forms.get((type(self), *self._kinds())) or Form(self)
-        key = (type(self), *self._kinds())  # the first body of a factory says what it asks about
+        key = (type(self), *self._kinds())  # the first body of a factory shows what it compares with 0
         # What is built while tracing may hold tracers, in functions among the static arguments.
         if not any(map(callable, self._fixed().values())) or not self._traced:
             if len(_forms) >= _MOST_FORMS:
@@ -146,7 +148,7 @@ class Elementary(Transform):
         return form
 
     def _kinds(self) -> Iterator[Any]:
-        """What a form depends on: static arguments by value, the others by structure; and the 0 that is asked about."""
+        """What a form depends on: static arguments by value, the others by structure, and which numbers are 0."""
         for name in sorted(_asked.get(type(self), ())):
             yield _is_nonzero(self._arguments[name])
         for p in self._parameters:
@@ -166,7 +168,7 @@ class Elementary(Transform):
     def facts(self) -> Facts:
         facts = self._form.facts
         if "idle" in facts and any(is_schedule(child) for _, child in record.children(self._arguments)):
-            return dataclasses.replace(facts, traits=facts.traits - {"idle"})  # time does not stand still
+            return dataclasses.replace(facts, traits=facts.traits - {"idle"})  # a schedule depends on the count
         return facts
 
     @property
@@ -175,7 +177,7 @@ class Elementary(Transform):
 
     @property
     def fields(self) -> dict[str, Field]:
-        """What it remembers, by name, the state of transforms inside apart."""
+        """The fields of its own state, by name, without those of inner transforms."""
         return self._form.fields
 
     @property
@@ -184,7 +186,7 @@ class Elementary(Transform):
         return self._form.timed
 
     def numbers_after(self, entry: State, steps: Any) -> State:
-        """What it remembers of the whole tree after `steps` steps, if that depends on the steps alone."""
+        """Its fields of the whole tree after `steps` steps, if they depend only on the number of steps."""
         program = self._form.program
         names = [name for name, field in self.fields.items() if field.per == "tree" and name != "key"]
         if not names or "once" not in program.names or not program.names["once"].keys() <= {*names, "count"}:
@@ -293,12 +295,12 @@ def transform(body: Callable[P, Transform]) -> Callable[P, Transform]: ...
 @overload
 def transform(*, check: Callable[..., None]) -> Callable[[Callable[P, Any]], Callable[P, Transform]]: ...
 def transform(body: Any = None, *, check: Any = None) -> Any:
-    """Make a recorded transform of a function that returns a `Rule` or another transform. See the module's example.
+    """Makes a recorded transform of a function that returns a `Rule` or another transform. See the module's example.
 
     Args:
       body: the factory; its annotations say which of its arguments are hyperparameters, and in which range.
-      check: a function of the same arguments that raises where they do not go together. Only here hyperparameters have
-        their values; a number that JAX traces has none here either.
+      check: a function of the same arguments that raises an error if they do not fit together. Unlike in the body,
+        hyperparameters have their values here, unless JAX traces them.
     """
     if body is None:
         return functools.partial(transform, check=check)
@@ -306,7 +308,7 @@ def transform(body: Any = None, *, check: Any = None) -> Any:
     returns = hints.get("return")
     bases: dict[Any, type[Transform]] = {Rule: Elementary, Transform: Named}
     if returns not in bases:
-        raise TypeError(f"{body.__name__}: its return annotation is {returns!r}; allowed: Rule or Transform.")
+        raise TypeError(f"{body.__name__}: its return annotation is {returns!r}; it must be Rule or Transform.")
     node = record.define(bases[returns], body, hints)
     node._check = None if check is None else staticmethod(check)
     return record.factory_of(node)

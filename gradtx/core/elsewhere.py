@@ -1,7 +1,7 @@
-"""What optax's names are called here: `gradtx.trace` says `scale_by_momentum(decay, form="sum")`.
+"""The gradtx spelling of optax's names: the error for `gradtx.trace` says `scale_by_momentum(decay, form="sum")`.
 
-Each of optax's public names is one of gradtx, or stands here: with the expression that does the same, or with where it
-is. The page "Coming from optax" lists them all. So are the arguments that optax's functions of the same name have.
+Each public name of optax either exists in gradtx or is listed here, with the equivalent expression or the place where
+to find it. So are arguments that only optax's functions have. The page "Coming from optax" lists all names.
 """
 
 import types
@@ -29,13 +29,13 @@ MADE: Final = {
     "trace": 'scale_by_momentum(decay, form="sum")',
     "zero_nans": "zero_nonfinite()",
 }
-"""The expression that does the same, in the argument names of gradtx."""
+"""The equivalent expression, in the argument names of gradtx."""
 
 _NOTES: Final = {
-    "inject_hyperparams": "numbers are leaves of every optimizer: tx.replace(learning_rate=...), or in a TrainState "
+    "inject_hyperparams": "hyperparameters are leaves already: tx.replace(learning_rate=...), or in a TrainState "
     "tunable(adam(learning_rate)) and tune(state, learning_rate=...)",
-    "named_chain": "stages have names already: gradtx.find(state, name)",
-    "selective_transform": "the mask says what is trained, freeze_mask what is not",
+    "named_chain": "stages already have names: gradtx.find(state, name)",
+    "selective_transform": "the mask selects the trained leaves, freeze_mask the frozen ones",
     "stateless_with_tree_map": "f gets the trees: stateless(lambda updates, params: jax.tree.map(f, updates, params))",
 }
 
@@ -64,10 +64,10 @@ assignment bias_correction experimental matrix_inverse_pth_root multi_normal nnl
 per_example_layer_norm_clip perturbations projections safe_increment safe_int32_increment safe_norm
 safe_root_mean_squares scale_gradient update_infinity_moment update_moment update_moment_per_elem_norm
 value_and_grad_from_state""",
-    "the params are the fast ones, the slow ones are gradtx.find(state, 'slow')": "LookaheadParams",
+    "the params are the fast weights; gradtx.find(state, 'slow') gives the slow ones": "LookaheadParams",
     "accumulate(inner, every, skip_nonfinite=True)": "ShouldSkipUpdateFunction skip_not_finite",
-    "a gradtx schedule is a value already": "WrappedSchedule",
-    "what it has in common with gradtx is at the top: gradtx.schedule_free, gradtx.sam, "
+    "a gradtx schedule is already a value": "WrappedSchedule",
+    "what gradtx also has is at the top level: gradtx.schedule_free, gradtx.sam, "
     "gradtx.reduce_on_plateau, gradtx.split_real_and_imaginary; for the rest stay with optax.contrib": "contrib",
     "any hyperparameter may be a schedule; for one with a state of its own stay with optax": (
         "inject_stateful_hyperparams"
@@ -76,11 +76,11 @@ value_and_grad_from_state""",
     "decay = 1 - step_size; for a target network stay with optax": "incremental_update",
     "gradtx.monitor(inner) keeps norms and rates; for other measures stay with optax": "measure_with_ema snapshot",
     "gradtx.accumulate(inner, every), or gradtx.minimize with a batch_size": "microbatch microbatching",
-    "jnp.where of the count; for a target network stay with optax": "periodic_update",
+    "jnp.where on the count; for a target network stay with optax": "periodic_update",
     "gradtx.landscape.lanczos(operator)": "power_iteration",
     "gradtx.landscape: hessian, fisher, diagonal": "second_order",
     "a clip, such as gradtx.clip_by_global_norm; to skip the whole step stay with optax": "skip_large_updates",
-    "what it has in common with gradtx is at the top: gradtx.masked, gradtx.accumulate, gradtx.partition": "transforms",
+    "what gradtx also has is at the top level: gradtx.masked, gradtx.accumulate, gradtx.partition": "transforms",
     "the state is plain dicts: jax.tree.map over gradtx.find(state, name)": "tree_map_params",
     "jax.tree and gradtx.global_norm; gradtx.find(state, name) for tree_get": "tree_utils",
     "every gradtx transform takes the extra arguments that it names": "with_extra_args_support",
@@ -104,18 +104,18 @@ ARGUMENTS: Final = {
     "key, an int": "add_noise.seed",
     "leave it out, or write scale_by_momentum(b1, form=...) + scale_by_rms(b2, eps, maximum='corrected', "
     "debias=...) >> scale_by_learning_rate(learning_rate)": "amsgrad.bias_correction_mu amsgrad.bias_correction_nu",
-    "leave it out; the function is given the count": (
+    "leave it out; the function gets the count": (
         "conditionally.forward_extra_args conditionally_mask.forward_extra_args"
     ),
-    "mask, one for the decay and the ratio; for two masks see gradtx.lars": (
+    "mask, which is for both the decay and the ratio; for two masks see gradtx.lars": (
         "lars.weight_decay_mask lars.trust_ratio_mask"
     ),
     "leave it out; trees like the params are always masked": (
         "masked.mask_compatible_extra_args partition.mask_compatible_extra_args"
     ),
-    "leave it out; norms and rates are kept; for other measures stay with optax": "monitor.measures",
-    "leave it out; the one without is adam": "nadam.nesterov",
-    "leave it out; the one without is adamw": "nadamw.nesterov",
+    "leave it out; norms and rates are recorded; for other measures stay with optax": "monitor.measures",
+    "leave it out; without it the method is adam": "nadam.nesterov",
+    "leave it out; without it the method is adamw": "nadamw.nesterov",
     "decay_rate, of 1 - t^(-decay_rate); for others stay with optax": "scale_by_factored_rms.decay_rate_fn",
     "rho, the radius": "sam.adv_optimizer",
     "leave it out; both gradients are taken in one update": "sam.sync_period sam.reset_state sam.opaque_mode",
@@ -129,12 +129,15 @@ ARGUMENTS: Final = {
         "schedule_free_adamw.warmup_steps schedule_free_sgd.warmup_steps"
     ),
     "max_consecutive": "skip_nonfinite.max_consecutive_errors",
-    "mask, the opposite: it says what is trained": "train_only.freeze_mask",
+    "mask, the opposite: it selects the trained leaves": "train_only.freeze_mask",
 }
 """What to write instead of the arguments that only optax's functions have."""
 
-STATE_DTYPE: Final = 'gradtx.stored(tx, dtype) around any transform; fields=("mu",) stores some of its statistics'
-"""What to write instead of the argument `state_dtype` that version 0.1 had everywhere."""
+REMOVED: Final = {
+    "fewest": "min_leaves",
+    "state_dtype": 'gradtx.stored(tx, dtype) around any transform; fields=("mu",) stores some of its statistics',
+}
+"""By name, the arguments that version 0.1 had, and what to write instead."""
 
 RULE: Final = {
     "clips": 'traits=("clips",)',
@@ -158,22 +161,22 @@ RULE: Final = {
 
 
 def of_rule(error: TypeError) -> str:
-    """What to write for an argument of `Rule` that an error is about, or ""."""
+    """The replacement for an argument of `Rule` that an error is about, or ""."""
     words = str(error)
     found = [name for name in RULE if "Rule.__init__" in words and f"argument {name!r}" in words]
     return f"Version 0.1 had {found[0]}. Instead: {RULE[found[0]]}." if found else ""
 
 
 def argument(function: str, name: str) -> str:
-    """What an error adds about an argument that only optax's function has, or that version 0.1 had, or ""."""
+    """The hint in an error about an argument that only optax's function has, or that version 0.1 had, or ""."""
     for hint, places in ARGUMENTS.items():
         if f"{function}.{name}" in places.split():
             return f" optax has it. Instead: {hint}."
-    return f" Version 0.1 had it. Instead: {STATE_DTYPE}." if name == "state_dtype" else ""
+    return f" Version 0.1 had it. Instead: {REMOVED[name]}." if name in REMOVED else ""
 
 
 ATTRIBUTES: Final = {
-    "gradient_transformation": "leave it out: an optimizer is one already",
+    "gradient_transformation": "leave it out: an optimizer already is one",
     "has_updated": "gradtx.find(state, 'micro_step') == 0",
 }
 """By attribute or method of optax's objects, what to write instead."""
@@ -182,9 +185,9 @@ ATTRIBUTES: Final = {
 def missing(name: str, caller: types.FrameType) -> AttributeError | ImportError:
     """The error for a name that gradtx does not have.
 
-    Of an AttributeError in `from gradtx import name` Python would drop the words.
+    In `from gradtx import name` Python would drop the text of an AttributeError.
     """
-    import dis  # here: it takes longer than all of this file
+    import dis  # imported here, because it takes longer than this whole file
 
     if name in ("landscape", "plot", "testing"):
         hint = f" before it is imported: import gradtx.{name}."

@@ -4,7 +4,7 @@
     once      the whole tree  -> numbers for the update, and the fields of the whole tree
     update    leaf by leaf    -> the updates, and the fields of each leaf
 
-All is computed in one dtype, float64 if one of the leaves is and else float32, and comes back in the dtypes that came.
+All passes compute in one dtype, float64 if any leaf has it and else float32. The results have the dtypes of the inputs.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ Columns = dict[str, list[Any]]
 
 
 class Step(NamedTuple):
-    """What a program is given at one step, besides what it remembers."""
+    """The inputs of a program at one step, besides its state."""
 
     real: Dtype
     """The dtype to compute in."""
@@ -49,28 +49,28 @@ class Step(NamedTuple):
 
 
 def names_in(function: Callable[..., Any]) -> tuple[dict[str, bool], bool]:
-    """The names that a pass wants, and whether each must be there; and whether it takes what flows first."""
+    """The names that a pass wants, and whether each is required; and whether its first argument is the update."""
     parameters = list(inspect.signature(function).parameters.values())
     leads = bool(parameters) and parameters[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     for p in parameters:
         if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
             raise TypeError(
-                f"{function.__name__}: {p.name} stands for any arguments; allowed: names, of fields and of what the "
-                "language offers (observed, params, count, key)."
+                f"{function.__name__}: {p.name} stands for any arguments; a pass must name each field and each of "
+                "observed, params, count and key that it needs."
             )
     return {p.name: p.default is p.empty for p in (parameters[1:] if leads else parameters)}, leads
 
 
 @contextlib.contextmanager
 def no_values(who: str) -> Generator[None]:
-    """While this is open, a body or a formula runs with numbers that have no value; a branch on one is refused."""
+    """In this context a body or a formula runs with numbers that have no values; a branch on one is refused."""
     try:
         yield
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
         raise TypeError(
-            f"{who}: it asks for the value of a number while it is compiled; allowed: arithmetic. Hyperparameters may "
-            "be schedules, or of many optimizers at once, so a branch is written jnp.where(condition, one, other), and "
-            "a check of an argument belongs in its annotation, or in @transform(check=...)."
+            f"{who}: it reads the value of a traced number. Hyperparameters have no value here, since they may "
+            "be schedules, or many at once. Write jnp.where(condition, one, other) for a branch, and "
+            "check an argument by its annotation, or in @transform(check=...)."
         ) from error
     except TypeError as error:
         if words := elsewhere.of_rule(error):
@@ -79,7 +79,7 @@ def no_values(who: str) -> Generator[None]:
 
 
 def without_values(fields: Mapping[str, Field]) -> dict[str, Field]:
-    """Fields of a body that ran without values: where one starts at a hyperparameter is not known."""
+    """The fields of a body that ran without values; initial values that are hyperparameters are not known."""
     unknown = {name for name, field in fields.items() if isinstance(field.start, Tracer)}
     return {
         name: dataclasses.replace(field, start=None) if name in unknown else field for name, field in fields.items()
@@ -87,7 +87,7 @@ def without_values(fields: Mapping[str, Field]) -> dict[str, Field]:
 
 
 class Compiled:
-    """Some passes over leaves, each compiled once for each dtype and shape. `body(numbers)` gives the rule anew."""
+    """Passes over leaves, each compiled once for each dtype and shape. `body(numbers)` makes the rule again."""
 
     def __init__(self, who: str, rule: Rule, body: Body):
         self.who, self.body, self.reach, self.stack = who, body, rule.reach, rule.formula.stack
@@ -108,27 +108,27 @@ class Compiled:
         return {name: field.init(params, starts.get(name, field.start)) for name, field in self.kept.items()}
 
     def _starts(self, numbers: Numbers) -> dict[str, Any]:
-        """Where the fields begin that begin at a hyperparameter."""
+        """The initial values of the fields that start at a hyperparameter."""
         fields = self.body(numbers).fields
         return {name: fields[name].start for name in self.at_numbers}
 
     def refuse_others(self, values: PyTree) -> None:
-        """Refuse what is no matrix, for a formula of matrices; and shards, for one of whole leaves."""
+        """Refuse leaves that are not matrices, for a formula of matrices; and shards, for one of whole leaves."""
         if self.needs_whole and sharding.named_axes() and any(map(sharding.axes_of, jax.tree.leaves(values))):
             raise ValueError(
                 f"{self.who}: it needs whole leaves, and axis_name={sharding.named_axes()} says that these are shards; "
-                "allowed inside shard_map: what works element by element or by norms. Gather the leaves, or call "
+                "inside shard_map only element-wise formulas and norms are possible. Gather the leaves, or call "
                 "update outside shard_map."
             )
         for path, leaf in tree.named_leaves(values) if self.reach == "matrix" else ():
             if jnp.ndim(leaf) != 2:
                 raise ValueError(
-                    f"{self.who}: the leaf at {path} has {jnp.ndim(leaf)} axes; allowed: matrices, which have 2. Route "
+                    f"{self.who}: the leaf at {path} has {jnp.ndim(leaf)} axes; it must be a matrix with 2 axes. Route "
                     f"the others elsewhere: by_shape(matrix={self.who.removeprefix('gradtx.')}(...), other=adam(...))."
                 )
 
     def each(self, title: str, step: Step, us: list[Any], shared: Any, columns: Columns) -> list[Any]:
-        """One pass over all leaves: what `us` has of each, with what is one for all and what is of each leaf."""
+        """One pass over all leaves: the leaves `us`, with values shared by all and values of each leaf."""
         fixed, run = self.named(title, shared, columns), self.run(title, step.real, step.numbers)
         mine = [(name, columns[name]) for name in self.names[title] if name in columns]
         rows = [(u, {name: column[i] for name, column in mine}) for i, u in enumerate(us)]
@@ -143,19 +143,19 @@ class Compiled:
         return functools.partial(self.jitted[title], title, real, sharding.named_axes(), numbers)
 
     def named(self, title: str, shared: dict[str, Any], columns: Any = ()) -> dict[str, Any]:
-        """What a pass names, of what is one for the whole tree."""
+        """The values of the whole tree that a pass names."""
         names = self.names[title]
         for name, needed in names.items():
             if needed and name not in shared and name not in columns:
                 there = sorted({*shared, *columns})
                 raise TypeError(
-                    f"{self.who}: its {title} names {name!r}, which neither a field nor a pass before it gives; there "
-                    f"are: {', '.join(there)}."
+                    f"{self.who}: its {title} names {name!r}, which is neither a field nor from an earlier pass; "
+                    f"allowed: {', '.join(there)}."
                 )
         return {name: shared[name] for name in names if name in shared and name not in columns}
 
     def _run(self, title: str, real: Dtype, over: tuple[str, ...], numbers: Numbers, u: Any, named: Numbers) -> Any:
-        """One pass over one leaf, traced: all in the compute dtype, and back in the dtypes that came."""
+        """One pass over one leaf, traced: computed in the compute dtype, returned in the dtypes of the inputs."""
 
         def wide(x: Any) -> Any:
             x = jnp.asarray(x)
@@ -172,7 +172,7 @@ class Compiled:
         return self.finished(title, made, u, named, real)
 
     def finished(self, title: str, made: Any, u: Any, named: Numbers, real: Dtype) -> Any:
-        """What a pass returned, checked, in the dtypes that came."""
+        """The result of a pass, checked, in the dtypes of the inputs."""
         raise NotImplementedError
 
     def refuse_fields(self, made: Any, needed: Collection[str]) -> NoReturn:
@@ -183,43 +183,37 @@ class Compiled:
             "each field that it names, with its new value."
         )
 
-    def as_before(self, made: Numbers, old: Numbers) -> Numbers:
-        """What a pass returned, each field that has an old value in the dtype of that."""
-        return {
-            name: jax.tree.map(functools.partial(self.like, f"the field {name!r}"), value, old[name])
-            if name in old and name in self.kept
-            else value
-            for name, value in made.items()
-        }
-
-    def unread(self, title: str, made: Numbers, own: State) -> State:
-        """The same for the fields that a pass has not named, and so not been given."""
-        return made | self.as_before({name: made[name] for name in made.keys() - self.names[title].keys()}, own)
+    def as_before(self, made: Numbers, old: Numbers, unread: str | None = None) -> Numbers:
+        """The result of a pass, each field in the dtype of its old value; of a pass `unread`, those it did not get."""
+        named = self.names[unread] if unread else ()
+        settled = dict(made)
+        for name, value in made.items():
+            if name in old and name in self.kept and name not in named:
+                settled[name] = jax.tree.map(functools.partial(self.like, f"the field {name!r}"), value, old[name])
+        return settled
 
     def like(self, what: str, new: Any, old: Any, real: Any = None) -> Any:
-        """A value that the author returned, in the dtype of the one that came; another kind or shape is refused."""
+        """A value that the author returned, in the dtype of the old one; another kind or shape is refused."""
         new = jnp.asarray(new)
         if new.shape != jnp.shape(old):
-            raise ValueError(
-                f"{self.who}: {what} has shape {new.shape}; allowed: the shape that came, {jnp.shape(old)}."
-            )
+            raise ValueError(f"{self.who}: {what} has shape {new.shape}; it must keep the shape {jnp.shape(old)}.")
         wanted = new.dtype if real is None else tree.compute_dtype(old, precision=real)
         kinds = tree.is_complex(new) == tree.is_complex(old) and tree.is_discrete(new) == tree.is_discrete(old)
         if new.dtype != wanted or not kinds:
             raise TypeError(
-                f"{self.who}: {what} has dtype {new.dtype}; allowed: the dtype that came, "
+                f"{self.who}: {what} has dtype {new.dtype}; it must keep the dtype "
                 f"{tree.dtype_of(old) if real is None else wanted}."
             )
         return new.astype(tree.dtype_of(old))
 
 
 def as_dict(made: Any) -> Numbers | None:
-    """What a pass returned, if that is a dict."""
+    """The result of a pass, if it is a dict."""
     return cast(Numbers, made) if isinstance(made, dict) else None
 
 
 def _in_batches(step: Callable[..., Any], rows: Sequence[tuple[Any, Any]]) -> list[Any]:
-    """One step for each row, those of one shape and dtype as one batch."""
+    """One step for each row; rows of the same shape and dtype run as one batch."""
     kinds: dict[Any, list[int]] = {}
     for index, row in enumerate(rows):
         kinds.setdefault(str(tree.shapes(row)), []).append(index)
@@ -282,7 +276,7 @@ class Program(Compiled):
                 columns[name] = flat(value)
             elif field.given and jnp.shape(value):
                 raise ValueError(
-                    f"{self.who}.update: {name} has shape {jnp.shape(value)}; allowed: one number. Pass its mean."
+                    f"{self.who}.update: {name} has shape {jnp.shape(value)}; it must be one number. Pass its mean."
                 )
             else:
                 shared[name] = value
@@ -309,7 +303,7 @@ class Program(Compiled):
             shared |= {name: sum_up([sums[name] for sums, _ in rows], step.real) for name in rows[0][0]}
         if "once" in self.names:
             made = self.run("once", step.real, step.numbers)(None, self.named("once", shared))
-            shared |= self.unread("once", made, own)
+            shared |= self.as_before(made, own, unread="once")
             new |= {name: shared[name] for name in self.of_tree}
         rows = self.each("update", step, us, shared, columns)
         needed = self.read["update"] - measured.keys()
@@ -325,8 +319,8 @@ class Program(Compiled):
         parts = cast(tuple[Any, ...], made if is_pair else (made, {}))
         if len(parts) != 2:
             raise TypeError(
-                f"{self.who}: its {title} returned {len(parts)} values; allowed: one, or a pair whose second is a dict "
-                "of fields."
+                f"{self.who}: its {title} returned {len(parts)} values; it must return one, or one and a "
+                "dict of fields."
             )
         first, fields = parts
         if as_dict(fields) is None:
@@ -337,12 +331,12 @@ class Program(Compiled):
         sums = as_dict(first)
         if sums is None or not all(isinstance(value, Summed) for value in sums.values()):
             raise TypeError(
-                f"{self.who}: its measure returned {first!r}; allowed: a dict of total(x), norm(x), largest(x)."
+                f"{self.who}: its measure returned {first!r}; it must return a dict of total(x), norm(x) or largest(x)."
             )
         return sums, moved
 
 
 def _drawn(bits: Array, number: int) -> tuple[Array, list[Array]]:
-    """From a key's bits those of the next step's key, and a key for each leaf."""
+    """From the bits of a key, those of the key for the next step, and a key for each leaf."""
     following, now = jax.random.split(cast(Array, jax.random.wrap_key_data(bits)))
     return jax.random.key_data(following), [jax.random.fold_in(now, index) for index in range(number)]

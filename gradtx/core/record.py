@@ -1,8 +1,8 @@
 """The recorded value: what transforms and schedules have in common.
 
 A call of a decorated factory records its arguments in a node of a type generated for that factory. The node is a
-pytree: hyperparameters, transforms and schedules are its children, everything else is its structure. It never runs
-the author's code when JAX takes it apart and puts it together again.
+pytree: hyperparameters, transforms and schedules are its children, everything else is its structure. The author's
+code never runs when JAX flattens and unflattens it.
 """
 
 import functools
@@ -54,7 +54,7 @@ class Recorded:
 
     @classmethod
     def _bound(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments by name, the usual ones filled in; what does not fit is refused."""
+        """The arguments by name, with defaults filled in; arguments that do not fit are refused."""
         placed = dict(zip(cls._placed, args, strict=False))
         given, rest = placed | kwargs, args[len(placed) :]
         fits = cls._required <= given.keys() <= cls._defaults.keys() and len(given) == len(placed) + len(kwargs)
@@ -80,7 +80,7 @@ class Recorded:
             cls._signature.bind(*args, **kwargs)
         except TypeError as error:
             return f"{error}."
-        raise NotImplementedError  # Python's own rules are those of _bound
+        raise NotImplementedError  # _bound and Python have the same rules
 
     @classmethod
     def _checked(cls, arguments: dict[str, Any]) -> Self:
@@ -92,7 +92,7 @@ class Recorded:
         return node
 
     def _probe(self) -> None:
-        """Run the body, or look at what was given; each family says how."""
+        """Run the body, or check the arguments; each family in its own way."""
 
     @classmethod
     def _normalize(cls, parameter: Parameter, value: Any) -> Any:
@@ -103,7 +103,7 @@ class Recorded:
         is_dict = parameter.container is dict
         if not isinstance(value, Mapping if is_dict else (tuple, list)):
             allowed = "a dict" if is_dict else "a tuple or list"
-            raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; allowed: {allowed}.")
+            raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; it must be {allowed}.")
         if is_dict:
             return {key: cls._normalize_one(parameter, item) for key, item in cast(Any, value).items()}
         return tuple(cls._normalize_one(parameter, item) for item in cast(Any, value))
@@ -136,7 +136,7 @@ class Recorded:
 
     def __getattr__(self, name: str) -> Any:
         if hasattr(type(self), name):
-            return object.__getattribute__(self, name)  # a property of ours failed: let its own error be seen
+            return object.__getattribute__(self, name)  # a property failed: show its own error
         if name.startswith("_"):
             raise AttributeError(name)
         if name in self._arguments:
@@ -146,8 +146,8 @@ class Recorded:
     def replace(self, **changes: Any) -> Self:
         """The same value with some arguments changed, checked like a new call.
 
-        An argument that is not this value's own is looked for in the transforms it contains, and must be found in
-        exactly one of them: `(clip(1.0) >> adam(1e-3)).replace(learning_rate=3e-4)`.
+        An argument that is not its own is looked up in the transforms inside, and exactly one of them must have it:
+        `(clip(1.0) >> adam(1e-3)).replace(learning_rate=3e-4)`.
         """
         arguments = dict(self._arguments)
         parameters = {parameter.name: parameter for parameter in self._parameters}
@@ -173,14 +173,14 @@ class Recorded:
         if owners:
             names = ", ".join(child.name for _, child in owners)
             raise error(
-                f"{self._who()}: {name!r} is an argument of several of its transforms ({names}); build that one anew."
+                f"{self._who()}: {name!r} is an argument of several of its transforms ({names}); rebuild that one."
             )
         own, known = self._names(), elsewhere.ATTRIBUTES.get(name)
         hint = f" Instead: {known}." if known else suggestion(name, own)
         raise error(f"{self._who()} has no argument {name!r}.{hint} Its arguments: {', '.join(own) or 'none'}.")
 
     def _names(self) -> list[str]:
-        """The names of its arguments, and of those of the transforms it contains."""
+        """The names of its arguments and of those of the transforms inside."""
         names = [parameter.name for parameter in self._parameters]
         for _, child in children(self._arguments):
             names.extend(name for name in child._names() if child._kind is Kind.TRANSFORM and name not in names)
@@ -188,7 +188,7 @@ class Recorded:
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(
-            f"{self._who()} is a value and cannot be changed; use .replace({name}=...) to get a new one."
+            f"{self._who()} is a value and cannot be changed. Use .replace({name}=...) to get a new one."
         )
 
     def __delattr__(self, name: str) -> NoReturn:
@@ -254,7 +254,7 @@ def _reserved(base: type[Recorded]) -> frozenset[str]:
 
 
 def define(base: type[R], body: Callable[..., Any], hints: Mapping[str, Any] | None = None) -> type[R]:
-    """Generate the node type of a factory and make it known to JAX; `hints` are the annotations, if read already."""
+    """Generate the node type of a factory and register it with JAX; `hints` are the annotations, if already read."""
     name, signature = body.__name__, inspect.signature(body)
     hints = annotations_of(body) if hints is None else hints
     parameters = parameters_of(name, signature, hints, _reserved(base))
@@ -307,7 +307,7 @@ def factory_of(node: type[Recorded]) -> Callable[..., Any]:
 
 
 def _place(factory: Any) -> tuple[str, int]:
-    """Where a factory is written: a module run as a script and imported as well defines it twice."""
+    """Where a factory is defined: a module that runs as a script and is imported too defines it twice."""
     code = factory.node._body.__code__
     return code.co_filename, code.co_firstlineno
 
@@ -330,7 +330,7 @@ def refuse_factory(value: Any, where: str) -> None:
     """Refuse a factory that was passed without being called."""
     node = getattr(value, "node", None)
     if isinstance(node, type) and issubclass(node, Recorded):
-        raise TypeError(f"{where} is the factory gradtx.{node.name} itself; call it: {node.name}(...).")
+        raise TypeError(f"{where} is the factory gradtx.{node.name} itself. Call it: {node.name}(...).")
 
 
 def _restore(factory: Any, arguments: dict[str, Any]) -> Recorded:
@@ -342,17 +342,17 @@ _coercions: dict[Kind, Callable[[Any, str], Recorded]] = {}
 
 
 def enter_coercion(kind: Kind, coercion: Callable[[Any, str], Recorded]) -> None:
-    """Say how a value becomes a schedule or a transform; each family enters its own."""
+    """Register how a value becomes a schedule or a transform; each family registers its own."""
     _coercions[kind] = coercion
 
 
 def coerce(kind: Kind, value: Any, where: str) -> Recorded:
-    """The value as a schedule or transform, or a refusal that says `where`."""
+    """The value as a schedule or transform, or an error that says `where`."""
     return _coercions[kind](value, where)
 
 
 def children(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], Recorded]]:
-    """The recorded values directly inside arguments, with their places."""
+    """The recorded values directly inside the arguments, with their places."""
     if isinstance(value, Recorded):
         return [(place, value)]
     found: list[tuple[tuple[Any, ...], Recorded]] = []

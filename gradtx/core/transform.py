@@ -1,4 +1,4 @@
-"""Recorded transforms: the pair (init, update) as a value, and the decorator that makes one of an author's closures.
+"""Recorded transforms: the pair (init, update) as a value, and the decorator that makes it from an author's closures.
 
     >>> import gradtx
     >>> @gradtx.transform
@@ -10,10 +10,10 @@
     >>> tx
     scale_by_half_life(half_life=5.0)
 
-The decorator owns what every transform needs alike: the recorded value, the counter, schedules, dtypes, the initial
+The decorator provides what every transform needs: the recorded value, the counter, schedules, dtypes, the initial
 state, checks, errors. A state is a dict with one entry for each elementary transform, whatever the nesting:
-`{"scale_by_rms": {"count": ..., "nu": ...}, ...}`; so a checkpoint is restored by name, and a transform put in front
-renames nothing.
+`{"scale_by_rms": {"count": ..., "nu": ...}, ...}`. So a checkpoint is restored by name, and adding a transform in
+front renames no entry.
 """
 
 import dataclasses
@@ -53,8 +53,8 @@ class Transform(Recorded):
     def update(self) -> Callable[..., tuple[Updates, State]]:
         """`update(updates, state, params=None, axis_name=None, **extra_args) -> (updates, state)`.
 
-        Inside `jax.shard_map`, where leaves are shards, `axis_name` names the axes of the mesh that sums over a leaf or
-        all leaves are to go over too: norms, guards, estimates.
+        Inside `jax.shard_map`, where leaves are shards, `axis_name` names the axes of the mesh over which sums over a
+        leaf or all leaves must go too: norms, guards, estimates.
         """
         return self._method("update", self._checked_update)
 
@@ -76,7 +76,7 @@ class Transform(Recorded):
     ) -> tuple[Updates, State]:
         who = f"{self._who()}.update"
         self._refuse_sweep("update")
-        if check.foreign_call.get():  # they pass on whatever they are given
+        if check.foreign_call.get():  # foreign code passes on all extra arguments
             extra = {name: value for name, value in extra.items() if self.facts.takes(name)}
         self._check_extra(who, extra)
         if params is None and self.facts.params:
@@ -96,19 +96,19 @@ class Transform(Recorded):
 
     @functools.cached_property
     def _verified(self) -> set[Any]:
-        """The structures of what update has been given that have been found right."""
+        """The structures of arguments of update that have passed the checks."""
         return set()
 
     @functools.cached_property
     def _sweep(self) -> int | None:
-        """Of how many optimizers this is a sweep."""
+        """The number of optimizers in this value, if it is a sweep."""
         return next((leaf.shape[0] for leaf in jax.tree.leaves(self) if jnp.ndim(leaf) > 0), None)
 
     def _refuse_sweep(self, method: str) -> None:
         if self._sweep is not None:
             raise ValueError(
-                f"{self._who()}.{method}: this is a sweep of {self._sweep} optimizers in one value; "
-                f"map over it: jax.vmap(lambda tx, ...: tx.{method}(...))(txs, ...)."
+                f"{self._who()}.{method}: this is a sweep of {self._sweep} optimizers in one value. "
+                f"Map over it: jax.vmap(lambda tx, ...: tx.{method}(...))(txs, ...)."
             )
 
     def _check_extra(self, who: str, extra: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ class Transform(Recorded):
                     "drop it."
                 )
         for name in sorted(facts.required - set(extra)):
-            raise TypeError(f"{who}: the extra argument {name!r} is missing; pass {name}=... to update.")
+            raise TypeError(f"{who}: the extra argument {name!r} is missing. Pass {name}=... to update.")
 
     def _check_trees(self, who: str, updates: Updates, state: State, params: Params) -> None:
         check.check_leaves(who, "updates", updates, self)
@@ -155,12 +155,12 @@ class Transform(Recorded):
     # What it is made of -----------------------------------------------------------------------------------------------
 
     def expand(self, *, deep: bool = False) -> "Transform":
-        """What this transform is made of, one level down; with `deep=True`, down to the elementary ones."""
+        """The parts of this transform, one level down; with `deep=True`, down to the elementary ones."""
         return self
 
     @functools.cached_property
     def facts(self) -> Facts:
-        """What holds of it: its reach, where it may stand, what it needs."""
+        """Its properties: its reach, where it may be placed, what it needs."""
         return self.expand().facts
 
     @property
@@ -170,12 +170,12 @@ class Transform(Recorded):
 
     @property
     def parts(self) -> "dict[Place, Part]":
-        """The elementary transforms in it that have a state, by the place of their entry, however deep."""
+        """The elementary transforms in it that have a state, by the place of their entry, at any depth."""
         return self.expand().parts
 
     @property
     def declared(self) -> dict[Place, Field]:
-        """The fields that they have declared, by place: {("scale_by_rms", "nu"): Field(...)}."""
+        """The fields that they declare, by place: {("scale_by_rms", "nu"): Field(...)}."""
         return {(*place, name): field for place, part in self.parts.items() for name, field in part.fields.items()}
 
     def _init(self, params: Params) -> State:
@@ -188,15 +188,15 @@ class Transform(Recorded):
 
     @property
     def _traced(self) -> bool:
-        """Whether JAX is tracing. To ask for an array costs more than to look at the own numbers, so it comes last."""
+        """Whether JAX is tracing. Making an array costs more than looking at the own numbers, so it comes last."""
         return any(is_traced(leaf) for leaf in jax.tree.leaves(self)) or is_traced(_nothing())
 
 
-_nothing = jax.jit(lambda: jnp.zeros(()), inline=True)  # once compiled, cheaper than any array made anew
+_nothing = jax.jit(lambda: jnp.zeros(()), inline=True)  # once compiled, cheaper than making any array
 
 
 def numbered(names: tuple[str, ...]) -> list[str]:
-    """The names, with `_2`, `_3` ... behind those that are taken."""
+    """The names, with `_2`, `_3` ... appended to repeated ones."""
     unique: list[str] = []
     for name in names:
         candidates = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
@@ -234,7 +234,28 @@ def kept(method: Method) -> Method:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """An elementary transform (`Elementary`) in another, and the fields of its state as they are seen from there."""
+    """An elementary transform (`Elementary`) inside another, and the fields of its state as seen from the outer one."""
 
     node: Any
     fields: Mapping[str, Field]
+
+
+class Transparent(Transform):
+    """A transform around another whose state has the names of the one inside."""
+
+    inner: Transform
+
+    def expand(self, *, deep: bool = False) -> Transform:
+        return self._checked(self._arguments | {"inner": self.inner.expand(deep=deep)})
+
+    @functools.cached_property
+    def facts(self) -> Facts:
+        return self.inner.facts
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return self.inner.slots
+
+    @property
+    def parts(self) -> dict[Place, Part]:
+        return self.inner.parts

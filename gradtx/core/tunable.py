@@ -1,4 +1,4 @@
-"""Hyperparameters kept in the state, for users whose optimizer is static."""
+"""Hyperparameters kept in the state, for programs in which the optimizer is static."""
 
 import re
 from typing import Any, cast
@@ -22,11 +22,11 @@ Place = tuple[str, ...]
 def tunable(inner: Transform) -> Rule:
     """Keeps the hyperparameters of `inner` in the state, where they can be changed without recompiling.
 
-    For a transform that is a static part of something compiled (a field of TrainState, nnx.Optimizer). Where you can
-    pass the transform to your jitted function as an argument, pass `tx.replace(learning_rate=...)` instead.
+    For a transform that is static in a compiled function (a field of TrainState, nnx.Optimizer). If you can pass the
+    transform to your jitted function as an argument, pass `tx.replace(learning_rate=...)` instead.
 
     Args:
-      inner: any transform. Its hyperparameters are read at init; afterwards those in the state count.
+      inner: any transform. Its hyperparameters are read by init; later updates use those in the state.
 
     State: `{"tunable": {"hyperparameters": {name: scalar}, "inner": inner's state}}`; change them with `tune`.
 
@@ -55,30 +55,30 @@ def tunable(inner: Transform) -> Rule:
 
 
 def with_hyperparameters(tx: Transform, hyperparameters: dict[str, Any]) -> Transform:
-    """The transform with the hyperparameters that `tunable` keeps of it, by name."""
+    """The transform with the hyperparameters that `tunable` keeps, by name."""
     leaves = [hyperparameters[name] for name, _ in _named_leaves(tx)]
     return cast(Any, jax.tree.unflatten)(jax.tree.structure(tx), leaves)
 
 
 def tune(state: State, **values: Any) -> State:
-    """A copy of the state of a `tunable` transform with some hyperparameters changed, in the dtypes they have.
+    """A copy of the state of a `tunable` transform with some hyperparameters changed; their dtypes stay the same.
 
     Args:
-      state: a state with a `tunable` in it, however deep.
-      values: numbers, by the hyperparameter's name. One that several groups or several `tunable` have gets a name in
+      state: a state that contains a `tunable`, at any depth.
+      values: numbers, by the hyperparameter's name. If several groups or several `tunable` have it, put the group in
         front: `tune(state, **{"matrices/learning_rate": 0.1})`.
 
-    Errors: KeyError for a state without `tunable`, for an unknown name, or one that is not unique; it lists what there
-    is. ValueError for a number out of range.
+    Errors: KeyError for a state without `tunable`, for an unknown name, or one that is not unique; the error lists the
+    names. ValueError for a number out of range.
     """
     kept = _kept(state)
     if not kept:
-        raise KeyError("gradtx.tune: the state holds no hyperparameters; build the optimizer as gradtx.tunable(tx).")
+        raise KeyError("gradtx.tune: the state has no hyperparameters. Build the optimizer as gradtx.tunable(tx).")
     changes: dict[Place, Any] = {}
     for name, value in values.items():
         place, key, old = _one(name, kept)
         if value is None or isinstance(value, (str, bool)) or jnp.shape(value) != jnp.shape(old):
-            raise TypeError(f"gradtx.tune: {name} is {value!r}; allowed: a number.")
+            raise TypeError(f"gradtx.tune: {name} is {value!r}; it must be a number.")
         if not is_traced(value):
             _check_range(key.split(".")[-1], value)
         changes[(*place, key)] = jnp.array(value, dtype=old.dtype, copy=True)
@@ -90,9 +90,9 @@ def tune(state: State, **values: Any) -> State:
 
 
 def _kept(state: Any) -> list[tuple[Place, str, Any]]:
-    """The hyperparameters in a state: the path to where a tunable keeps them, their key there, and the number.
+    """The hyperparameters in a state: the path to where a `tunable` keeps them, their key there, and the number.
 
-    What is inside a tunable is its state for the params, which may be called anything.
+    The state inside a `tunable` is not searched: its entries follow the params, which may have any name.
     """
     leaves = zip(named_paths(state), jax.tree.leaves(state), strict=True)
     found = [(path[:-1], path[-1], number) for path, number in leaves if path[-2:-1] == ("hyperparameters",)]
@@ -101,7 +101,7 @@ def _kept(state: Any) -> list[tuple[Place, str, Any]]:
 
 
 def _one(name: str, kept: list[tuple[Place, str, Any]]) -> tuple[Place, str, Any]:
-    """The one that is meant: the key itself, or its last name, with names of its path in front that tell it apart."""
+    """The hyperparameter with this name: a key, or the last part of one, with parts of its path in front if needed."""
     paths = [(*place[:-1], *re.findall(r"\['(.*?)'\]", key), key.split(".")[-1]) for place, key, _ in kept]
     found = [index for index, (_, key, _) in enumerate(kept) if key == name] or [
         index for index, path in enumerate(paths) if fits(path, name.split("/"))
@@ -118,12 +118,12 @@ def _one(name: str, kept: list[tuple[Place, str, Any]]) -> tuple[Place, str, Any
 
 
 def _check_range(name: str, value: Any) -> None:
-    """Refuse what no recorded hyperparameter of this name allows."""
+    """Refuse a value that is out of range for every recorded hyperparameter of this name."""
     intervals = [parameter.interval for parameter in hyperparameters_called(name)] or [Interval()]
     for number in np.ravel(np.asarray(value, dtype=float)).tolist():
         if not any(number in interval for interval in intervals):
             allowed = " or ".join(sorted(set(map(str, intervals))))
-            raise ValueError(f"gradtx.tune: {name} is {number!r}; allowed: a number {allowed}.")
+            raise ValueError(f"gradtx.tune: {name} is {number!r}; it must be {allowed}.")
 
 
 def _named_leaves(tx: Transform) -> list[tuple[str, Any]]:

@@ -16,12 +16,12 @@ _held = Scoped[list[bool] | None](None)
 
 
 def held_back() -> AbstractContextManager[list[bool] | None]:
-    """While this is open, value checks are not made, but noted: for a run whose result may not be taken."""
+    """In this context, value checks are noted, not made: for a run whose result may be discarded."""
     return _held([])
 
 
 def check_values(who: str, updates: Any, old: dict[str, Any], new: dict[str, Any], nonnegative: list[str]) -> None:
-    """Make checkify's checks: everything finite, the named statistics not negative, the counter rising."""
+    """Make checkify's checks: all values finite, the named statistics not negative, the counter rising."""
     if (held := _held.get()) is not None:
         held.append(True)
         return

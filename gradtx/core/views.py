@@ -1,15 +1,15 @@
-"""Views: another form of the tree is shown to a transform inside, and its updates are turned back.
+"""Views: an inner transform runs on another form of the tree, and its updates are converted back.
 
     u = up(inner(down(g)))
 
-A mask shows some leaves, `pack` shows leaves joined end to end, SOAP shows an eigenbasis. A view may remember
-something, and it may be refreshed every so often; then it says how what the inner transform remembers is carried along:
+A mask shows some leaves, `pack` shows leaves joined end to end, SOAP shows an eigenbasis. A view may have a state, and
+may be refreshed every few steps; then it defines how the state of the inner transform is carried along:
 
     return through(View(down, up, observe, refresh, every=10, move=move, left=fields.basis(0), ...), inner)
 
-Extra arguments go down with the gradients: trees like the params (`grad`, `observed`) are shown as gradients are, and
-functions of the params (`value_fn`, `grad_fn`) are called with what `up` makes of the inner params. The rest, `value`
-above all, passes as it is.
+Extra arguments are converted with the gradients: trees like the params (`grad`, `observed`) by `down`, like gradients;
+functions of the params (`value_fn`, `grad_fn`) are called with the result of `up` on the inner params. Others, such as
+`value`, pass unchanged.
 """
 
 import functools
@@ -37,19 +37,19 @@ _TREES = ("grad", "observed")
 def inside(
     inner: Any, updates: PyTree, state: State, params: PyTree, extra: Extra, down: Turn, up: Turn
 ) -> tuple[PyTree, State]:
-    """The inner update of what `down` shows; what comes back is still as the inner transform made it.
+    """The inner update, on the form that `down` shows; its result is in that form too.
 
     Args:
-      inner, updates, state, params, extra: a transform, and what its update is to be given, as it is outside.
-      down: from a tree like the params to what the inner transform sees.
-      up: from params that the inner transform sees to those outside, for functions of the params.
+      inner, updates, state, params, extra: a transform, and the arguments of its update in their outer form.
+      down: converts a tree like the params to the form that the inner transform sees.
+      up: converts inner params to outer params, for functions of the params.
     """
     known = translated(extra, updates, down, up)
     return inner.update(down(updates), state, None if params is None else down(params), **known)
 
 
 def translated(extra: Extra, like: PyTree, down: Turn, up: Turn) -> Extra:
-    """The extra arguments as the inner transform is to see them; `like` is a tree of the outer params' structure."""
+    """The extra arguments in the inner form; `like` is a tree with the structure of the outer params."""
 
     def translate(name: str, value: Any) -> Any:
         def at_inner(params: PyTree, *args: Any, **kwargs: Any) -> Any:
@@ -66,7 +66,7 @@ def translated(extra: Extra, like: PyTree, down: Turn, up: Turn) -> Extra:
 
 
 def _alike(value: Any, like: PyTree) -> bool:
-    """Whether a tree has the structure of another, and its shapes or a number in place of an array."""
+    """Whether a tree has the structure of another, with the same shapes or with numbers in place of arrays."""
     leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(value))
     if structure != jax.tree.structure(like) or any(callable(leaf) for leaf in leaves):
         return False
@@ -113,7 +113,7 @@ class Seen(Compiled):
         return result, fields | {"inner": state}
 
     def _rows(self, title: str, step: Step, fields: State, values: PyTree) -> tuple[list[Any], Any]:
-        """What a pass makes of each leaf of a tree, and the structure of that."""
+        """The result of a pass for each leaf of a tree, and the structure of the tree."""
         leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(values))
         columns: Columns = {name: jax.tree.leaves(value) for name, value in fields.items()}
         return self.each(title, step, leaves, {}, columns), structure
@@ -125,12 +125,12 @@ class Seen(Compiled):
     def _renewed(self, title: str, step: Step, fields: State, g: PyTree) -> State:
         rows, structure = self._rows(title, step, fields, g)
         made = {name: structure.unflatten([row[name] for row in rows]) for name in (rows[0] if rows else ())}
-        return self.unread(title, made, fields)
+        return self.as_before(made, fields, unread=title)
 
     def _refreshed(
         self, step: Step, fields: State, g: PyTree, state: State, declared: dict[Place, Field]
     ) -> tuple[State, State]:
-        """New fields of the view, and what the inner transform remembers, carried along."""
+        """New fields of the view, and the state of the inner transform carried along."""
         new = fields | self._renewed("refresh", step, fields, g)
         structure = cast(Any, jax.tree.structure(g))
         old_rows, new_rows = (
@@ -139,7 +139,13 @@ class Seen(Compiled):
         )
         for place, field in declared.items() if self.moves else ():
             if field.per == "leaf":
-                rows = zip(jax.tree.leaves(at(state, place)), old_rows, new_rows, strict=True)
+                value = at(state, place)
+                if jax.tree.structure(value) != structure:
+                    raise TypeError(
+                        f"{self.who}: {'/'.join(place)} is stored in buckets; it must be leaf by leaf, for `move`. "
+                        "Leave pack out of the view."
+                    )
+                rows = zip(jax.tree.leaves(value), old_rows, new_rows, strict=True)
                 moved = [self.moved(step.numbers, field, x, old, now) for x, old, now in rows]
                 state = set_in(state, place, structure.unflatten(moved))
         return new, state
@@ -156,25 +162,27 @@ class Seen(Compiled):
             return self.as_before(made, named)
         if tree.is_discrete(made) or tree.is_complex(made) != tree.is_complex(u):
             raise TypeError(
-                f"{self.who}: what {title} returned has dtype {made.dtype}; allowed: the one that came, {u.dtype}."
+                f"{self.who}: what {title} returned has dtype {made.dtype}; it must keep the dtype {u.dtype}."
             )
         return jnp.asarray(made).astype(tree.compute_dtype(u))
 
 
 class View:
-    """Another form of each leaf, and the way back.
+    """Another form of each leaf, and the conversion back.
 
     Args:
-      down: `down(x, *, names...)`: what the inner transform sees of a leaf. The names are fields of the view.
-      up: `up(x, *, names...)`: the way back, for the updates of the inner transform.
-      observe: `observe(g, *, names...)`, returning {field: value}: after each step, from the gradient.
-      refresh: `refresh(g, *, names...)`, returning {field: value}: after the first step, and every `every` steps from
-        there on, all leaves in one branch.
-      every: steps from one refresh to the next, at least 1.
-      move: `move(x, field, old, new)`: a field of the inner transform after a refresh; `field` says what kind it is
-        (`field.nonnegative` for squares), `old` and `new` are the fields of the view, by name. None: all stay.
-      reach: "leaf", or "matrix", which refuses other leaves by name.
-      fields: what the view remembers of each leaf.
+      down: `down(x, *, names...)`: converts a leaf to the form that the inner transform sees. The names are fields of
+        the view.
+      up: `up(x, *, names...)`: converts the updates of the inner transform back.
+      observe: `observe(g, *, names...)`, returning {field: value}: new fields after each step, from the gradient.
+      refresh: `refresh(g, *, names...)`, returning {field: value}: new fields after the first step, and then every
+        `every` steps, for all leaves in one branch.
+      every: the number of steps from one refresh to the next, at least 1.
+      move: `move(x, field, old, new)`: the new value of a field of the inner transform after a refresh; `field` is its
+        declaration (`field.nonnegative` for squares), `old` and `new` are the fields of the view, by name. None keeps
+        all values.
+      reach: "leaf", or "matrix", which refuses other leaves.
+      fields: the state of the view, for each leaf.
     """
 
     def __init__(
@@ -198,15 +206,15 @@ class View:
     program = Seen
 
     def wanted(self, rule: Rule) -> Wants:
-        """What its update names."""
+        """The names that its update wants."""
         names_of(rule, without_leaf="", closed=True)
         counted = {"count": True} if self.passes["refresh"] is not None else {}
         return Wants({"params": False, "observed": False} | counted, passes_on=True)
 
 
 def through(view: View, inner: Any) -> Rule:
-    """What a factory returns that runs `inner`, its argument, on what a view shows of each leaf."""
-    del inner  # the language knows it: it is the transform among the arguments of the factory
+    """The rule of a factory that runs `inner`, one of its arguments, on the form of each leaf that a view shows."""
+    del inner  # not needed: it is among the arguments of the factory
     return Rule(
         update=cast(Any, view.passes["down"]), reach=view.reach, fields=view.fields, traits=("leaves",), formula=view
     )

@@ -1,4 +1,4 @@
-"""The laws of running: compiled, mapped, scanned, donated, or split over devices, an optimizer does the same."""
+"""The laws of running: an optimizer gives the same results compiled, mapped, scanned, donated, or sharded."""
 
 import contextlib
 import functools
@@ -41,7 +41,7 @@ def eager_is_jit(tx: Transform, params: PyTree, *, ulps: float | None = None, **
 
 @law
 def passed_is_closed_over(tx: Transform, params: PyTree, *, ulps: float | None = None, **extra: Any) -> None:
-    """`jit(lambda tx, g: tx.update(g))(tx, g) = jit(tx.update)(g)`: numbers are the same however they arrive."""
+    """`jit(lambda tx, g: tx.update(g))(tx, g) = jit(tx.update)(g)`: numbers may be arguments or closed over."""
     grads = gradients(params)
     closed = jax.jit(lambda gradient, state, params, extra: tx.update(gradient, state, params, **extra))
     actual = trajectory(tx, params, grads, extra, lambda _, *args: closed(*args))
@@ -58,9 +58,9 @@ def sweep_is_separate(
     ulps: float | None = None,
     **extra: Any,
 ) -> None:
-    """`jit(vmap(update))(txs) = [jit(update)(tx) for tx in txs]`, txs differing in one hyperparameter.
+    """`jit(vmap(update))(txs) = [jit(update)(tx) for tx in txs]`, where the txs differ in one hyperparameter.
 
-    Where tx has no number of that name (or with `name=None`) the txs differ in all their numbers.
+    If tx has no number of that name, or with `name=None`, they differ in all their numbers.
     """
     if not jax.tree.leaves(tx):
         return
@@ -98,7 +98,7 @@ def vmap_is_loop(tx: Transform, params: PyTree, *, ulps: float | None = None, **
 
 @law
 def scan_is_loop(tx: Transform, params: PyTree, *, ulps: float | None = None, **extra: Any) -> None:
-    """`scan(update, init(p), gs) = for g in gs: update(g)`, init and loop compiled as one program."""
+    """`scan(update, init(p), gs) = for g in gs: update(g)`, with init and the loop in one compiled program."""
     grads = gradients(params)
 
     @jax.jit
@@ -111,13 +111,13 @@ def scan_is_loop(tx: Transform, params: PyTree, *, ulps: float | None = None, **
 
     actual = run(tx, jax.tree.map(lambda *leaves: jnp.stack(leaves), *grads), params)
     expected = trajectory(tx, params, grads, extra)
-    expected["state"] = pick(slice(1, None), expected["state"])  # scan gives no state before the first step
+    expected["state"] = pick(slice(1, None), expected["state"])  # scan does not return the initial state
     assert_close(tx, leaf_by_leaf(actual, params), leaf_by_leaf(expected, params), params, ulps)
 
 
 @law
 def compiles_once(tx: Transform, params: PyTree, **extra: Any) -> None:
-    """Nothing is traced again: not at the second step, not for a rebuilt tx or new numbers, not in `jit(tx.update)`."""
+    """Nothing is traced again: neither at the second step, nor for a rebuilt tx, new numbers or `jit(tx.update)`."""
     grads = gradients(params, 2)
     rebuilt = jax.tree.unflatten(jax.tree.structure(tx), jax.tree.leaves(tx))
     moved = jax.tree.map(lambda number: 0.9 * number, tx)
@@ -136,7 +136,7 @@ def compiles_once(tx: Transform, params: PyTree, **extra: Any) -> None:
 
 
 def _count_programs(call: Callable[[], Any]) -> int:
-    """How many newly traced functions a call hands to the compiler."""
+    """The number of functions that a call traces and compiles."""
     count = 0
 
     def listen(event: str, *_: Any, **__: Any) -> None:
@@ -156,7 +156,7 @@ def _count_programs(call: Callable[[], Any]) -> int:
 
 @law
 def donation_is_safe(tx: Transform, params: PyTree, *, ulps: float | None = None, **extra: Any) -> None:
-    """No buffer of the state is that of another leaf: params and state can be donated together right after init."""
+    """No two leaves of params and state share a buffer: both can be donated right after init."""
     grads = gradients(params, 2)
     donating = jax.jit(_step_keeping_params, donate_argnums=(2, 3))
     for how, init in (("init", tx.init), ("jit(init)", jax.jit(tx.init))):
@@ -202,9 +202,10 @@ def _along_first_axis(leaf: Any, mesh: Mesh) -> NamedSharding:
 def sharded_is_replicated(
     tx: Transform, params: PyTree, *, mesh: Mesh | None = None, ulps: float | None = None, **extra: Any
 ) -> None:
-    """`update(sharded) = update(replicated)`, and the state lies where the params lie, after jit(init) too.
+    """`update(sharded) = update(replicated)`, and the state is sharded like the params, after jit(init) too.
 
-    A leaf is split along its first axis where the devices divide it. Without a mesh: all devices, one automatic axis.
+    A leaf is sharded along its first axis if the number of devices divides it. The default mesh has all devices on one
+    automatic axis.
     """
     mesh = mesh or _all_devices()
     explicit = any(kind is not AxisType.Auto for kind in mesh.axis_types)
@@ -227,8 +228,8 @@ def inside_shard_map_is_outside(
 ) -> None:
     """`shard_map(update)(shards) = update(whole)`, where `axis_name=` names the axis that leaves are sharded along.
 
-    A leaf is sharded along its first axis where the devices divide it. What needs whole leaves refuses shards; what
-    draws random numbers draws others for them, and nothing is asked of it.
+    A leaf is sharded along its first axis if the number of devices divides it. A transform that needs whole leaves
+    refuses shards. One that draws random numbers draws different ones for shards, so it is not tested.
     """
     mesh = mesh or _all_devices()
 
@@ -260,7 +261,7 @@ def inside_shard_map_is_outside(
 
 
 def _assert_placed(when: str, state: PyTree, params: PyTree) -> None:
-    """Every subtree of the state that is shaped like the params lies on the devices as they do."""
+    """Every subtree of the state with the structure of the params is sharded like the params."""
     structure = jax.tree.structure(params)
     like_params = lambda node: jax.tree.structure(node) == structure  # noqa: E731 - a predicate
     for path, field in jax.tree_util.tree_leaves_with_path(state, is_leaf=like_params):

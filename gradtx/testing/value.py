@@ -1,4 +1,4 @@
-"""The laws of the value: its dtypes and leaves, its copies and texts, its numbers and their derivatives."""
+"""The laws of an optimizer as a value: dtypes, leaves, copies, reprs, numbers and their derivatives."""
 
 import functools
 import json
@@ -36,11 +36,12 @@ from gradtx.testing.runs import (
 
 @law
 def dtypes_stay(tx: Transform, params: PyTree, *, lower: tuple[str, ...] = (), **extra: Any) -> None:
-    """Updates have the gradients' dtype; the state keeps its own: at least float32, float64 where the params are.
+    """Updates have the dtype of the gradients; the dtypes of the state do not change.
 
-    For gradients and params of bfloat16, float16, float32 and float64, alike and mixed; traced only, once with tx as an
-    argument. For complex64 too, unless tx refuses it; what a Rule calls nonnegative is real then. `lower` names the
-    fields of the state that are meant to have fewer bits. What is `final` returns at least float32.
+    The state has at least float32, and float64 for float64 params; `lower` names the fields that may have fewer bits.
+    Tested on equal and mixed bfloat16, float16, float32 and float64 params and gradients, by tracing only. Also on
+    complex64, unless tx refuses it; nonnegative fields must then be real. A transform that must be last returns updates
+    in at least float32.
     """
     half, single, double = jnp.bfloat16, jnp.float32, jnp.float64
     pairs = [(half, half), (jnp.float16, single), (single, jnp.float16), (single, double), (double, half)]
@@ -80,7 +81,7 @@ def dtypes_stay(tx: Transform, params: PyTree, *, lower: tuple[str, ...] = (), *
 
 @law
 def state_is_as_declared(tx: Transform, params: PyTree, **extra: Any) -> None:
-    """A dict of dicts by name; counters are int32 and count; what a Rule calls nonnegative is; all is finite."""
+    """The state is a dict of dicts by name; counters count in int32; nonnegative fields are; all is finite."""
     run = trajectory(tx, params, gradients(params), extra)
     for path, leaf in tree.named_leaves(run):
         if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all():
@@ -98,13 +99,13 @@ def state_is_as_declared(tx: Transform, params: PyTree, **extra: Any) -> None:
 
 
 def _signed(tx: Transform) -> list[Place]:
-    """The fields that are declared never to be negative."""
+    """The fields that are declared nonnegative."""
     return [place for place, field in tx.declared.items() if field.nonnegative]
 
 
 @law
 def empty_leaves_pass(tx: Transform, params: PyTree, **extra: Any) -> None:
-    """A tree without leaves gives one; None and leaves of no elements among others change nothing for them."""
+    """An empty tree gives an empty tree; None and leaves without elements do not affect other leaves."""
     for empty in ({}, (None,), {"none": None, "empty": ()}):
         updates, _ = tx.update(empty, tx.init(empty), empty, **extra)
         assert_same(updates, empty)
@@ -120,7 +121,7 @@ def empty_leaves_pass(tx: Transform, params: PyTree, **extra: Any) -> None:
 
 @law
 def integers_are_refused(tx: Transform, params: PyTree, **extra: Any) -> None:
-    """Leaves of ints and bools are refused with their path, by init and by update, unless a mask leaves them out."""
+    """Leaves of ints and bools are refused with their path, by init and by update, unless a mask excludes them."""
     for dtype in (jnp.int32, jnp.bool_):
         wrong = {"params": params, "wrong": {"steps": jnp.zeros(2, dtype)}}
         right = {"params": params, "wrong": {"steps": jnp.zeros(2, jnp.float32)}}
@@ -139,17 +140,17 @@ def integers_are_refused(tx: Transform, params: PyTree, **extra: Any) -> None:
 
 @law
 def reads_what_it_says(tx: Transform, params: PyTree, **extra: Any) -> None:
-    """`tx.facts.reads` is true: "element": each update depends on its own gradients only; elements may change places.
+    """`tx.facts.reads` is correct: what an update depends on.
 
-    "leaf": on the gradients of its leaf. Nothing is to be shown for "tree". Where a transform draws random numbers
-    elements do not change places, since each place has its own draws.
+    "element": only the gradients of its own element, and not the element's position. "leaf": only the gradients of its
+    leaf. "tree" is not tested. The position is not tested if the transform draws random numbers, which depend on it.
     """
     if tx.facts.reads == "tree":
         return
     grads = gradients(params)
     expected = trajectory(tx, params, grads, extra, take_step)["updates"]
     leaves, structure = jax.tree.flatten(params)
-    for chosen in range(len(leaves)):  # another gradient for the first element of one leaf
+    for chosen in range(len(leaves)):  # with a different gradient for the first element of one leaf
 
         def moved(gradient: PyTree, chosen: int = chosen) -> PyTree:
             parts = jax.tree.leaves(gradient)
@@ -159,7 +160,7 @@ def reads_what_it_says(tx: Transform, params: PyTree, **extra: Any) -> None:
 
         actual = trajectory(tx, params, [moved(gradient) for gradient in grads], extra, take_step)["updates"]
         rest, others = jax.tree.leaves(actual), jax.tree.leaves(expected)
-        for parts in (rest, others):  # what may differ is taken out
+        for parts in (rest, others):  # remove what may differ
             whole = parts[chosen].reshape(len(grads), -1)
             parts[chosen] = whole[:, 1:] if tx.facts.reads == "element" else whole[:, :0]
         names = [path for path, _ in tree.named_leaves(params)]
@@ -176,7 +177,7 @@ def reads_what_it_says(tx: Transform, params: PyTree, **extra: Any) -> None:
 
 @law
 def pickles_round_trip(tx: Transform, params: PyTree, **extra: Any) -> None:
-    """`loads(dumps(tx)) = tx`, with the same hash: so it finds what was compiled for tx."""
+    """`loads(dumps(tx)) = tx`, with the same hash, so the copy hits the jit cache."""
     _assert_equal_value(tx, pickle.loads(pickle.dumps(tx)))
 
 
@@ -188,12 +189,12 @@ def configs_round_trip(tx: Transform, params: PyTree, **extra: Any) -> None:
 
 @law
 def repr_is_code(tx: Transform, params: PyTree, *, names: dict[str, Any] | None = None, **extra: Any) -> None:
-    """`eval(repr(tx)) = tx`; `names` are those that the repr needs besides the registered factories."""
+    """`eval(repr(tx)) = tx`; `names` are the names in the repr besides the registered factories."""
     _assert_equal_value(tx, eval(repr(tx), dict(registry) | {"array": jnp.float32} | (names or {})))
 
 
 def _assert_equal_value(tx: Transform, copy: Any) -> None:
-    """Equal, arrays by value; equal in hash too where there are no arrays (those compare by identity)."""
+    """Assert equality, with arrays compared by value; without arrays also `==` and equal hashes."""
     if type(copy) is not type(tx) or not tree_equal(copy, tx):
         fail(f"becomes {copy!r}.")
     if not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tx)) and (copy != tx or hash(copy) != hash(tx)):
@@ -211,7 +212,7 @@ def expansion_is_equal(tx: Transform, params: PyTree, **extra: Any) -> None:
 
 @law
 def resumed_is_uninterrupted(tx: Transform, params: PyTree, **extra: Any) -> None:
-    """Half a run, everything saved and restored, the other half: the same as the whole."""
+    """Half a run, saving and restoring everything, and the other half equal the whole run."""
     grads = gradients(params)
     half = len(grads) // 2
     whole = trajectory(tx, params, grads, extra)
@@ -227,7 +228,7 @@ def resumed_is_uninterrupted(tx: Transform, params: PyTree, **extra: Any) -> Non
 
 @law
 def constant_schedule_is_constant(tx: Transform, params: PyTree, *, ulps: float | None = None, **extra: Any) -> None:
-    """Any number may be a schedule: a constant one changes nothing, a moving one starts where it starts."""
+    """Any number may be a schedule: a constant one changes nothing; any other has the same first step."""
     grads = gradients(params, 3)
     constant = with_schedules(tx, constant_schedule)
     expected = trajectory(tx, params, grads, extra)
@@ -242,9 +243,9 @@ def constant_schedule_is_constant(tx: Transform, params: PyTree, *, ulps: float 
 
 @law
 def hypergradients_are_finite(tx: Transform, params: PyTree, **extra: Any) -> None:
-    """`d(updates, state)/d(tx, params, gradients, state)` of a step is finite where gradients are 0: some, or all.
+    """`d(updates, state)/d(tx, params, gradients, state)` of a step is finite if some or all gradients are 0.
 
-    At the first step and later ones: so the derivative of a whole run, made of products of these, is finite too.
+    This holds at the first and at later steps. So the derivative of a whole run, a product of these, is finite too.
     """
 
     @jax.jit

@@ -5,15 +5,12 @@
 
 It is one program for any number of steps: where it stops is an argument, not a shape. So a chunk of 3 steps and one
 of 1000 give the same bits, a run that is cut in two gives those of the whole, and nothing is compiled twice.
-The orders of the epochs are drawn before, by a small program of their own: from the key and the number of the epoch.
-For a small network the loop carries the scalars of the optimizer's state as one vector. On a CPU every array that a
-step writes costs it time, and counters and weights took a third of the step of a 64-32-10 network.
+The order of an epoch is drawn where the epoch begins, from the key and the number of the epoch.
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +27,8 @@ from gradtx.wrappers.guards import has_failed
 
 PyTree = Any
 Carry = dict[str, Any]
+ROWS = 1024  # steps in one call, at most: room for what they record
 _NO_EPOCH = np.uint32(2**32 - 1)  # folded into a run's key it gives the loss's; every other number is an epoch
-_SMALL = 2**14  # parameters of a network whose step is so short that its scalars matter
 
 
 @dataclass(frozen=True)
@@ -47,16 +44,6 @@ class Sampling:
     def per_epoch(self) -> int:
         """Updates in an epoch."""
         return num_batches(self.size, self.batch_size, drop_last=self.drop_last)
-
-    @property
-    def full(self) -> int:
-        """Batches of equal size in an epoch."""
-        return self.size // self.batch_size
-
-    @property
-    def has_rest(self) -> bool:
-        """Whether the last batch is smaller."""
-        return self.per_epoch > self.full
 
     @property
     def whole(self) -> bool:
@@ -75,14 +62,9 @@ class Plan:
 
     loss: Loss
     sampling: Sampling | None = None
+    streamed: bool = False
     stop_at_nonfinite: bool = False
     stop_when_failed: bool = False
-
-    @property
-    def capacity(self) -> int:
-        """Steps in one call, at most: the orders drawn for it take at most 64 MB, or those of two epochs."""
-        drawn = 1 if self.sampling is None or self.sampling.whole else self.sampling.batch_size
-        return max(1, min(1024, 2**24 // drawn))
 
 
 @jax.jit
@@ -192,30 +174,17 @@ def records_like(plan: Plan, carry: Carry, batch: PyTree) -> dict[str, Any]:
     return {"loss": value} | aux
 
 
-def orders(sampling: Sampling | None, capacity: int, bits: Array, first: Array, last: Array) -> Batches | None:
-    """The index batches of the epochs that steps `first` until before `last` touch; None where none are drawn."""
-    if sampling is None or sampling.whole:
-        return None
-    key = jax.random.wrap_key_data(bits)
-    begin, end = first // sampling.per_epoch, -(-last // sampling.per_epoch)
-    rows = -(-capacity // sampling.per_epoch) + 1
-    shapes = jax.eval_shape(sampling.epoch, key, begin)
-    empty = jax.tree.map(lambda like: jnp.zeros((rows, *like.shape), like.dtype), shapes)
-
-    def draw(epoch: Array, drawn: Batches) -> Batches:
-        return jax.tree.map(lambda rows, one: rows.at[epoch - begin].set(one), drawn, sampling.epoch(key, epoch))
-
-    return jax.lax.fori_loop(begin, end, draw, empty)
-
-
 class Scalars:
-    """A tree's scalars of one dtype as one vector, and back; or the tree as it is."""
+    """A tree's scalars of one dtype as one vector, and back.
 
-    def __init__(self, like: PyTree, *, join: bool):
+    On a CPU every array that a step writes costs it time: counters and weights, a quarter of a 64-32-10 network's step.
+    """
+
+    def __init__(self, like: PyTree):
         leaves, self.structure = jax.tree.flatten(like)
         self.places: dict[Any, list[int]] = {}
         for i, leaf in enumerate(leaves):
-            if join and leaf.ndim == 0:
+            if leaf.ndim == 0:
                 self.places.setdefault(leaf.dtype, []).append(i)
 
     def together(self, tree: PyTree) -> tuple[list[Array], dict[int, Array]]:
@@ -223,83 +192,59 @@ class Scalars:
         leaves = dict(enumerate(jax.tree.leaves(tree)))
         return [jnp.stack([leaves.pop(i) for i in places]) for places in self.places.values()], leaves
 
-    def apart(self, joined: tuple[list[Array], dict[int, Array]]) -> PyTree:
+    def apart(self, vectors: list[Array], others: dict[int, Array]) -> PyTree:
         """The tree again."""
-        vectors, others = joined
         leaves = dict(others)
         for vector, places in zip(vectors, self.places.values(), strict=True):
             leaves.update(zip(places, vector, strict=True))
         return jax.tree.unflatten(self.structure, [leaves[i] for i in sorted(leaves)])
 
 
-class Many(NamedTuple):
-    """A step of many runs: `one_step` mapped over them, and how many there are along each axis."""
-
-    step: Callable[[Transform, Carry, PyTree], tuple[Carry, dict[str, Any]]]
-    runs: tuple[int, ...]
-
-
 def advance(
-    plan: Plan,
-    tx: Transform,
-    carry: Carry,
-    data: PyTree,
-    order: Batches | None,
-    last: Array,
-    *,
-    many: Many | None = None,
+    plan: Plan, tx: Transform, carry: Carry, data: PyTree, last: Array | np.int32
 ) -> tuple[Carry, dict[str, Any]]:
-    """Steps from `carry["step"]` until before `last`: the carry then, and the records, `plan.capacity` rows each.
+    """Steps from `carry["step"]` until before `last`: the carry then, and the records, `ROWS` rows.
 
-    With `many`, of many runs at once, all of them at the same step.
+    Of a stream `data` is the next batch, and it is one step.
     """
-    first, (advance_one, runs) = carry["step"], many or Many(functools.partial(one_step, plan), ())
-    batch = data if order is None else take(data, order.full[(0,) * (order.full.ndim - 1)])
-    like = records_like(plan, tree.shapes(carry, drop=len(runs)), batch)
-    rows = jax.tree.map(lambda leaf: jnp.zeros((plan.capacity, *runs, *leaf.shape), leaf.dtype), like)
-    small = sum(leaf.size for leaf in jax.tree.leaves(carry["params"])) <= _SMALL
-    scalars = Scalars(carry["tx"], join=small and many is None)
+    if plan.streamed:
+        carry, record = one_step(plan, tx, carry, data)
+        return carry, jax.tree.map(lambda value: jnp.asarray(value)[None], record)
+    first, sampling = carry["step"], plan.sampling
+    scalars = Scalars(carry["tx"])
 
     def on(batch: PyTree, running: tuple[Carry, Any]) -> tuple[Carry, Any]:
         carry, rows = running
         index = carry["step"] - first
-        carry, record = advance_one(tx, carry | {"tx": scalars.apart(carry["tx"])}, batch)
+        carry, record = one_step(plan, tx, carry | {"tx": scalars.apart(*carry["tx"])}, batch)
         carry |= {"tx": scalars.together(carry["tx"])}
         return carry, jax.tree.map(lambda r, value: r.at[index].set(value), rows, record)
 
-    def until(limit: Array) -> Any:
+    def until(limit: Any) -> Any:
         return lambda running: (running[0]["step"] < limit) & running[0]["ok"]
 
-    def whole(running: tuple[Carry, Any]) -> tuple[Carry, Any]:
-        return on(data, running)
-
-    def epoch(sampling: Sampling, order: Batches, running: tuple[Carry, Any]) -> tuple[Carry, Any]:
+    def epoch(sampling: Sampling, running: tuple[Carry, Any]) -> tuple[Carry, Any]:
         number = running[0]["step"] // sampling.per_epoch
-        begin, row = number * sampling.per_epoch, number - first // sampling.per_epoch
+        begin, order = number * sampling.per_epoch, sampling.epoch(jax.random.wrap_key_data(carry["key"]), number)
 
         def step(running: tuple[Carry, Any]) -> tuple[Carry, Any]:
-            return on(take(data, order.full[..., row, running[0]["step"] - begin, :]), running)
+            return on(take(data, order.full[running[0]["step"] - begin]), running)
 
-        def rest(running: tuple[Carry, Any]) -> tuple[Carry, Any]:
-            return on(take(data, order.rest[..., row, :]), running)
-
-        running = jax.lax.while_loop(until(jnp.minimum(last, begin + sampling.full)), step, running)
-        if sampling.has_rest:
+        running = jax.lax.while_loop(until(jnp.minimum(last, begin + len(order.full))), step, running)
+        if order.rest.size:
+            rest = functools.partial(on, take(data, order.rest))
             running = jax.lax.cond(until(last)(running), rest, lambda running: running, running)
         return running
 
-    running = carry | {"tx": scalars.together(carry["tx"])}, rows
-    body = whole if order is None or plan.sampling is None else functools.partial(epoch, plan.sampling, order)
-    carry, rows = jax.lax.while_loop(until(last), body, running)
-    return carry | {"tx": scalars.apart(carry["tx"])}, rows
+    if sampling is None or sampling.whole:
+        body, batch = functools.partial(on, data), data
+    else:
+        body, batch = functools.partial(epoch, sampling), take(data, np.arange(sampling.batch_size))
+    like = records_like(plan, carry, batch)
+    rows = jax.tree.map(lambda leaf: jnp.zeros((ROWS, *leaf.shape), leaf.dtype), like)
+    carry, rows = jax.lax.while_loop(until(last), body, (carry | {"tx": scalars.together(carry["tx"])}, rows))
+    return carry | {"tx": scalars.apart(*carry["tx"])}, rows
 
 
 copied = jax.jit(own)
-draw_orders = jax.jit(orders, static_argnums=(0, 1))
 run = jax.jit(advance, static_argnums=0, donate_argnums=2)
-
-
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def run_batch(plan: Plan, tx: Transform, carry: Carry, batch: PyTree) -> tuple[Carry, dict[str, Any]]:
-    """One step on a batch from elsewhere."""
-    return one_step(plan, tx, carry, batch)

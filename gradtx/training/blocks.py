@@ -5,11 +5,10 @@ of the samples, and over its optimizers, which share both. How large a block sho
 networks gain from many in one program until their numbers leave the cache, large ones lose by it.
 """
 
-import contextlib
+import concurrent.futures
 import functools
 import os
-import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +19,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gradtx.core.transform import Transform
-from gradtx.training import advancing
+from gradtx.training import advancing, inputs
 from gradtx.training.advancing import Carry, Plan
-from gradtx.training.minibatches import Batches
 
 PyTree = Any
 
@@ -44,34 +42,19 @@ def start(sharding: Any, size: int, txs: Transform, params: PyTree, model_state:
     return carry | jax.lax.with_sharding_constraint(placed, sharding)
 
 
-def _mapped(plan: Plan, carry: Carry, *, batch_per_seed: bool) -> advancing.Many:
-    """A step of all runs of a block."""
-    step = functools.partial(advancing.one_step, plan)
-    over_txs = jax.vmap(step, in_axes=(0, _PER_TX, None), out_axes=(_PER_TX, 0))
-    over_seeds = jax.vmap(over_txs, (None, _PER_SEED, 0 if batch_per_seed else None), out_axes=(_PER_SEED, 0))
-    return advancing.Many(over_seeds, jax.tree.leaves(carry["params"])[0].shape[:2])
-
-
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def run(
-    plan: Plan, txs: Transform, carry: Carry, data: PyTree, order: Batches | None, last: Array
-) -> tuple[Carry, dict[str, Any]]:
+def run(plan: Plan, txs: Transform, carry: Carry, data: PyTree, last: Any) -> tuple[Carry, dict[str, Any]]:
     """All runs of a block until before step `last`; the records have axes of steps, seeds and optimizers."""
-    many = _mapped(plan, carry, batch_per_seed=order is not None)
-    return advancing.advance(plan, txs, carry, data, order, last, many=many)
+    one = functools.partial(advancing.advance, plan)
+    over_txs = jax.vmap(one, in_axes=(0, _PER_TX, None, None), out_axes=(_PER_TX, 1))
+    over_seeds = jax.vmap(over_txs, in_axes=(None, _PER_SEED, None, None), out_axes=(_PER_SEED, 1))
+    return over_seeds(txs, carry, data, last)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def run_batch(plan: Plan, txs: Transform, carry: Carry, batch: PyTree) -> tuple[Carry, dict[str, Any]]:
-    """One step of all runs of a block, on a batch from elsewhere."""
-    return _mapped(plan, carry, batch_per_seed=False).step(txs, carry, batch)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def draw_orders(sampling: Any, capacity: int, keys: Array, first: Array, last: Array) -> Batches | None:
-    """The orders of the samples, for the bits of each seed's key."""
-    draw = functools.partial(advancing.orders, sampling, capacity)
-    return jax.vmap(draw, in_axes=(0, None, None))(keys, first, last)
+@functools.partial(jax.jit, static_argnums=0)
+def evaluate(function: Callable[..., Any], params: PyTree, model_state: PyTree) -> dict[str, Any]:
+    """What a user's function says of each run of a block."""
+    return jax.vmap(jax.vmap(functools.partial(inputs.evaluated_now, function)))(params, model_state)
 
 
 # How many at once -----------------------------------------------------------------------------------------------------
@@ -141,44 +124,16 @@ _CONTEXTS = ("enable_x64", "numpy_dtype_promotion", "numpy_rank_promotion", "def
 
 
 def settings() -> dict[str, Any]:
-    """JAX's settings in this thread; a new thread has the global ones, not those of a `with` around the call."""
+    """JAX's settings in this thread."""
     return {name: getattr(jax.config, f"jax_{name}") for name in _CONTEXTS}
 
 
-def in_thread(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function for another thread, under the settings of this one."""
+def threads() -> concurrent.futures.ThreadPoolExecutor:
+    """Threads under the settings of this one; by themselves they have the global ones, not those of a `with`."""
     here = settings()
 
-    def call(*args: Any) -> Any:
-        with under(here):
-            return function(*args)
+    def adopt() -> None:
+        for name, value in here.items():
+            getattr(jax, name)(value).__enter__()
 
-    return call
-
-
-@contextlib.contextmanager
-def under(wanted: dict[str, Any]) -> Generator[None, None, None]:
-    """Another thread's settings in this one."""
-    with contextlib.ExitStack() as stack:
-        for name, value in settings().items():
-            if wanted[name] != value:
-                stack.enter_context(getattr(jax, name)(wanted[name]))
-        yield
-
-
-class Count:
-    """Steps done so far and the lowest loss at the end of a chunk, by all workers; `cancelled` asks them to end."""
-
-    def __init__(self) -> None:
-        self.done, self.lowest, self.cancelled, self._lock = 0, np.inf, False, threading.Lock()
-
-    def add(self, steps: int, losses: np.ndarray[Any, Any]) -> None:
-        """Count `steps` more steps, and take in the losses of the last of them."""
-        with self._lock:
-            self.done += steps
-            self.lowest = float(np.fmin.reduce(losses.ravel(), initial=self.lowest))
-
-
-def pick(tree: PyTree, index: Any) -> PyTree:
-    """Entries of the leading axis, on the host: nothing is compiled for it."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
+    return concurrent.futures.ThreadPoolExecutor(os.cpu_count(), initializer=adopt)

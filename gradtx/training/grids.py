@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from gradtx.core.transform import Transform
+from gradtx.training import inputs
 
 _WHO = "gradtx.grid"
 
@@ -105,8 +106,7 @@ def grid(
     """
     if not callable(factory):
         raise TypeError(f"{_WHO}: factory is {factory!r}; it must make an optimizer when called, such as gradtx.adam.")
-    if how not in ("product", "zip"):
-        raise ValueError(f"{_WHO}: how is {how!r}; allowed: 'product', 'zip'.")
+    inputs.choice(_WHO, "how", how, ("product", "zip"))
     several = {name: value for name, value in values.items() if _is_several(value)}
     fixed = {name: value for name, value in values.items() if name not in several}
     if not several:
@@ -150,8 +150,7 @@ def _combined(columns: dict[str, np.ndarray[Any, Any]], how: str) -> dict[str, A
 def _drawn(several: dict[str, Any], draws: int | None, key: Array | None) -> dict[str, Array]:
     if draws is None or key is None:
         raise ValueError(f"{_WHO}: distributions need draws=..., how many optimizers, and key=jax.random.key(...).")
-    if isinstance(draws, bool) or draws < 1:
-        raise ValueError(f"{_WHO}: draws is {draws!r}; it must be an int of at least 1.")
+    draws = inputs.positive(_WHO, "draws", draws)
     columns: dict[str, Array] = {}
     for each, (name, value) in zip(jax.random.split(key, len(several)), several.items(), strict=True):
         if isinstance(value, Draw):

@@ -10,10 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from gradtx import tree
 from gradtx.core.transform import Transform
 from gradtx.training import losses, minibatches
 from gradtx.training.advancing import Carry, Plan, Sampling
@@ -43,18 +41,18 @@ class Source:
         except TypeError:  # none, or one that says it has none, as PyTorch's loaders of streams do
             return None
 
-    def passes(self, epochs: int | None) -> Iterator[PyTree]:
-        """The batches of `epochs` passes over a stream; None repeats it for ever where it can start again."""
+    def feed(self, epochs: int | None) -> Iterator[PyTree]:
+        """The data, again and again; of a stream the batches of `epochs` passes, None for all that there are."""
         if self.stream is None:
+            yield from itertools.repeat(self.data)
             return
         again = not isinstance(self.stream, Iterator)
-        rounds = itertools.repeat(0) if epochs is None and again else range(epochs or 1)
-        for _ in rounds:
+        for _ in itertools.repeat(0) if epochs is None and again else range(epochs or 1):
             gave = False
             for batch in self.stream:
                 gave = True
                 yield batch
-            if not gave:  # it cannot start anew after all: a loader around an iterator
+            if not gave:  # it cannot start again after all: a loader around an iterator
                 return
 
 
@@ -120,12 +118,11 @@ def positive(who: str, name: str, value: Any) -> int:
 
 
 def count(who: str, name: str, value: Any, *, least: int = 0) -> int:
-    """An int of at least so much."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{who}: {name} is {value!r} of type {type(value).__name__}; it must be an int.")
+    """An int of at least `least`."""
+    value = minibatches.integer(who, name, value)
     if value < least:
         raise ValueError(f"{who}: {name} is {value}; it must be at least {least}.")
-    return int(value)
+    return value
 
 
 def total_steps(who: str, source: Source, *, epochs: int | None, steps: int | None) -> int | None:
@@ -147,13 +144,6 @@ def total_steps(who: str, source: Source, *, epochs: int | None, steps: int | No
     if source.stream is None:
         raise ValueError(f"{who}: how long? Give steps=..." + (" or epochs=..." if source.sampling else ""))
     return source.per_epoch
-
-
-def first_chunk(carry: Carry, source: Source, seconds: float) -> int:
-    """A number of steps that surely takes less than `seconds`, by the parameters and samples they touch."""
-    size = sum(leaf.size for leaf in jax.tree.leaves(carry["params"]))
-    samples = source.sampling.batch_size if source.sampling else 1
-    return max(1, int(seconds / (1e-4 + 6e-10 * size * samples)))
 
 
 # The rest -------------------------------------------------------------------------------------------------------------
@@ -204,30 +194,14 @@ def key_like() -> jax.ShapeDtypeStruct:
     return jax.eval_shape(jax.random.key, 0)
 
 
-_checked: dict[Any, list[str]] = {}
-
-
 def check_loss(who: str, plan: Plan, carry: Carry, example: PyTree) -> None:
     """The loss traced once for these shapes: it must give a scalar, and should read all the params."""
-    given = carry["params"], example, carry["model_state"]
-    leaves = tuple((jnp.shape(leaf), tree.dtype_of(leaf)) for leaf in jax.tree.leaves(given))
-    known = plan.loss, jax.tree.structure(given), leaves
-    if known not in _checked:
-        if len(_checked) > 256:
-            _checked.clear()
-        params, example, model_state = given
-        _checked[known] = losses.check_loss(who, plan.loss, params, example, key_like(), model_state)
-    if unread := _checked[known]:
+    if unread := losses.check_loss(who, plan.loss, carry["params"], example, key_like(), carry["model_state"]):
         warnings.warn(
             f"{who}: the loss does not read params at {', '.join(unread)}; their gradient is 0.",
             UserWarning,
             stacklevel=3,
         )
-
-
-def check_evaluate(who: str, evaluate: Any) -> None:
-    """A function of the params, and of model_state where it names it."""
-    check_callable(who, "evaluate", evaluate, "the params")
 
 
 def evaluated_now(evaluate: Callable[..., Any], params: PyTree, model_state: PyTree) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.interpreters import partial_eval
 
 from gradtx import tree
 
@@ -39,15 +40,20 @@ class Loss:
         self, params: PyTree, batch: PyTree, key: Array | None, model_state: PyTree
     ) -> tuple[Array, tuple[dict[str, Any], PyTree]]:
         """`(value, (what to record, the next model_state))`."""
-        arguments = (params, batch) if self.wants_batch else (params,)
-        wanted = {"key": key} if self.wants_key else {}
-        if self.wants_model_state:
-            wanted["model_state"] = model_state
-        returned = self.function(*arguments, **wanted)
+        returned = self.returned(params, batch, key, model_state)
         if not self.has_aux:
             return returned, ({}, model_state)
         value, aux = returned
         return value, ({k: v for k, v in aux.items() if k != "model_state"}, aux.get("model_state", model_state))
+
+    def returned(self, params: PyTree, batch: PyTree, key: Array | None, model_state: PyTree) -> Any:
+        """What the function itself returns."""
+        arguments = (params, batch) if self.wants_batch else (params,)
+        wanted = {"key": key} if self.wants_key else {}
+        return self.function(*arguments, **wanted, **({"model_state": model_state} if self.wants_model_state else {}))
+
+
+_returned = jax.jit(Loss.returned, static_argnums=0)  # as such it is traced once for a loss and its shapes
 
 
 def read_loss(who: str, function: Any, *, has_aux: bool, has_data: bool) -> Loss:
@@ -92,10 +98,8 @@ def check_loss(who: str, loss: Loss, params: PyTree, batch: PyTree, key: Any, mo
     """Trace the loss once: errors if it does not return a real scalar; else the params that it does not read."""
     if loss.wants_model_state and model_state is None:
         raise ValueError(f"{who}: the loss wants model_state, and there is none; pass model_state=... to start from.")
-    traced = jax.make_jaxpr(loss.function, return_shape=True)
-    arguments = (params, batch) if loss.wants_batch else (params,)
-    wanted = {name: value for name, value in (("key", key), ("model_state", model_state)) if _wants(loss, name)}
-    jaxpr, returned = traced(*arguments, **wanted)
+    traced = _returned.trace(loss, params, batch, key, model_state)
+    jaxpr, returned = traced.jaxpr.jaxpr, traced.out_info
     if loss.has_aux:
         if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)):
             raise TypeError(f"{who}: with has_aux=True the loss must return (value, dict); it returned {returned}.")
@@ -114,13 +118,9 @@ def check_loss(who: str, loss: Loss, params: PyTree, batch: PyTree, key: Any, mo
         hint = " Take its mean over the batch: values.mean()." if shape else ""
         hint = " For (value, dict) pass has_aux=True." if isinstance(returned, tuple) else hint
         raise TypeError(f"{who}: the loss returns {received}; it must be a real scalar.{hint}")
-    used = _read(jaxpr.jaxpr, jaxpr.jaxpr.outvars[:1])  # what else it returns has no gradient
-    names = [name for name, _ in tree.named_leaves(params)]
-    return [name for name, var in zip(names, jaxpr.jaxpr.invars, strict=False) if var not in used]
-
-
-def _wants(loss: Loss, name: str) -> bool:
-    return loss.wants_key if name == "key" else loss.wants_model_state
+    # What else it returns has no gradient.
+    _, used = partial_eval.dce_jaxpr(jaxpr, [i == 0 for i in range(len(jaxpr.outvars))])
+    return [name for (name, _), is_used in zip(tree.named_leaves(params), used, strict=False) if not is_used]
 
 
 def _check_carried(who: str, returned: PyTree, given: PyTree) -> None:
@@ -131,24 +131,3 @@ def _check_carried(who: str, returned: PyTree, given: PyTree) -> None:
             f"{who}: the loss returns another model_state than it was given: {returned}, not {given}; shapes and "
             "dtypes must stay."
         )
-
-
-def _read(jaxpr: Any, results: list[Any]) -> set[Any]:
-    """The variables that these results depend on; a call counts what its body reads, other operations all they take."""
-    live = {v for v in results if not _is_literal(v)}
-    for eqn in reversed(jaxpr.eqns):
-        if not eqn.effects and live.isdisjoint(eqn.outvars):
-            continue
-        inputs = list(eqn.invars)
-        body = eqn.params.get("jaxpr") if eqn.primitive.name in ("jit", "pjit") else None
-        if body is not None:
-            wanted = [inner for v, inner in zip(eqn.outvars, body.jaxpr.outvars, strict=True) if v in live]
-            read = _read(body.jaxpr, wanted)
-            inputs = [v for v, inner in zip(inputs, body.jaxpr.invars, strict=True) if inner in read]
-        live.update(v for v in inputs if not _is_literal(v))
-    return live
-
-
-def _is_literal(variable: Any) -> bool:
-    """Whether it is a constant in a jaxpr. (`jax.extend.core` has the type, and takes 25 ms to import.)"""
-    return hasattr(variable, "val")

@@ -233,12 +233,12 @@ def _sizes(who: str, size: Any, batch_size: Any, **flags: Any) -> tuple[int, int
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise TypeError(f"{who}: {name} is {_show(flag)}; it must be True or False.{_static_hint(flag)}")
-    size = _integer(who, "size", size)
+    size = integer(who, "size", size)
     if not 1 <= size <= _LARGEST_SIZE:
         raise ValueError(f"{who}: size is {size}; it must be from 1 to 2**31 - 1, because the indices are int32.")
     if batch_size is None:
         return size, size
-    batch_size = _integer(who, "batch_size", batch_size)
+    batch_size = integer(who, "batch_size", batch_size)
     if not 1 <= batch_size <= size:
         raise ValueError(
             f"{who}: batch_size is {batch_size}; it must be from 1 to the number of samples, {size}. "
@@ -247,7 +247,8 @@ def _sizes(who: str, size: Any, batch_size: Any, **flags: Any) -> tuple[int, int
     return size, batch_size
 
 
-def _integer(who: str, name: str, value: Any) -> int:
+def integer(who: str, name: str, value: Any) -> int:
+    """An int, as Python's."""
     try:
         if not isinstance(value, (bool, np.bool_, Tracer)):
             return operator.index(value)
@@ -304,7 +305,7 @@ def _show(value: Any) -> str:
         kind = "a traced value" if isinstance(value, Tracer) else "an array"
         return f"{kind} of dtype {value.dtype} and shape {value.shape}"
     text = repr(value)
-    return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
+    return f"{text if len(text) <= 80 else text[:77] + '...'} of type {type(value).__name__}"
 
 
 def _static_hint(value: Any) -> str:

@@ -8,12 +8,13 @@
 It uses only public parts of the library; a loop of your own loses nothing but the typing.
 """
 
+import contextlib
 import functools
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from gradtx import tree
 from gradtx.core import check
 from gradtx.core.foreign import as_transform
 from gradtx.core.transform import Transform
-from gradtx.training import advancing, inputs
+from gradtx.training import advancing, chunks, inputs
 from gradtx.training.advancing import Carry, Plan
 from gradtx.training.losses import read_loss
 from gradtx.training.progress import Progress
@@ -33,9 +34,7 @@ from gradtx.wrappers.guards import has_failed
 
 PyTree = Any
 _WHO = "gradtx.minimize"
-_KEPT_BYTES = 2**24  # params up to this size are kept while the program runs, to go back to
-_SECONDS_A_CALL = 0.3  # how long the program runs before the host looks at the loss, the clock and the keyboard
-_known_chunks: dict[Any, int] = {}  # steps in one chunk, as the last run of a program found them
+_KEPT_BYTES = 2**24  # params up to this size are kept while a chunk runs, to go back to
 
 
 class Result(NamedTuple):
@@ -107,8 +106,7 @@ def minimize(
       nonfinite: "stop" ends at the first loss that is NaN or infinite, before it changes anything; "continue" goes on.
         None: "continue" with an optimizer that deals with it itself (`skip_nonfinite`, `loss_scaling`), else "stop".
         Where `skip_nonfinite` gives up, the run ends.
-        Both warn with the step. To stop, a run of up to 16 MB of params keeps a copy of params and state to go back to,
-        a larger one a condition in its loop.
+        Both warn with the step.
       steps_per_call: steps between looks at the clock and the keyboard, at most 1024; None is about 0.3 s.
 
     Returns:
@@ -128,27 +126,25 @@ def minimize(
     tx = inputs.one_optimizer(_WHO, as_transform(tx, f"{_WHO}: tx"))
     source = inputs.read_data(_WHO, data, batch_size=batch_size, replacement=replacement, drop_last=drop_last)
     read = read_loss(_WHO, loss, has_aux=has_aux, has_data=data is not None)
-    inputs.check_evaluate(_WHO, evaluate)
+    inputs.check_callable(_WHO, "evaluate", evaluate, "the params")
     inputs.check_callable(_WHO, "stop", stop, "the history")
     nonfinite = ("continue" if "nonfinite" in tx.facts else "stop") if nonfinite is None else nonfinite
-    stop_at_nonfinite = inputs.choice(_WHO, "nonfinite", nonfinite, ("stop", "continue")) == "stop"
+    stops = inputs.choice(_WHO, "nonfinite", nonfinite, ("stop", "continue")) == "stop"
     total = inputs.total_steps(_WHO, source, epochs=epochs, steps=steps)
     chunk = None if steps_per_call is None else inputs.positive(_WHO, "steps_per_call", steps_per_call)
     every = source.per_epoch if evaluate_every is None else inputs.positive(_WHO, "evaluate_every", evaluate_every)
     every = None if evaluate is None and stop is None else every
     begin = _begin(tx, params, key, state, model_state)
-    goes_back = stop_at_nonfinite and source.stream is None and _bytes(params) <= _KEPT_BYTES
-    plan = Plan(read, source.sampling, stop_at_nonfinite and not goes_back, stop_when_failed="nonfinite" in tx.facts)
-    given = {"params": params, "model_state": model_state if state is None else state["model_state"]}
-    like = tree.shapes(given)
+    goes_back = source.stream is None and _bytes(params) <= _KEPT_BYTES
+    plan = Plan(read, source.sampling, source.stream is not None, stops and not goes_back, "nonfinite" in tx.facts)
+    like = tree.shapes({"params": params, "model_state": model_state if state is None else state["model_state"]})
     inputs.check_loss(_WHO, plan, like, source.example)
     if evaluate is not None:
         inputs.check_names(_WHO, evaluate, like, advancing.records_like(plan, like, source.example))
-    batches = source.passes(epochs or (1 if steps is None else None))
-    first = 0 if state is None else int(state["step"])
-    run = _Run(plan, tx, begin, first, goes_back, source, batches, evaluate, stop, chunk)
-    with Progress("minimize", total, show=progress) as bar, _Keyboard() as keyboard:
-        run.to_the_end(total, every, bar, keyboard)
+    feed = source.feed(epochs or (1 if steps is None else None))
+    run = _Run(plan, tx, begin(), feed, stops, evaluate, stop)
+    with Progress("minimize", total, show=progress) as bar, _ctrl_c() as pressed:
+        run.to_the_end(total, every, chunk, bar, pressed)
     return run.result()
 
 
@@ -166,108 +162,70 @@ def _begin(tx: Transform, params: PyTree, key: Any, state: Any, model_state: PyT
 
 
 def _bytes(params: PyTree) -> int:
-    return sum(np.size(leaf) * tree.dtype_of(leaf).itemsize for leaf in jax.tree.leaves(params))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree.shapes(params)))
 
 
 class _Run:
     """A run under way: the carry, and what has been recorded.
 
-    A loss that is not finite can end it in two ways. The program looks at each loss, and skips the update and what
-    comes after. Or it does not, which is up to a third faster for a small network on a CPU, and where the losses show
-    one, the chunk is run again from its start up to there (`goes_back`), which takes a copy of params and state.
+    A loss that is not finite can end it in two ways. The program looks at each loss, and takes no update from there
+    on. Or it does not, which is faster for a small network on a CPU, and where the losses show one, the chunk is run
+    again from its start up to there, which takes a copy of params and state.
     """
 
     def __init__(
         self,
         plan: Plan,
         tx: Transform,
-        begin: Callable[[], Carry],
-        first: int,
-        goes_back: bool,
-        source: inputs.Source,
-        batches: Iterator[PyTree],
+        carry: Carry,
+        feed: Iterator[PyTree],
+        stops: bool,
         evaluate: Callable[..., Any] | None,
         stop: Callable[..., Any] | None,
-        chunk: int | None,
     ):
-        self.plan, self.tx, self.begin, self.source, self.batches = plan, tx, begin, source, batches
-        self.evaluate, self.stop = evaluate, stop
-        self.goes_back, self.stops = goes_back, goes_back or plan.stop_at_nonfinite
-        self.carry, self.ok, self.failed = begin(), True, False
-        self.first = self.step = first
+        self.plan, self.tx, self.carry, self.feed = plan, tx, carry, feed
+        self.stops, self.evaluate, self.stop = stops, evaluate, stop
+        self.first = self.step = int(carry["step"])
         self.records: list[Any] = []
         self.evaluations: list[Any] = []
         self.evaluated_at: list[int] = []
-        self.fixed = chunk is not None
-        self.program = plan, tuple(leaf.size for leaf in jax.tree.leaves(self.carry["params"]))
-        known = 1 if source.stream is not None else _known_chunks.get(self.program, 1)  # a stream has a pace of its own
-        self.chunk = min(chunk or known, plan.capacity)
 
-    def to_the_end(self, total: int | None, every: int | None, bar: Progress, keyboard: "_Keyboard") -> None:
+    def to_the_end(
+        self, total: int | None, every: int | None, fixed: int | None, bar: Progress, pressed: threading.Event
+    ) -> None:
         """Chunk after chunk, with evaluations where they are due."""
         end = None if total is None else self.first + total
-        while end is None or self.step < end:
+        size, over = min(fixed or 1, advancing.ROWS), False
+        while not over:
             due = None if every is None else (self.step // every + 1) * every
-            last = min(t for t in (self.step + self.chunk, end, due) if t is not None)
-            begun, before = time.perf_counter(), self.step
-            exhausted = self._advance(last)
-            if not self.fixed and self.step > before:
-                seconds = (time.perf_counter() - begun) / (self.step - before)
-                self.chunk = int(min(4 * self.chunk, max(1, _SECONDS_A_CALL / seconds), self.plan.capacity))
-                if len(_known_chunks) > 256:
-                    _known_chunks.clear()
-                _known_chunks[self.program] = self.chunk
+            until = min(t for t in (self.step + size, end, due) if t is not None)
+            begun, steps = time.perf_counter(), until - self.step
+            ended = self._advance(until, steps)
+            size = size if fixed else chunks.next_size(size, (time.perf_counter() - begun) / steps)
             if self.records:
                 bar.update(self.step - self.first, f"loss {self.records[-1]['loss'][-1]:.4g}")
-            over = exhausted or keyboard.pressed or not self.ok or self.failed or self.step == end
-            asked_to_stop = (self.step == due or over) and self._stop_after_evaluation()
-            if over or asked_to_stop:
-                return
+            over = ended or pressed.is_set() or self.step == end
+            if self.step == due or over:
+                over = self._stops_after_evaluation() or over
 
-    def _advance(self, last: int) -> bool:
-        """Run until before step `last`; True if the data came to its end."""
-        if self.source.stream is not None:
-            return self._advance_on_stream(last)
-        plan, data, until = self.plan, self.source.data, np.int32(last)
-        order = advancing.draw_orders(plan.sampling, plan.capacity, self.carry["key"], np.int32(self.step), until)
-        kept = advancing.copied(self.carry) if self.goes_back and self.step > self.first else None
-        self.carry, rows = advancing.run(plan, self.tx, self.carry, data, order, until)
-        self._look_for_failure()
-        self._record((int(self.carry["step"]) if self.failed else last) - self.step, rows)
-        if self.goes_back and not self.ok:
-            before = self.begin() if kept is None else kept
-            self.carry, _ = advancing.run(plan, self.tx, before, data, order, np.int32(self.step))
-        return False
-
-    def _advance_on_stream(self, last: int) -> bool:
-        rows, exhausted = [], False
-        while self.step + len(rows) < last:
-            batch = next(self.batches, None)
-            if batch is None:
-                exhausted = True
-                break
-            self.carry, row = advancing.run_batch(self.plan, self.tx, self.carry, batch)
-            rows.append(row)
-        rows = jax.device_get(rows)
-        self._look_for_failure()
-        if rows:
-            self._record(len(rows), jax.tree.map(lambda *values: np.stack(values), *rows))
-        return exhausted
-
-    def _look_for_failure(self) -> None:
-        """Whether a guard of the optimizer has given up."""
-        self.failed = self.plan.stop_when_failed and bool(has_failed(self.carry["tx"]))
-
-    def _record(self, asked: int, rows: Any) -> None:
-        """Write down what `asked` steps recorded, up to a loss that ends the run."""
-        losses = np.asarray(rows["loss"])[:asked]
-        self.ok = not self.stops or bool(np.isfinite(losses).all())
-        made = asked if self.ok else int(np.argmin(np.isfinite(losses)))
-        computed = made + (not self.ok)
-        self.records.append(jax.tree.map(lambda row: np.asarray(row)[:computed].copy(), rows))
+    def _advance(self, until: int, steps: int) -> bool:
+        """Run until before step `until`; True if a loss, a guard or the end of the data ended it before."""
+        run = functools.partial(chunks.advance, advancing.run, self.plan, self.tx)
+        kept = advancing.copied(self.carry) if self.stops and not self.plan.stop_at_nonfinite else None
+        self.carry, rows = run(self.carry, self.feed, until=until, steps=steps)
+        losses = rows["loss"]
+        if kept is not None and not np.isfinite(losses).all():
+            good = int(np.argmin(np.isfinite(losses)))
+            self.carry, _ = run(kept, self.feed, until=self.step + good, steps=good)
+        made = int(self.carry["step"]) - self.step
         self.step += made
+        # A loss that ends the run is recorded too, and what comes after it is not.
+        seen = made + int(not np.isfinite(losses[made : made + 1]).all())
+        if seen:
+            self.records.append(jax.tree.map(lambda row: row[:seen], rows))
+        return made < steps or not self.carry["ok"]
 
-    def _stop_after_evaluation(self) -> bool:
+    def _stops_after_evaluation(self) -> bool:
         if self.evaluated_at[-1:] == [self.step]:
             return False
         self.evaluated_at.append(self.step)
@@ -291,7 +249,7 @@ class _Run:
             at = self.first + int(bad[0])
             what = "the run ended there, with the params before it" if self.stops else "it went on"
             warnings.warn(f"{_WHO}: the loss was {losses[bad[0]]} after {at} updates; {what}.", RuntimeWarning, 3)
-        if self.failed:
+        if self.plan.stop_when_failed and has_failed(self.carry["tx"]):
             warnings.warn(
                 f"{_WHO}: steps were not finite more often in a row than skip_nonfinite allows; the run ended after "
                 f"{self.step} updates, with the params before those that were skipped.",
@@ -307,23 +265,21 @@ def _joined(parts: list[Any]) -> list[Any]:
     return [jax.tree.map(lambda *each: np.concatenate(each), *parts)] if len(parts) > 1 else parts
 
 
-class _Keyboard:
-    """Ctrl-C asks the run to end after this chunk; a second time, at once."""
+@contextlib.contextmanager
+def _ctrl_c() -> Generator[threading.Event]:
+    """Ctrl-C sets an event, which asks the run to end after this chunk; a second time, it ends it at once."""
+    pressed = threading.Event()
 
-    def __init__(self) -> None:
-        self.pressed = False
-        self._before: Any = None
-
-    def __enter__(self) -> "_Keyboard":
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._on_press)
-        return self
-
-    def _on_press(self, number: int, frame: FrameType | None) -> None:
-        if self.pressed:
+    def press(number: int, frame: FrameType | None) -> None:
+        if pressed.is_set():
             raise KeyboardInterrupt
-        self.pressed = True
+        pressed.set()
 
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+    if threading.current_thread() is not threading.main_thread():  # only the main one may handle signals
+        yield pressed
+        return
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -7,12 +7,10 @@
 Each run is what `minimize` would do alone: the same parameters, batches and updates, to rounding.
 """
 
-import concurrent.futures
 import csv
 import functools
 import importlib
 import itertools
-import os
 import pathlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,8 +28,9 @@ from gradtx.core.transform import Transform
 from gradtx.training import blocks, inputs, tables
 from gradtx.training.advancing import Plan
 from gradtx.training.losses import read_loss
-from gradtx.training.members import Job, Runs
+from gradtx.training.members import Job, Runs, pick
 from gradtx.training.progress import Progress
+from gradtx.training.tables import Results
 
 PyTree = Any
 _WHO = "gradtx.sweep"
@@ -163,38 +162,37 @@ def sweep(
             f"{_WHO}: data is an iterator, which can be run through once, and all runs see the same batches; pass "
             "an iterable that starts anew at each pass, such as a loader, or an object with __iter__."
         )
-    plan = Plan(read_loss(_WHO, loss, has_aux=has_aux, has_data=data is not None), source.sampling)
+    plan = Plan(
+        read_loss(_WHO, loss, has_aux=has_aux, has_data=data is not None), source.sampling, source.stream is not None
+    )
     total = inputs.total_steps(_WHO, source, epochs=epochs, steps=steps)
     if total is None:
         raise ValueError(f"{_WHO}: the iterable of batches has no length; give steps=...")
     rounds = _rounds(halve_at, total)
-    inputs.check_evaluate(_WHO, evaluate)
-    entries = _read_optimizers(txs)
-    run_begin = _run_begin_on_cpu if blocks.devices()[0].platform == "cpu" else _run_begin
+    inputs.check_callable(_WHO, "evaluate", evaluate, "the params")
+    kinds = _read_optimizers(txs)
     given = init, inputs.read_key(_WHO, key), np.arange(seeds)
-    like = run_begin.eval_shape(*given)
-    _check(plan, like[0], source, model_state, evaluate, best_by)
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # all programs compile beside each other
-        begun = pool.submit(blocks.in_thread(lambda: jax.device_get(run_begin(*given))))
-        job = Job(plan, source, total, like, begun, model_state, evaluate, at_once, best_by, highest)
-        runs = [Runs(name, each, job) for name, each in entries]
-        calls = [call for each in runs for call in (each.compile_run, each.compile_start)]
-        for compiled in [pool.submit(blocks.in_thread(call)) for call in calls]:
-            compiled.result()
-    count = blocks.Count()
-    with Progress("sweep", total * seeds * sum(each.size for each in runs), show=progress) as bar:
+    _check(plan, _run_begin.eval_shape(*given)[0], source, model_state, evaluate, best_by)
+    sizes = [tables.count(each) for _, each in kinds]
+    results = Results(sum(sizes), seeds, total, min(source.per_epoch or 1, total))
+    with Progress("sweep", total * seeds * sum(sizes), show=progress) as bar, blocks.threads() as pool:
+        params, keys = jax.device_get(_run_begin(*given))
+        job = Job(plan, source, params, keys, model_state, evaluate, at_once, best_by, highest, results, pool, bar)
+        rows = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+        runs = [Runs(name, each, where, job) for (name, each), where in zip(kinds, rows, strict=True)]
         for until in rounds:
             for each in runs:
-                each.to(until, bar, count, last_round=until == total)
+                each.to(until)
             if until != total:
-                _halve(runs)
-    return _result(runs, job)
+                _halve(results, until)
+    return _result(kinds, runs, results)
 
 
 # What goes in ---------------------------------------------------------------------------------------------------------
 
 
-def _begin(init: Callable[[Array], PyTree], key: Array, seeds: Array) -> tuple[PyTree, Array]:
+@functools.partial(jax.jit, static_argnums=0)
+def _run_begin(init: Callable[[Array], PyTree], key: Array, seeds: Array) -> tuple[PyTree, Array]:
     """For each seed where it starts, and the bits of the key that it trains with."""
 
     def begin(seed: Array) -> tuple[PyTree, Array]:
@@ -202,11 +200,6 @@ def _begin(init: Callable[[Array], PyTree], key: Array, seeds: Array) -> tuple[P
         return init(first), jax.random.key_data(second)
 
     return jax.vmap(begin)(seeds)
-
-
-_run_begin = jax.jit(_begin, static_argnums=0)
-# It runs once: LLVM's first level gives the bits of its second, and compiles random numbers in a third of the time.
-_run_begin_on_cpu = jax.jit(_begin, static_argnums=0, compiler_options={"xla_backend_optimization_level": 1})
 
 
 def _check(plan: Plan, like: PyTree, source: inputs.Source, model_state: PyTree, evaluate: Any, best_by: str) -> None:
@@ -272,24 +265,18 @@ def _with_axis(tx: Transform) -> Transform:
 # What comes out -------------------------------------------------------------------------------------------------------
 
 
-def _halve(runs: list[Runs]) -> None:
-    """Stop the worse half of all optimizers that are left."""
-    ranked = sorted(
-        (score, i, tx) for i, run in enumerate(runs) for score, tx in zip(run.scores(), run.alive, strict=True)
-    )
-    worse = ranked[-(-len(ranked) // 2) :]
-    for i, run in enumerate(runs):
-        run.stop(np.asarray([tx for _, of, tx in worse if of == i], int))
+def _halve(results: Results, step: int) -> None:
+    """Stop the worse half of all optimizers that are left, by their mean loss over the seeds."""
+    losses = results.last_epoch(step).mean(1)
+    left = np.flatnonzero(results.stopped_at == results.total)
+    ranked = left[np.argsort(np.where(np.isfinite(losses), losses, np.inf)[left], kind="stable")]
+    results.stopped_at[ranked[-(-len(ranked) // 2) :]] = step
 
 
-def _result(runs: list[Runs], job: Job) -> SweepResult:
-    table = tables.make(runs)
-    history = {
-        name: np.concatenate([run.records[name].reshape(-1, *run.records[name].shape[2:]) for run in runs])
-        for name in runs[0].records
-    }
-    scored = [(run.best, i) for i, run in enumerate(runs) if run.best is not None]
-    (_, tx, seed, (params, model_state)), i = min(scored, key=lambda each: each[0][0])
-    member = sum(run.size for run in runs[:i]) * job.seeds + tx * job.seeds + seed
-    best = jax.tree.map(lambda leaf: tables.shortest(np.asarray(leaf)[tx]), runs[i].txs)
-    return SweepResult(table, history, Best(best, params, model_state, member), max(run.layout.at_once for run in runs))
+def _result(kinds: list[tuple[str, Transform]], runs: list[Runs], results: Results) -> SweepResult:
+    history = {name: rows.reshape(-1, *rows.shape[2:]) for name, rows in results.history.items()}
+    scored = [(run.best, run) for run in runs if run.best is not None]
+    (_, tx, seed, (params, model_state)), run = min(scored, key=lambda each: each[0][0])
+    member = int(run.rows[tx]) * results.shape[1] + seed
+    best = Best(jax.tree.map(tables.shortest, pick(run.txs, tx)), params, model_state, member)
+    return SweepResult(tables.make(kinds, results), history, best, max(run.layout.at_once for run in runs))

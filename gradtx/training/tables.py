@@ -1,31 +1,84 @@
-"""The table of a sweep: one row per run, columns of equal length."""
+"""What the runs of a sweep recorded, and its table: one row per run, columns of equal length."""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gradtx.core.transform import Transform
-from gradtx.training.members import Runs
 
 Rows = np.ndarray[Any, Any]
 
 
-def make(runs: list[Runs]) -> dict[str, Rows]:
+class Results:
+    """What the runs recorded: arrays with axes of optimizers and seeds, those of the history also of steps."""
+
+    def __init__(self, optimizers: int, seeds: int, total: int, window: int):
+        self.shape, self.total, self.window = (optimizers, seeds), total, window  # `window`: the losses of an epoch
+        self.history: dict[str, Rows] = {}
+        self.metrics: dict[str, Rows] = {}
+        self.stopped_at = np.full(optimizers, total)
+
+    def write(self, records: dict[str, Any], txs: Rows, seeds: Rows, first: int) -> None:
+        """The records of a block, (steps, seeds, optimizers, ...), from step `first` on."""
+        for path, rows in jax.tree_util.tree_leaves_with_path(records):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            if name not in self.history:
+                missing = np.nan if jnp.issubdtype(rows.dtype, jnp.inexact) else 0
+                self.history[name] = np.full((*self.shape, self.total, *rows.shape[3:]), missing, rows.dtype)
+            steps = np.arange(first, first + len(rows))
+            self.history[name][np.ix_(txs, seeds, steps)] = np.moveaxis(rows, (0, 1, 2), (2, 1, 0))
+
+    def last_epoch(self, until: int) -> Rows:
+        """The mean loss of the epoch before step `until`."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            return self.history["loss"][:, :, max(0, until - self.window) : until].mean(-1)
+
+    def column(self, name: str) -> Rows:
+        """A column of the table."""
+        if name in self.metrics:
+            return self.metrics[name]
+        if name == "final_loss":
+            final = np.empty(self.shape)
+            for until in set(self.stopped_at):
+                stopped = self.stopped_at == until
+                final[stopped] = self.last_epoch(until)[stopped]
+            return final
+        epochs = self.history["loss"][..., : self.total // self.window * self.window]
+        with np.errstate(invalid="ignore", over="ignore"):
+            means = epochs.reshape(*self.shape, -1, self.window).mean(-1)
+        return np.where(np.isfinite(means), means, np.inf).min(-1)
+
+    def diverged_at(self) -> Rows:
+        """Updates made until the first loss that was not finite; -1 for none."""
+        losses = self.history["loss"]
+        bad = ~np.isfinite(losses) & (np.arange(self.total) < self.stopped_at[:, None, None])
+        return np.where(bad.any(-1), bad.argmax(-1), -1)
+
+
+def make(kinds: list[tuple[str, Transform]], results: Results) -> dict[str, Rows]:
     """The columns: which optimizer, its hyperparameters, its seed, and how it went."""
-    seeds = runs[0].job.seeds
-    hyper = [hyperparameters(run.txs) for run in runs]
-    table: dict[str, Rows] = {"optimizer": np.repeat([run.name for run in runs], [run.size * seeds for run in runs])}
+    optimizers, seeds = results.shape
+    sizes = [count(txs) for _, txs in kinds]
+    hyper = [hyperparameters(txs) for _, txs in kinds]
+    table: dict[str, Rows] = {"optimizer": np.repeat([name for name, _ in kinds], sizes)}
     for name in dict.fromkeys(name for columns in hyper for name in columns):
-        missing = [np.full(run.size, np.nan) for run in runs]
-        table[name] = np.repeat(np.concatenate([h.get(name, m) for h, m in zip(hyper, missing, strict=True)]), seeds)
-    table["seed"] = np.tile(np.arange(seeds), sum(run.size for run in runs))
-    for name in ("final_loss", "best_loss", *runs[0].metrics):
-        table[name] = np.concatenate([run.column(name).ravel() for run in runs])
-    at = np.concatenate([_diverged_at(run) for run in runs])
-    table["diverged"], table["diverged_at"] = at >= 0, at
-    table["stopped_at"] = np.repeat(np.concatenate([run.stopped_at for run in runs]), seeds)
+        table[name] = np.concatenate([h.get(name, np.full(n, np.nan)) for h, n in zip(hyper, sizes, strict=True)])
+    table = {name: np.repeat(column, seeds) for name, column in table.items()}
+    table["seed"] = np.tile(np.arange(seeds), optimizers)
+    for name in ("final_loss", "best_loss", *results.metrics):
+        table[name] = results.column(name).ravel()
+    at = results.diverged_at().ravel()
+    table |= {"diverged": at >= 0, "diverged_at": at}
+    table["stopped_at"] = np.repeat(results.stopped_at, seeds)
     return table
+
+
+def count(txs: Transform) -> int:
+    """How many optimizers there are in one value."""
+    leaves = jax.tree.leaves(txs)
+    return leaves[0].shape[0] if leaves else 1
 
 
 def hyperparameters(txs: Transform) -> dict[str, Rows]:
@@ -44,14 +97,6 @@ def shortest(number: Any) -> float:
 
 def _path(path: Any) -> str:
     return jax.tree_util.keystr(path).lstrip(".")
-
-
-def _diverged_at(run: Runs) -> Rows:
-    """Updates made until the first loss that was not finite; -1 for none."""
-    losses = run.records["loss"]
-    made = np.arange(losses.shape[-1]) < run.stopped_at[:, None, None]
-    bad = ~np.isfinite(losses) & made
-    return np.where(bad.any(-1), bad.argmax(-1), -1).ravel()
 
 
 def show(table: dict[str, Rows], best: int, at_once: int) -> str:

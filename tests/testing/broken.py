@@ -321,7 +321,7 @@ BREAKS = {
     "a tree without leaves filled": (
         "empty_leaves_pass",
         Broken(update=lambda tx, u, s, p: tx.update(u, s, p) if jax.tree.leaves(u) else ({"a": jnp.ones(1)}, s)),
-        ["one has ['a'], which the other has not"],
+        ["one has ['a'], not in the other"],
     ),
     "empty leaves filled": ("empty_leaves_pass", Broken(update=without_empty), ["size 0"]),
     "a state that grows beside None": (

@@ -10,8 +10,7 @@ import gradtx
 from gradtx import adam, sgd, tree_equal
 from gradtx.core.rule import Rule
 from gradtx.training import advancing
-from gradtx.training.advancing import Plan, Sampling
-from gradtx.training.losses import Loss
+from gradtx.training.advancing import Sampling
 from gradtx.training.minibatches import sample_batches
 from gradtx.training.minimization import minimize
 from tests.core.compilations import compilations
@@ -176,50 +175,22 @@ def test_nothing_of_the_callers_is_donated():
 # Parts of the program
 
 
-def test_orders_are_those_of_the_epochs_that_the_steps_touch():
-    bits = jax.random.key_data(KEY)
-    drawn = advancing.orders(Sampling(SIZE, 5), 7, bits, jnp.int32(9), jnp.int32(16))  # epochs 1, 2 and 3
-    assert drawn.full.shape == (3, 4, 5)
-    for row, epoch in enumerate((1, 2, 3)):
-        expected = sample_batches(jax.random.fold_in(KEY, epoch), SIZE, 5)
-        assert np.array_equal(drawn.full[row], expected.full)
-        assert np.array_equal(drawn.rest[row], expected.rest)
-    part = advancing.orders(Sampling(SIZE, 5), 7, bits, jnp.int32(5), jnp.int32(10))
-    assert part.full.any((1, 2)).tolist() == [True, False, False]  # the second epoch is not touched
-    assert advancing.orders(Sampling(SIZE, SIZE), 7, bits, 0, 7) is None
-    assert advancing.orders(None, 7, bits, 0, 7) is None
-
-
-def test_the_orders_of_one_call_are_few_where_batches_are_large():
-    loss = Loss(cost, False, True, False, False)
-    assert Plan(loss).capacity == 1024
-    assert Plan(loss, Sampling(60_000, 128)).capacity == 1024
-    assert Plan(loss, Sampling(60_000, 2**15)).capacity == 512
-    assert Plan(loss, Sampling(10**8, 10**8)).capacity == 1024  # everything in its order: none are drawn
-    assert Plan(loss, Sampling(10**8, 10**8, replacement=True)).capacity == 1
-    assert (Sampling(23, 5).full, Sampling(23, 5).per_epoch, Sampling(23, 5).has_rest) == (4, 5, True)
-    assert (Sampling(23, 5, drop_last=True).per_epoch, Sampling(20, 5).has_rest) == (4, False)
+def test_an_epoch_has_the_batches_that_its_key_draws():
+    sampling = Sampling(SIZE, 5)
+    drawn, expected = sampling.epoch(KEY, 2), sample_batches(jax.random.fold_in(KEY, 2), SIZE, 5)
+    assert tree_equal(drawn, expected)
+    assert (sampling.per_epoch, Sampling(SIZE, 5, drop_last=True).per_epoch) == (5, 4)
+    wholes = Sampling(SIZE, SIZE), Sampling(SIZE, SIZE, replacement=True), sampling
+    assert [each.whole for each in wholes] == [True, False, False]
 
 
 def test_scalars_of_one_dtype_travel_as_one_vector():
     tree = {"a": jnp.float32(1), "b": jnp.arange(3), "c": jnp.int32(2), "d": jnp.float32(3), "e": jnp.bool_(True)}
-    scalars = advancing.Scalars(tree, join=True)
+    scalars = advancing.Scalars(tree)
     vectors, others = scalars.together(tree)
     assert [(v.dtype.name, v.tolist()) for v in vectors] == [("float32", [1, 3]), ("int32", [2]), ("bool", [True])]
     assert list(others) == [1]
-    assert tree_equal(scalars.apart((vectors, others)), tree)
-    vectors, others = advancing.Scalars(tree, join=False).together(tree)
-    assert (vectors, len(others)) == ([], 5)
-
-
-@pytest.mark.parametrize(("size", "joined"), [(2**14, True), (2**14 + 1, False)])
-def test_only_the_state_of_a_small_network_travels_so(size, joined):
-    tx = sgd(gradtx.cosine_decay_schedule(0.1, 9))
-    carry = jax.eval_shape(advancing.start, tx, jnp.zeros(size), None, KEY)
-    plan = Plan(Loss(bowl, False, False, False, False))
-    jaxpr = jax.make_jaxpr(lambda carry: advancing.advance(plan, tx, carry, None, None, jnp.int32(3)))(carry)
-    loop = next(eqn for eqn in jaxpr.eqns if eqn.primitive.name == "while")
-    assert any(v.aval.shape == (1,) for v in loop.outvars) == joined
+    assert tree_equal(scalars.apart(vectors, others), tree)
 
 
 def test_another_rate_seed_start_or_length_compiles_nothing():

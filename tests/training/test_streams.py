@@ -119,12 +119,9 @@ def test_what_is_read_of_data():
     )
     assert arrays.sampling == Sampling(23, 5)
     assert arrays.example["x"].shape == (5, 3)
-    assert list(read(None).passes(None)) == []
-    assert [len(list(read(Loader(2)).passes(n))) for n in (1, 3)] == [2, 6]
-    small, large = {"params": [np.zeros(10)]}, {"params": [np.zeros((1000, 1000))]}
-    assert inputs.first_chunk(small, read(None), 0.5) == 4999  # a step costs 0.1 ms
-    assert inputs.first_chunk(large, arrays, 0.5) == 161  # and 0.6 ns for each parameter and sample
-    assert inputs.first_chunk({"params": [np.zeros(10**9, bool)]}, arrays, 0.5) == 1
+    assert list(itertools.islice(read(None).feed(None), 2)) == [None, None]
+    assert [next(arrays.feed(epochs)) is arrays.data for epochs in (1, None)] == [True, True]
+    assert [len(list(read(Loader(2)).feed(n))) for n in (1, 3)] == [2, 6]
 
 
 # Progress

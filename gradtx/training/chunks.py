@@ -1,0 +1,34 @@
+"""Chunks of steps: what the compiled loop does before the host looks at the losses, the clock and the keyboard."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradtx.core.transform import Transform
+from gradtx.training.advancing import ROWS, Carry, Plan
+
+PyTree = Any
+SECONDS = 0.3  # how long a chunk takes, once the time of a step is known
+
+
+def advance(
+    run: Callable[..., Any], plan: Plan, tx: Transform, carry: Carry, feed: Iterator[PyTree], *, until: int, steps: int
+) -> tuple[Carry, dict[str, Any]]:
+    """The `steps` before step `until`: the carry then, and what they recorded, on the host.
+
+    The feed gives the data, once for all steps, or of a stream a batch for each; where it ends, there are fewer rows.
+    """
+    parts: list[dict[str, Any]] = []
+    for data in itertools.islice(feed, steps if plan.streamed else 1):
+        carry, rows = run(plan, tx, carry, data, np.int32(until))
+        parts.append(rows)
+    records = [jax.tree.map(lambda row: row[:steps], rows) for rows in jax.device_get(parts)]
+    return carry, jax.tree.map(lambda *rows: np.concatenate(rows), *records) if records else {"loss": np.zeros(0)}
+
+
+def next_size(size: int, seconds: float) -> int:
+    """Steps in the chunk after one of `size` steps of so many seconds each; a run begins with few."""
+    return int(min(4 * size, max(1, SECONDS / seconds), ROWS))
