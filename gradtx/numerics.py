@@ -190,7 +190,7 @@ def is_nonzero(number: Any) -> bool:
 
     For the body of a formula, where the number itself is abstract.
     """
-    numbers, nonzero, asked = _nonzero.value
+    numbers, nonzero, asked = _nonzero.get()
     names = {name for name, value in numbers.items() if value is number}
     asked |= names
     return any(name in nonzero for name in names)

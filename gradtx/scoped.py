@@ -3,9 +3,9 @@
 >>> from gradtx.scoped import Scoped
 >>> verbose = Scoped(False)
 >>> with verbose(True):
-...     print(verbose.value)
+...     print(verbose.get())
 True
->>> verbose.value
+>>> verbose.get()
 False
 """
 
@@ -22,11 +22,8 @@ class Scoped(Generic[T]):
 
     def __init__(self, usual: T):
         self._variable = contextvars.ContextVar("scoped", default=usual)
-
-    @property
-    def value(self) -> T:
-        """The value here."""
-        return self._variable.get()
+        self.get = self._variable.get
+        """What holds here."""
 
     @contextlib.contextmanager
     def __call__(self, value: T) -> Generator[T]:

@@ -9,7 +9,7 @@ axes that are named (`axis_name=`) and on which the leaf varies.
 """
 
 import math
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -85,17 +85,17 @@ _over = Scoped[tuple[str, ...]](())
 def over(axis_name: str | tuple[str, ...] | None) -> AbstractContextManager[Any]:
     """While this is open, sums over a leaf or a tree are also over these axes of a mesh."""
     names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
-    return _over(names or _over.value)
+    return _over(names) if names else nullcontext()
 
 
 def named_axes() -> tuple[str, ...]:
     """The current axes of a mesh for sums."""
-    return _over.value
+    return _over.get()
 
 
 def axes_of(*leaves: Any) -> tuple[str, ...]:
     """The named axes on which one of the leaves varies; all named axes if JAX does not track that."""
-    names = _over.value
+    names = _over.get()
     tracked = bool(names) and bool(_varying(jax.lax.axis_index(names)))
     varying = frozenset[str]().union(*map(_varying, leaves)) if tracked else frozenset(names)
     return tuple(name for name in names if name in varying)

@@ -45,10 +45,6 @@ def _counted_on(param: Any, update: Any) -> Any:
     return param + update if integers else param
 
 
-def _leaf_values(node: Any) -> list[np.ndarray[Any, Any]]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(node)]
-
-
 def tree_equal(first: Any, second: Any) -> bool:
     """Whether two trees have the same structure and equal values. It reads the arrays, so it cannot run under jit.
 
@@ -58,5 +54,5 @@ def tree_equal(first: Any, second: Any) -> bool:
     """
     if jax.tree.structure(first) != jax.tree.structure(second):
         return False
-    pairs = zip(_leaf_values(first), _leaf_values(second), strict=True)
+    pairs = zip(*(map(np.asarray, jax.tree.leaves(values)) for values in (first, second)), strict=True)
     return all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)

@@ -28,16 +28,13 @@ def from_config(config: Mapping[str, Any]) -> Any:
             "Import the module that defines it first."
         )
     node = cast(type[Recorded], cast(Any, registry[name]).node)
-    positional: list[Any] = []
     arguments = cast(Mapping[str, Any], config["arguments"])
     keywords = {key: _decode(value) for key, value in arguments.items()}
     if any(_has_batch(value) for value in keywords.values()):  # a sweep: built under vmap, so not by a call
         contained = {p.name: tuple(keywords[p.name]) for p in node._parameters if p.container is tuple}
         return node._from_arguments(keywords | contained)
-    for parameter in node._parameters:
-        if parameter.variadic:
-            positional.extend(keywords.pop(parameter.name, None) or ())
-    return registry[name](*positional, **keywords)
+    rest = keywords.pop(node._rest, None) if node._rest else None
+    return registry[name](*(rest or ()), **keywords)
 
 
 def _decode(value: Any) -> Any:

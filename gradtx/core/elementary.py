@@ -75,17 +75,10 @@ class Form:
     The body runs once for it, with hyperparameters that have no values.
     """
 
-    facts: Facts
-    timed: bool
-    """Whether it counts the updates."""
-    fields: dict[str, Field]
-    remembers: bool
-    program: Any
-
     def __init__(self, node: "Elementary"):
         self.who, self._node_type, self._statics = node._who(), type(node), node._fixed()
         self._nonzero = [p.name for p in node._parameters if _is_nonzero(node._arguments[p.name])]
-        children = node._children(node._arguments)
+        children = {p.name: node._arguments[p.name] for p in node._parameters if p.is_child}
         hyper = {p.name: _abstract(children[p.name]) for p in node._parameters if p.kind is Kind.HYPER}
 
         def read(numbers: Numbers) -> None:
@@ -119,7 +112,7 @@ class Form:
         self.facts = around(rule, wanted, [child.facts for child in inner])
         self.fields = {name: field for name, field in without_values(rule.fields).items() if not field.given}
         self.remembers = self.timed or remembers(rule) or bool(inner)
-        self.program = (ByHand if rule.formula is None else rule.formula.program)(self.who, rule, self.body)
+        self.program: Any = (ByHand if rule.formula is None else rule.formula.program)(self.who, rule, self.body)
 
 
 def _abstract(value: Any) -> Any:
@@ -201,7 +194,7 @@ class Elementary(Transform):
         dtype = tree.precision(entry)
 
         def step(count: Any, numbers: State) -> State:
-            run = program.run("once", dtype, self._children(self._numbers(count, dtype)))
+            run = program.run("once", dtype, self._numbers(count, dtype))
             made = run(None, program.named("once", numbers | {"count": count + 1}))
             return {name: made[name] for name in numbers}
 
@@ -217,16 +210,30 @@ class Elementary(Transform):
                 own |= {(self.name, *inside, *deeper): part for deeper, part in child.parts.items()}
         return own
 
-    def _numbers(self, count: Any, dtype: np.dtype[Any]) -> dict[str, Any]:
-        """The arguments as the body gets them at this count, in this dtype."""
-        return concrete_numbers(self, count, dtype)
+    def _numbers(self, count: Any, dtype: np.dtype[Any]) -> Numbers:
+        """The hyperparameters and the transforms inside as the body is given them, at this count and in this dtype."""
+        known = self._known_numbers
+        if known is not None and dtype in known:
+            return known[dtype]
+        numbers = concrete_numbers(self, count, dtype)
+        numbers = {p.name: numbers[p.name] for p in self._parameters if p.is_child}
+        if known is not None:
+            known[dtype] = numbers
+        return numbers
+
+    @functools.cached_property
+    def _known_numbers(self) -> dict[np.dtype[Any], Numbers] | None:
+        """The same by dtype, where they depend on nothing else."""
+        children = [child for _, child in record.children(self._arguments)]
+        fixed = all(isinstance(leaf, float) for leaf in jax.tree.leaves(self)) and not any(map(is_schedule, children))
+        return {} if fixed else None
 
     def _init(self, params: Params) -> State:
         if not self.slots:
             return {}
         with jax.named_scope(self.name), blame(f"{self.name}.init"):
             self._refuse_complex("init", params)
-            numbers = self._children(self._numbers(0, tree.precision(params)))
+            numbers = self._numbers(0, tree.precision(params))
             fields = self._form.program.init(numbers, params, self._inner)
         return {self.name: ({"count": jnp.zeros((), jnp.int32)} if self._form.timed else {}) | fields}
 
@@ -236,21 +243,17 @@ class Elementary(Transform):
         with jax.named_scope(self.name), blame(f"{self.name}.update"):
             self._refuse_complex("update", updates)
             dtype = tree.precision(updates, own, params)
-            numbers = self._children(self._numbers(own.get("count", 0), dtype))
+            numbers = self._numbers(own.get("count", 0), dtype)
             timed = {"count": numerics.saturating_increment(own["count"])} if form.timed else {}
             told = [name for name in extra if facts.takes(name) or (name == "observed" and "unobserved" not in facts)]
             step = Step(dtype, numbers, updates, params, timed.get("count"), {name: extra[name] for name in told})
             fields = {name: value for name, value in own.items() if name != "count"}
             result, new = form.program.update(step, fields, self._inner)
             new = timed | new
-            if values.checking():
+            if values.value_checks.get():
                 signed = [name for name, field in form.fields.items() if field.nonnegative]
                 values.check_values(self.name, result, own, new, signed)
         return result, ({self.name: new} if self.slots else {})
-
-    def _children(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The arguments that are not static."""
-        return {p.name: arguments[p.name] for p in self._parameters if p.is_child}
 
     @functools.cached_property
     def _inner(self) -> list[Transform]:

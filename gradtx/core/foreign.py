@@ -58,7 +58,7 @@ class Foreign(Transform):
             old = state[self._title]
             result, new = self._arguments["object"].update(updates, old, params, **known)
             result, new = tree.cast_like(result, updates), tree.cast_like(new, old)
-            if values.checking():
+            if values.value_checks.get():
                 values.check_values(self._title, result, {}, {"state": new}, [])
         return result, {self._title: new}
 

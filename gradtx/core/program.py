@@ -13,7 +13,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import jax
 import jax.numpy as jnp
@@ -175,15 +175,13 @@ class Compiled:
         """The result of a pass, checked, in the dtypes of the inputs."""
         raise NotImplementedError
 
-    def refuse_fields(self, made: Any, needed: Collection[str], allowed: Collection[str] | None = None) -> None:
-        """Refuse anything but a dict of all the needed fields, and of no others than the allowed ones."""
-        names = as_dict(made)
-        if names is None or not (set(needed) <= names.keys() and (allowed is None or names.keys() <= set(allowed))):
-            got = repr(made) if names is None else ", ".join(names) or "none"
-            raise TypeError(
-                f"{self.who}: it returned the fields {got}; needed: {', '.join(sorted(needed)) or 'none'}. A pass "
-                "returns each field that it names, with its new value."
-            )
+    def refuse_fields(self, made: Any, needed: Collection[str]) -> NoReturn:
+        """Refuse what is not a dict of the right fields."""
+        got = repr(made) if as_dict(made) is None else ", ".join(made) or "none"
+        raise TypeError(
+            f"{self.who}: it returned the fields {got}; needed: {', '.join(sorted(needed)) or 'none'}. A pass returns "
+            "each field that it names, with its new value."
+        )
 
     def as_before(self, made: Numbers, old: Numbers, unread: str | None = None) -> Numbers:
         """The result of a pass, each field in the dtype of its old value; of a pass `unread`, those it did not get."""
@@ -284,13 +282,13 @@ class Program(Compiled):
                 shared[name] = value
 
         def moved(rows: list[Any], needed: set[str], allowed: set[str]) -> Columns:
-            """The fields that a pass has updated, leaf by leaf."""
-            for _, fields in rows[:1]:
-                self.refuse_fields(fields, needed, allowed)
-            made = {name: [fields[name] for _, fields in rows[: len(us)]] for name in (rows[0][1] if rows else ())}
-            new.update(
-                (name, column[0] if self.whole else structure.unflatten(column)) for name, column in made.items()
-            )
+            """The fields that a pass has moved, of each leaf."""
+            returned: Numbers = rows[0][1] if rows else {}
+            if rows and not needed <= returned.keys() <= allowed:
+                self.refuse_fields(returned, needed)
+            made = {name: [fields[name] for _, fields in rows[: len(us)]] for name in returned}
+            for name, column in made.items():
+                new[name] = column[0] if self.whole else structure.unflatten(column)
             return made
 
         measured: Columns = {}
@@ -314,7 +312,8 @@ class Program(Compiled):
 
     def finished(self, title: str, made: Any, u: Any, named: Numbers, real: Dtype) -> Any:
         if title == "once":
-            self.refuse_fields(made, self.of_tree)
+            if as_dict(made) is None or not self.of_tree <= made.keys():
+                self.refuse_fields(made, self.of_tree)
             return self.as_before(made, named)
         is_pair = isinstance(made, tuple) and (self.read[title] or not self.whole)
         parts = cast(tuple[Any, ...], made if is_pair else (made, {}))

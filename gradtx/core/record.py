@@ -100,14 +100,13 @@ class Recorded:
             return None
         if parameter.container is None:
             return cls._normalize_one(parameter, value)
-        if parameter.container is dict:
-            if not isinstance(value, Mapping):
-                raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; it must be a dict.")
-            items = cast(Mapping[Any, Any], value).items()
-            return {key: cls._normalize_one(parameter, item) for key, item in items}
-        if not isinstance(value, (tuple, list)):
-            raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; it must be a tuple or list.")
-        return tuple(cls._normalize_one(parameter, item) for item in cast(tuple[Any, ...], value))
+        is_dict = parameter.container is dict
+        if not isinstance(value, Mapping if is_dict else (tuple, list)):
+            allowed = "a dict" if is_dict else "a tuple or list"
+            raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; it must be {allowed}.")
+        if is_dict:
+            return {key: cls._normalize_one(parameter, item) for key, item in cast(Any, value).items()}
+        return tuple(cls._normalize_one(parameter, item) for item in cast(Any, value))
 
     @classmethod
     def _normalize_one(cls, parameter: Parameter, value: Any) -> Any:
@@ -129,16 +128,9 @@ class Recorded:
 
     def _call(self, arguments: Mapping[str, Any]) -> Any:
         """Run the author's body with these arguments."""
-        positional: list[Any] = []
-        keywords: dict[str, Any] = {}
-        for parameter in self._parameters:
-            if parameter.variadic:
-                positional.extend(arguments[parameter.name])
-            elif parameter.keyword_only:
-                keywords[parameter.name] = arguments[parameter.name]
-            else:
-                positional.append(arguments[parameter.name])
-        return type(self)._body(*positional, **keywords)
+        placed = [arguments[name] for name in self._placed]
+        named = {p.name: arguments[p.name] for p in self._parameters if p.keyword_only}
+        return type(self)._body(*placed, *(arguments[self._rest] if self._rest else ()), **named)
 
     # Reading and changing ---------------------------------------------------------------------------------------------
 
@@ -149,10 +141,7 @@ class Recorded:
             raise AttributeError(name)
         if name in self._arguments:
             return copied(self._arguments[name])
-        owners = self._owners(name)
-        if len(owners) == 1:
-            return getattr(owners[0][1], name)
-        raise AttributeError(self._not_one(name, owners))
+        return getattr(self._owner(name, self._arguments, AttributeError)[1], name)
 
     def replace(self, **changes: Any) -> Self:
         """The same value with some arguments changed, checked like a new call.
@@ -166,32 +155,29 @@ class Recorded:
             if name in parameters:
                 arguments[name] = self._normalize(parameters[name], value)
                 continue
-            owners = self._owners(name, arguments)
-            if len(owners) != 1:
-                raise TypeError(self._not_one(name, owners))
-            path, owner = owners[0]
+            path, owner = self._owner(name, arguments, TypeError)
             arguments = set_in(arguments, path, owner.replace(**{name: value}))
         return cast(Self, self._rebuilt(arguments))
 
     def _rebuilt(self, arguments: dict[str, Any]) -> "Recorded":
         return self._checked(arguments)
 
-    def _owners(self, name: str, arguments: dict[str, Any] | None = None) -> "list[tuple[tuple[Any, ...], Recorded]]":
-        """The recorded children that have an argument of this name, with their places."""
-        found: list[tuple[tuple[Any, ...], Recorded]] = []
-        for place, child in children(self._arguments if arguments is None else arguments):
-            if child._kind is Kind.TRANSFORM and (name in child._arguments or child._owners(name)):
-                found.append((place, child))
-        return found
-
-    def _not_one(self, name: str, owners: "list[tuple[tuple[Any, ...], Recorded]]") -> str:
+    def _owner(
+        self, name: str, arguments: dict[str, Any], error: type[Exception]
+    ) -> "tuple[tuple[Any, ...], Recorded]":
+        """The one transform in these arguments that has an argument of this name, and its place."""
+        transforms = [pair for pair in children(arguments) if pair[1]._kind is Kind.TRANSFORM]
+        owners = [(place, child) for place, child in transforms if name in child._names()]
+        if len(owners) == 1:
+            return owners[0]
         if owners:
             names = ", ".join(child.name for _, child in owners)
-            return f"{self._who()}: {name!r} is an argument of several of its transforms ({names}); rebuild that one."
-        own = self._names()
-        known = elsewhere.ATTRIBUTES.get(name)
+            raise error(
+                f"{self._who()}: {name!r} is an argument of several of its transforms ({names}); rebuild that one."
+            )
+        own, known = self._names(), elsewhere.ATTRIBUTES.get(name)
         hint = f" Instead: {known}." if known else suggestion(name, own)
-        return f"{self._who()} has no argument {name!r}.{hint} Its arguments: {', '.join(own) or 'none'}."
+        raise error(f"{self._who()} has no argument {name!r}.{hint} Its arguments: {', '.join(own) or 'none'}.")
 
     def _names(self) -> list[str]:
         """The names of its arguments and of those of the transforms inside."""

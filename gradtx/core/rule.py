@@ -35,10 +35,6 @@ _OF_ANY = frozenset(TRAITS) - _OF_ALL - _OF_THE_FIRST
 _FROM_INSIDE = frozenset({"leaves", "sums", "unobserved", "descends"})
 
 
-def _missing(*args: Any) -> Any:
-    raise NotImplementedError
-
-
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """A pair of pure functions, init and update, with their properties.
@@ -64,7 +60,7 @@ class Rule:
     """
 
     init: Callable[[Params], State] | None = None
-    update: Callable[..., Any] = _missing
+    update: Any = None
     reach: Reach | None = None
     fields: Mapping[str, Field] = dataclasses.field(default_factory=dict[str, Field])
     place: Literal["first", "last"] | None = None
@@ -73,7 +69,7 @@ class Rule:
     formula: Any = None
 
     def __post_init__(self) -> None:
-        if self.update is _missing:
+        if self.update is None:
             raise TypeError("gradtx.Rule: update is missing; allowed: Rule(init, update), or Rule(update=update).")
         if self.reach not in (*_REACHES, None):
             raise ValueError(f"gradtx.Rule: reach is {self.reach!r}; allowed: {', '.join(map(repr, _REACHES))}, None.")

@@ -14,6 +14,7 @@ A function gets stand-ins for arrays, without values: the selection can depend n
 import collections
 import fnmatch
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
@@ -164,7 +165,9 @@ def _as_patterns(question: _Question) -> Patterns | None:
 def _matched(question: _Question, patterns: Patterns) -> tuple[Any, ...]:
     for pattern, value in patterns.items():
         _check(question, f"[{pattern!r}]", value)
-    found = [[pattern for pattern in patterns if _matches(path, pattern)] for path in question.paths]
+    # A pattern describes the whole path; `*/kernel` does so for a `kernel` at the top too.
+    matches = [(pattern, re.compile(fnmatch.translate(pattern)).match) for pattern in patterns]
+    found = [[one for one, match in matches if match(path) or match(f"/{path}")] for path in question.paths]
     for path, matching in zip(question.paths, found, strict=True):
         if not matching:
             raise ValueError(
@@ -190,11 +193,6 @@ def _refuse_useless(question: _Question, patterns: Patterns, pattern: str, found
             f"{question.what}: the pattern {pattern!r} has no effect, because the first match wins and all its "
             f"leaves already match {', '.join(map(repr, firsts))}. Put it in front."
         )
-
-
-def _matches(path: str, pattern: str) -> bool:
-    """Whether a pattern matches the whole path; `*/kernel` also matches a `kernel` at the top."""
-    return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(f"/{path}", pattern)
 
 
 def _by_leaf(question: _Question, values: PyTree) -> list[Any] | None:

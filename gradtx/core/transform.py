@@ -29,7 +29,6 @@ from gradtx import sharding, tree
 from gradtx.core import check, meeting, record
 from gradtx.core.annotations import Kind, is_traced
 from gradtx.core.fields import Field, Place
-from gradtx.core.method import Method, kept
 from gradtx.core.record import Recorded
 from gradtx.core.rule import Facts, Params, State, Updates
 from gradtx.core.schedule import blame
@@ -77,7 +76,7 @@ class Transform(Recorded):
     ) -> tuple[Updates, State]:
         who = f"{self._who()}.update"
         self._refuse_sweep("update")
-        if check.foreign_call.value:  # foreign code passes on all extra arguments
+        if check.foreign_call.get():  # foreign code passes on all extra arguments
             extra = {name: value for name, value in extra.items() if self.facts.takes(name)}
         self._check_extra(who, extra)
         if params is None and self.facts.params:
@@ -203,6 +202,34 @@ def numbered(names: tuple[str, ...]) -> list[str]:
         candidates = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
         unique.append(next(candidate for candidate in candidates if candidate not in unique))
     return unique
+
+
+class Method:
+    """`tx.init` or `tx.update`: compared and hashed by tx, so that `jax.jit(tx.update)` knows a rebuilt optimizer."""
+
+    __slots__ = ("__name__", "__qualname__", "__weakref__", "_call", "_tx")
+
+    def __init__(self, tx: Any, name: str, call: Callable[..., Any]):
+        self._tx, self._call = tx, call
+        self.__name__, self.__qualname__ = name, f"{tx.name}.{name}"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(*args, **kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Method) and self.__name__ == other.__name__ and self._tx == other._tx
+
+    def __hash__(self) -> int:
+        return hash((self.__name__, self._tx))
+
+    def __repr__(self) -> str:
+        return f"{self._tx!r}.{self.__name__}"
+
+
+@functools.lru_cache(maxsize=256)
+def kept(method: Method) -> Method:
+    """The first of equal methods, kept alive: jit's cache goes with the function object that it has compiled."""
+    return method
 
 
 @dataclasses.dataclass(frozen=True)

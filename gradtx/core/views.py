@@ -25,7 +25,7 @@ from gradtx import numerics, tree
 from gradtx.core.arguments import set_in
 from gradtx.core.fields import Field, Place, at
 from gradtx.core.formula import check_fields, names_of
-from gradtx.core.program import Body, Columns, Compiled, Numbers, Pass, Step
+from gradtx.core.program import Body, Columns, Compiled, Numbers, Pass, Step, as_dict
 from gradtx.core.rule import Reach, Rule, State, Wants
 
 PyTree = Any
@@ -157,7 +157,8 @@ class Seen(Compiled):
 
     def finished(self, title: str, made: Any, u: Any, named: Numbers, real: np.dtype[Any]) -> Any:
         if title not in ("down", "up"):
-            self.refuse_fields(made, (), self.kept)
+            if as_dict(made) is None or not made.keys() <= self.kept.keys():
+                self.refuse_fields(made, ())
             return self.as_before(made, named)
         if tree.is_discrete(made) or tree.is_complex(made) != tree.is_complex(u):
             raise TypeError(

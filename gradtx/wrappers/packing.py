@@ -37,7 +37,7 @@ class InBuckets(Transparent):
         return dataclasses.replace(facts, traits=(facts.traits - {"clips"}) | {"leaves"})
 
     def _init(self, params: Params) -> State:
-        layout, asked = buckets.chosen(params, self.min_leaves), check.questioned.value
+        layout, asked = buckets.chosen(params, self.min_leaves), check.questioned.get()
         if asked is not None:  # it may be laid out by what was known of the shardings outside jit
             layouts = [found for node in buckets.nodes_in(asked) if (found := buckets.read(node, params)) is not None]
             layout = layout if layout in layouts or not layouts else layouts[0]

@@ -130,7 +130,7 @@ def test_only_what_is_inside_is_checked_and_held_back_checks_are_noted():
     with values.held_back() as noted:
         gradtx.checked(broken).update(GOOD, {"checked": {"inner": {}}})
     assert noted == [True]
-    assert not values.checking()
+    assert not values.value_checks.get()
 
 
 def test_unwrapped_use_under_jit_says_so():

@@ -157,5 +157,5 @@ def test_what_is_refused():
 def test_fields_that_move_are_not_in_buckets():
     params = {"a": jnp.ones((2, 2)), "b": jnp.ones((3, 3))}
     tx = in_units(gradtx.in_buckets(gradtx.scale_by_momentum()))
-    with pytest.raises(TypeError, match="scale_by_momentum/mu is stored in buckets; .* Leave pack out of the view"):
+    with pytest.raises(TypeError, match=r"scale_by_momentum/mu is stored in buckets; .* Leave pack out of the view"):
         tx.update(params, tx.init(params), params)
