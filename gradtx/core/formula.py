@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from gradtx.core import selection
 from gradtx.core.fields import Field
-from gradtx.core.program import Pass, Program, names_in
+from gradtx.core.program import ForSome, Pass, Program, names_in
 from gradtx.core.rule import OFFERED, Reach, Rule, Wants
 
 RESERVED = OFFERED | {"inner", "groups", "updates"}
@@ -38,7 +38,11 @@ class Formula:
     passes: dict[str, Pass]
     only: Any
     stack: bool
-    program = Program
+
+    @property
+    def program(self) -> type[Program]:
+        """The kind of program that it becomes."""
+        return Program if self.only is None else ForSome
 
     def wanted(self, rule: Rule) -> Wants:
         """The names that the passes want, checked against those that exist."""

@@ -233,7 +233,7 @@ class Program(Compiled):
 
     def __init__(self, who: str, rule: Rule, body: Body):
         super().__init__(who, rule, body)
-        self.only, self.whole = rule.formula.only, rule.reach == "tree"
+        self.whole = rule.reach == "tree"
         self.of_tree = {name for name, field in self.kept.items() if field.per == "tree"} - {"key"}
         of_leaves = {name for name, field in self.kept.items() if field.per == "leaf"}
         self.read = {title: names.keys() & of_leaves for title, names in self.names.items()}
@@ -241,23 +241,10 @@ class Program(Compiled):
 
     def init(self, numbers: Numbers, params: PyTree, inner: list[Any]) -> State:
         """The state before the first update."""
-        if self.only is not None:
-            params = selection.keep(params, selection.flags(self.who, self.only, params, params))
         return self.first(numbers, params)
 
     def update(self, step: Step, own: State, inner: list[Any]) -> tuple[PyTree, State]:
         """One step of the whole tree."""
-        if self.only is None:
-            return self._update(step, own)
-        chosen = selection.flags(self.who, self.only, step.updates, step.params)
-        keep = functools.partial(selection.keep, chosen=chosen)
-        trees = {"observed", *(name for name, field in self.fields.items() if field.per == "leaf")}
-        extra = {name: keep(value) if name in trees else value for name, value in step.extra.items()}
-        params = None if step.params is None else keep(step.params)
-        result, new = self._update(step._replace(updates=keep(step.updates), params=params, extra=extra), own)
-        return selection.put(result, step.updates, chosen), new
-
-    def _update(self, step: Step, own: State) -> tuple[PyTree, State]:
         u = step.updates
         self.refuse_others(u)
         structure = cast(Any, jax.tree.structure(u))
@@ -340,3 +327,26 @@ def _drawn(bits: Array, number: int) -> tuple[Array, list[Array]]:
     """From the bits of a key, those of the key for the next step, and a key for each leaf."""
     following, now = jax.random.split(cast(Array, jax.random.wrap_key_data(bits)))
     return jax.random.key_data(following), [jax.random.fold_in(now, index) for index in range(number)]
+
+
+class ForSome(Program):
+    """A formula for the leaves that a mask selects; the others pass through."""
+
+    def __init__(self, who: str, rule: Rule, body: Body):
+        super().__init__(who, rule, body)
+        self.only = rule.formula.only
+
+    def init(self, numbers: Numbers, params: PyTree, inner: list[Any]) -> State:
+        return super().init(
+            numbers, selection.keep(params, selection.flags(self.who, self.only, params, params)), inner
+        )
+
+    def update(self, step: Step, own: State, inner: list[Any]) -> tuple[PyTree, State]:
+        chosen = selection.flags(self.who, self.only, step.updates, step.params)
+        keep = functools.partial(selection.keep, chosen=chosen)
+        trees = {"observed", *(name for name, field in self.fields.items() if field.per == "leaf")}
+        extra = {name: keep(value) if name in trees else value for name, value in step.extra.items()}
+        params = None if step.params is None else keep(step.params)
+        kept = step._replace(updates=keep(step.updates), params=params, extra=extra)
+        result, new = super().update(kept, own, inner)
+        return selection.put(result, step.updates, chosen), new
