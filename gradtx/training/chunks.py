@@ -31,4 +31,4 @@ def advance(
 
 def next_size(size: int, seconds: float) -> int:
     """Steps in the chunk after one of `size` steps of so many seconds each; a run begins with few."""
-    return int(min(4 * size, max(1, SECONDS / seconds), ROWS))
+    return int(min(8 * size, max(1, SECONDS / seconds), ROWS))
