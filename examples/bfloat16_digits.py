@@ -3,7 +3,7 @@
     python examples/bfloat16_digits.py
 
 Two learning rates, five seeds each. At the lower rate most steps are smaller than half of the last digit of a bfloat16
-weight: rounded to the nearest they are not made. Prints test accuracy, and bytes of params and state per parameter.
+weight, and rounding to nearest loses them. Prints test accuracy, and bytes of params and state per parameter.
 """
 
 # %% Options
@@ -24,7 +24,7 @@ parser.add_argument("--smoke", action="store_true", help="a quick check that all
 options = parser.parse_args([] if "ipykernel" in sys.modules else None)
 seeds, epochs = (2, 2) if options.smoke else (5, options.epochs)
 
-# %% The data: 8 x 8 images inside scikit-learn, normalised by what the training images say
+# %% The data: 8 x 8 images inside scikit-learn, normalised by the mean and deviation of the training images
 digits = load_digits()
 train_images, test_images, train_labels, test_labels = train_test_split(
     digits.data.astype("float32"), digits.target, test_size=360, stratify=digits.target, random_state=0

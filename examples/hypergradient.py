@@ -1,11 +1,11 @@
-"""Learn a learning rate by its gradient, taken through a whole training run.
+"""Learn a learning rate by gradient descent, with gradients through a whole training run.
 
     python examples/hypergradient.py
 
-An optimizer is a value, so `jax.grad` can tell how the validation loss after 99 updates depends on it. The answer is
-again an optimizer: its `learning_rate` is the derivative with respect to the learning rate. Descending it from a
-learning rate 2000 times too small finds the valley that a sweep maps out. Start below: far above the valley training
-is chaotic, its derivatives are huge and point nowhere.
+An optimizer is a value, so `jax.grad` can differentiate the validation loss after 99 updates with respect to it. The
+result is again an optimizer: its `learning_rate` is the derivative with respect to the learning rate. Gradient descent
+from a learning rate 2000 times too small finds the valley that a sweep shows. Start below the valley: far above it
+training is chaotic, and the derivatives are huge and useless.
 """
 
 # %% Options
@@ -27,7 +27,7 @@ parser.add_argument("--smoke", action="store_true", help="a quick check that all
 options = parser.parse_args([] if "ipykernel" in sys.modules else None)
 outer_steps, epochs, rates_of_sweep = (5, 2, 6) if options.smoke else (40, 9, 31)  # an epoch is 11 updates
 
-# %% The data: 8 x 8 images inside scikit-learn, normalised by what the training images say
+# %% The data: 8 x 8 images inside scikit-learn, normalised by the mean and deviation of the training images
 digits = load_digits()
 train_images, other_images, train_labels, other_labels = train_test_split(
     digits.data.astype("float32"), digits.target, test_size=360, stratify=digits.target, random_state=0
@@ -37,7 +37,7 @@ train = {"image": jnp.asarray((train_images - mean) / std), "label": jnp.asarray
 validation = {"image": jnp.asarray((other_images - mean) / std), "label": jnp.asarray(other_labels)}
 
 
-# %% A small network and its cost J; tanh, because gradients of gradients like smooth functions
+# %% A small network and its cost J; tanh, because second derivatives need a smooth function
 def init(key):
     hidden, output = jax.random.split(key)
     return {

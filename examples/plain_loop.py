@@ -24,7 +24,7 @@ options = parser.parse_args([] if "ipykernel" in sys.modules else None)
 if options.smoke:
     options.epochs = 2
 
-# %% The data: 8 x 8 images inside scikit-learn, normalised by what the training images say
+# %% The data: 8 x 8 images inside scikit-learn, normalised by the mean and deviation of the training images
 digits = load_digits()
 train_images, test_images, train_labels, test_labels = train_test_split(
     digits.data.astype("float32"), digits.target, test_size=360, stratify=digits.target, random_state=0

@@ -1,8 +1,8 @@
-"""Train 64 networks with 64 learning rates at once: an optimizer is a value, so `jax.vmap` makes 64 of it.
+"""Train 64 networks with 64 learning rates at once: an optimizer is a value, so `jax.vmap` makes 64 of them.
 
     python examples/sweep_learning_rates.py
 
-The learning rates are the leaves of that value. The training of one network is written once and mapped over them.
+The learning rates are leaves of that value. The training of one network is written once and mapped over them.
 """
 
 # %% Options
@@ -25,7 +25,7 @@ if options.smoke:
     options.epochs = 2
 number = 8 if options.smoke else 64
 
-# %% The data: 8 x 8 images inside scikit-learn, normalised by what the training images say
+# %% The data: 8 x 8 images inside scikit-learn, normalised by the mean and deviation of the training images
 digits = load_digits()
 train_images, test_images, train_labels, test_labels = train_test_split(
     digits.data.astype("float32"), digits.target, test_size=360, stratify=digits.target, random_state=0
@@ -67,7 +67,7 @@ def train_epoch(tx, params, state, key):
     return params, state
 
 
-# %% The sweep: all networks start alike and see the same batches, only the learning rate differs
+# %% The sweep: all networks have the same start and the same batches; only the learning rate differs
 learning_rates = jnp.logspace(-5, 0, number)
 txs = jax.vmap(gradtx.adam)(learning_rates)  # one value that holds all the optimizers
 key = jax.random.key(0)

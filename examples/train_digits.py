@@ -2,8 +2,8 @@
 
     python examples/train_digits.py
 
-1437 images train it in mini-batches of 128, 360 others test it (the same ones for every seed). Prints the test accuracy
-of five seeds and saves a picture of the cost J: per batch, where it is noisy, and per epoch, where it falls smoothly.
+It trains on 1437 images in mini-batches of 128, and is tested on 360 others (the same for every seed). Prints the test
+accuracy of five seeds, and saves a picture of the cost J: noisy per batch, and falling smoothly per epoch.
 """
 
 # %% Options
@@ -31,7 +31,7 @@ options = parser.parse_args([] if "ipykernel" in sys.modules else None)
 if options.smoke:
     options.seeds, options.epochs = 2, 2
 
-# %% The data: 1797 real images of 8 x 8 pixels inside scikit-learn, normalised by what the training images say
+# %% The data: 1797 real images of 8 x 8 pixels inside scikit-learn, normalised by the statistics of the training images
 digits = load_digits()
 train_images, test_images, train_labels, test_labels = train_test_split(
     digits.data.astype("float32"), digits.target, test_size=360, stratify=digits.target, random_state=0

@@ -1,9 +1,9 @@
-"""Train a linen network with Flax's TrainState: a gradtx optimizer goes in as it is.
+"""Train a linen network with Flax's TrainState, which takes a gradtx optimizer unchanged.
 
     python examples/train_state.py
 
-A TrainState keeps its optimizer as a static field, that is as a part of the cache key of `jax.jit`. Equal gradtx
-optimizers are equal there too, so a TrainState rebuilt with an equal one is not compiled again.
+A TrainState keeps its optimizer as a static field, which is part of the cache key of `jax.jit`. Equal gradtx
+optimizers give equal keys, so a TrainState that is rebuilt with an equal optimizer is not compiled again.
 """
 
 # %% Options
@@ -27,7 +27,7 @@ options = parser.parse_args([] if "ipykernel" in sys.modules else None)
 if options.smoke:
     options.epochs = 2
 
-# %% The data: 8 x 8 images inside scikit-learn, normalised by what the training images say
+# %% The data: 8 x 8 images inside scikit-learn, normalised by the mean and deviation of the training images
 digits = load_digits()
 train_images, test_images, train_labels, test_labels = train_test_split(
     digits.data.astype("float32"), digits.target, test_size=360, stratify=digits.target, random_state=0

@@ -2,8 +2,8 @@
 
     python examples/write_your_own.py
 
-Clipping at a fixed norm needs a number that nobody knows before training. `clip_spikes` learns it: an exponentially
-weighted average of the norms so far says what is usual, and a gradient longer than `factor` times that is cut to it.
+Clipping at a fixed norm needs a number that nobody knows before training. `clip_spikes` learns it: the usual norm is an
+exponentially weighted average of the norms so far, and a gradient longer than `factor` times that is shortened.
 """
 
 # %% Options
@@ -25,14 +25,14 @@ if options.smoke:
     options.updates = 50
 
 
-# %% The transform: what is measured over all leaves, what is one number for the whole tree, and the formula of a leaf
+# %% The transform: a measurement over all leaves, the numbers of the whole tree, and the formula for one leaf
 @gradtx.transform
 def clip_spikes(factor: gradtx.Positive = 2.0, decay: gradtx.Unit = 0.9) -> gradtx.Rule:
     def measure(u):
         return {"norm": gradtx.norm(u)}
 
     def once(*, norm, usual, count):
-        usual = jnp.where(count == 1, norm, usual)  # the first gradient is what is usual so far
+        usual = jnp.where(count == 1, norm, usual)  # at the first update, the first norm is the usual one
         allowed = jnp.minimum(norm, factor * usual)
         shrink = jnp.where(norm > 0, allowed / norm, 1.0)
         return {"usual": decay * usual + (1 - decay) * allowed, "shrink": shrink}
@@ -77,7 +77,7 @@ def step(tx, params, state, batch):
 
 
 def distance_from_truth(tx):
-    """Train with tx and return how far the weights end from those that made the data."""
+    """Train with tx and return the distance of the final weights from those that generated the data."""
     rng = np.random.default_rng(0)
     truth = rng.normal(size=20).astype(np.float32)
     params = {"w": jnp.zeros(20)}

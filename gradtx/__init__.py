@@ -14,6 +14,8 @@ from gradtx.core.annotations import PositiveInt as PositiveInt
 from gradtx.core.annotations import Unit as Unit
 from gradtx.core.apply import apply_updates as apply_updates
 from gradtx.core.apply import tree_equal as tree_equal
+from gradtx.core.buckets import packed as packed
+from gradtx.core.buckets import unpacked as unpacked
 from gradtx.core.carrying import CarryOver as CarryOver
 from gradtx.core.carrying import carry_over as carry_over
 from gradtx.core.checked import checked as checked
@@ -172,8 +174,6 @@ from gradtx.wrappers.iterates import schedule_free_adamw as schedule_free_adamw
 from gradtx.wrappers.iterates import schedule_free_sgd as schedule_free_sgd
 from gradtx.wrappers.packing import in_buckets as in_buckets
 from gradtx.wrappers.packing import pack as pack
-from gradtx.wrappers.packing import packed as packed
-from gradtx.wrappers.packing import unpacked as unpacked
 from gradtx.wrappers.sharpness import sam as sam
 from gradtx.wrappers.splitting import split_real_and_imaginary as split_real_and_imaginary
 

@@ -1,14 +1,14 @@
 """Scalings: a step size for each parameter, from a measure of its past gradients.
 
-Every scaling divides by such a measure, and is one line of a table:
+Every scaling divides by such a measure. They differ only in the measure:
 
 - Adagrad: the root of the sum of squared gradients, which only grows.
-- RMSProp, Adam: the root of their exponentially weighted average, which can fall again.
+- RMSProp, Adam: the root of the exponentially weighted average of squared gradients, which can fall again.
 - Adadelta: the same, times the root of the average of its own past squared steps, so that the units cancel.
-- AdaMax: their decayed maximum.
+- AdaMax: a decayed maximum of the absolute gradients.
 
-A scaling measures the gradient `observed`, which in `direction + scaling` is the gradient that came in, and divides
-what flows through.
+A scaling measures the gradient `observed` and divides the updates. In `direction + scaling`, `observed` is the
+incoming gradient.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from gradtx.numerics import abs_squared, divide, is_nonzero, root
 
 
 def _by_root(eps: Any, eps_in_sqrt: bool) -> Callable[[Array, Array], Array]:
-    """`u / sqrt(v + eps)`, or `u / (sqrt(v) + eps)`; 0 / 0 = 0, which cannot be where eps is known and not 0."""
+    """`u / sqrt(v + eps)`, or `u / (sqrt(v) + eps)`; 0 / 0 = 0, which cannot occur if eps is known and not 0."""
     if eps_in_sqrt:
         return lambda u, v: divide(u, root(v + eps))
     if is_nonzero(eps):
@@ -56,7 +56,7 @@ def scale_by_adagrad(
     Args:
       initial_accumulator_value: s before the first update, >= 0. [gradient²]
       eps: >= 0, [gradient²] inside the root, [gradient] outside.
-      eps_in_sqrt: where eps is added.
+      eps_in_sqrt: add eps inside the root; False adds it outside.
 
     State: `sum_of_squares`, real, like the params in at least float32: 4 bytes per parameter; `count`, a scalar.
 
@@ -96,19 +96,19 @@ def scale_by_rms(
 
         v <- b v + (1 - b) g²;   v̂ = v / (1 - b^t);   u = g / (sqrt(v̂) + eps);   0 / 0 = 0                 (b = decay)
 
-    Source: Hinton 2012 (lecture 6e; RMSProp: debias=False); Kingma and Ba 2014 (arXiv 1412.6980), algorithm 1, for
-    the correction; Graves 2013 (arXiv 1308.0850), section 4.2, for `centered`; Reddi, Kale, Kumar 2018 (arXiv
-    1904.09237), algorithm 2, for the maximum, there of the raw v. optax's function of this name has decay 0.9, no
-    debiasing and eps inside the root; these defaults make Adam. Complex leaves: |g|².
+    Source: Hinton 2012 (lecture 6e; RMSProp: debias=False); Kingma and Ba 2014 (arXiv 1412.6980), algorithm 1, for the
+    correction; Graves 2013 (arXiv 1308.0850), section 4.2, for `centered`; Reddi, Kale, Kumar 2018 (arXiv 1904.09237),
+    algorithm 2, for the maximum, which the paper takes of the raw v. The defaults here are Adam's; optax's function of
+    this name has decay 0.9, no debiasing and eps inside the root. Complex leaves: |g|².
 
     Args:
       decay: b in [0, 1), a number or a schedule.
       eps: >= 0. [gradient], or [gradient²] with eps_in_sqrt.
-      debias: use v̂; else v.
-      centered: take off the square of the average gradient: v̂ - |m̂|², an estimate of the variance.
+      debias: use v̂; False uses v.
+      centered: subtract the square of the average gradient: v̂ - |m̂|², an estimate of the variance.
       eps_in_sqrt: g / sqrt(v̂ + eps).
-      eps_hat: Kingma's eps-hat, as Keras has it: g sqrt(1 - b^t) / (sqrt(v) + eps). Needs debias.
-      eps_root: >= 0, added inside the root besides eps outside, as optax's Adam has it. [gradient²]
+      eps_hat: Kingma's eps-hat, as in Keras: g sqrt(1 - b^t) / (sqrt(v) + eps). Needs debias.
+      eps_root: >= 0, added inside the root, in addition to eps outside, as in optax's Adam. [gradient²]
       initial_scale: v before the first update, >= 0. [gradient²]
       maximum: AMSGrad: divide by the largest v ("raw", as PyTorch and Keras) or v̂ ("corrected", as optax) so far.
 
@@ -116,19 +116,22 @@ def scale_by_rms(
     `nu_max` (maximum); `weights` (debiased) and `count`, scalars.
 
     Errors: ValueError for a decay outside [0, 1), a negative eps, eps_hat without debias or together with eps_in_sqrt
-    or eps_root, or with maximum='corrected', centered together with maximum or eps_hat. `stored` refuses centered and
-    maximum, which rounding noise would dominate.
+    or eps_root or maximum='corrected', or centered together with maximum or eps_hat. `stored` refuses centered and
+    maximum, because rounding noise would dominate them.
 
     >>> import gradtx
     >>> tx = gradtx.scale_by_rms(0.9, 0.0)
     >>> tx.update(-3.0, tx.init(0.0))[0]
     Array(-1., dtype=float32)
     """
-    _refuse(eps_hat and not debias, "eps_hat needs debias=True")
-    _refuse(eps_hat and (eps_in_sqrt or eps_root is not None), "eps_hat excludes eps_in_sqrt and eps_root")
-    _refuse(eps_in_sqrt and eps_root is not None, "eps_in_sqrt puts eps inside the root; eps_root is not needed")
-    _refuse(eps_hat and maximum == "corrected", "eps_hat measures the raw average; take maximum='raw'")
-    _refuse(centered and (eps_hat or maximum is not None), "centered excludes eps_hat and maximum")
+    _refuse(eps_hat and not debias, "eps_hat is True; it needs debias=True")
+    _refuse(
+        eps_hat and (eps_in_sqrt or eps_root is not None),
+        "eps_hat is True; it excludes eps_in_sqrt and eps_root",
+    )
+    _refuse(eps_in_sqrt and eps_root is not None, "eps_root is given; it must be None with eps_in_sqrt=True")
+    _refuse(eps_hat and maximum == "corrected", "maximum is 'corrected'; it must be 'raw' with eps_hat=True")
+    _refuse(centered and (eps_hat or maximum is not None), "centered is True; it excludes eps_hat and maximum")
 
     by_root = _by_root(eps, eps_in_sqrt)
 
@@ -144,7 +147,7 @@ def scale_by_rms(
             measure = correction * measure
         if centered:
             new["mu"] = mu = average(mu, observed, decay)
-            measure = jnp.maximum(measure - abs_squared(correction * mu), 0)  # where rounding could put it below
+            measure = jnp.maximum(measure - abs_squared(correction * mu), 0)  # rounding could make it negative
         if eps_root is not None:
             measure = measure + eps_root
         u = by_root(u, measure)
@@ -175,7 +178,7 @@ def scale_by_adadelta(rho: Unit = 0.9, eps: NonNegative = 1e-6) -> Rule:
 
     Args:
       rho: r in [0, 1), a number or a schedule.
-      eps: >= 0. [gradient²] under the one root, [params²] under the other; with 0 nothing ever moves.
+      eps: >= 0. [gradient²] under one root, [params²] under the other; with 0 nothing ever moves.
 
     State: `mean_square_gradient`, `mean_square_step`, real, like the params in at least float32: 8 bytes per
     parameter; `count`.
@@ -209,7 +212,7 @@ def scale_by_infinity_norm(decay: Unit = 0.999, eps: NonNegative = 1e-8, *, eps_
     Args:
       decay: b in [0, 1), a number or a schedule.
       eps: >= 0. [gradient]
-      eps_in_max: where eps is added.
+      eps_in_max: add eps inside the maximum; False adds it after the maximum.
 
     State: `nu`, real, like the params in at least float32: 4 bytes per parameter; `count`, a scalar.
 
@@ -250,12 +253,12 @@ def scale_by_adam(
     Args:
       b1, b2: decays in [0, 1), numbers or schedules.
       eps: >= 0. [gradient]
-      eps_root: >= 0, added inside the root besides. [gradient²]
+      eps_root: >= 0, added inside the root as well. [gradient²]
       nesterov: Nadam's direction.
       eps_hat: Kingma's eps-hat in place of eps (Keras).
-      mu_dtype: of the first average, `mu`, alone, `stored` in this dtype; None for at least float32.
+      mu_dtype: the dtype in which the first average, `mu`, is `stored`; None for at least float32.
 
-    State: that of the two: 8 bytes per parameter.
+    State: that of the two parts: 8 bytes per parameter.
 
     Errors: ValueError for a decay outside [0, 1) or a negative eps.
 
@@ -270,7 +273,7 @@ def scale_by_adam(
 @stored_by("mu_dtype")
 @transform
 def scale_by_lion(b1: Unit = 0.9, b2: Unit = 0.99) -> Rule:
-    """The sign of one average of gradients, while another is kept.
+    """The sign of one average of gradients; the state keeps another.
 
         u = sign(b1 m + (1 - b1) g);   m <- b2 m + (1 - b2) g
 
@@ -278,8 +281,8 @@ def scale_by_lion(b1: Unit = 0.9, b2: Unit = 0.99) -> Rule:
 
     Args:
       b1: in [0, 1), the weight of the past in the direction.
-      b2: in [0, 1), the decay of what is remembered.
-      mu_dtype: of `mu`, `stored` in this dtype; None for at least float32.
+      b2: in [0, 1), the decay of the average in the state.
+      mu_dtype: the dtype in which `mu` is `stored`; None for at least float32.
 
     State: `mu`, like the params in at least float32: 4 bytes per parameter; `count`, a scalar.
 

@@ -1,17 +1,17 @@
-"""Exponentially weighted averages: the statistic that everything else reads.
+"""Exponentially weighted averages: the statistic behind most methods.
 
     v_t = b v_{t-1} + (1 - b) x_t,   v_0 = 0
 
-With b = 0.9 and x = 7.5, 4, 6, 8 that is 0.75, 1.075, 1.5675, 2.21075. Unrolled, the newest value has weight 0.1, the
-one before 0.1·0.9, then 0.1·0.9²: the weights of t values add up to 1 - b^t, not to 1, so v starts too small.
-Dividing by that sum is bias correction; the uncorrected v is what is carried on.
+With b = 0.9 and x = 7.5, 4, 6, 8 this gives 0.75, 1.075, 1.5675, 2.21075. The newest value has weight 0.1, the one
+before 0.1·0.9, then 0.1·0.9². The weights of t values add up to 1 - b^t, not to 1, so v starts too small. Dividing by
+that sum is called bias correction. The state keeps the uncorrected v.
 
 - Momentum is this average of gradients; RMSProp divides by the root of this average of squared gradients.
 - Adam is both, each with its bias corrected.
 
-That sum is kept as it grows, in a field `weights()`: it holds for a decay that varies in time, where it is 1 minus the
-product of the decays; and in float32 it is a hundred times closer to the truth than `1 - b**t`, which cancels (for b =
-0.9999, 1e-6 against 1e-4).
+The sum is accumulated in a field `weights()`, not computed as `1 - b**t`. So it is right for a decay that varies over
+time, when it is 1 minus the product of the decays. And in float32 it is a hundred times more accurate, because
+`1 - b**t` loses digits to cancellation (for b = 0.9999 the errors are 1e-6 and 1e-4).
 """
 
 from collections.abc import Callable
@@ -29,10 +29,10 @@ from gradtx.core.rule import Rule
 from gradtx.core.storage import stored_by
 
 Weights = dict[str, Array]
-"""The weights of an exponentially weighted average, summed up: two numbers.
+"""The summed weights of an exponentially weighted average: two numbers.
 
-`given` is what the values so far have received, `left` what still lies on the zero it started from; they add up to 1.
-Each is accurate where it is small. Two zeros are no weights yet, so that a state of zeros is a new one.
+`given` is the weight that the values so far have received, `left` the weight that remains on the initial zero. They
+add up to 1. Each is accurate while it is small. Two zeros mean no weights yet, so a state of zeros is a new one.
 """
 
 
@@ -42,7 +42,7 @@ def average(previous: Any, value: Any, decay: Any) -> Any:
     Args:
       previous: v, the average so far: zeros at first.
       value: x, of the same shape.
-      decay: b, a scalar in [0, 1): the average remembers about 1 / (1 - b) values.
+      decay: b, a scalar in [0, 1): the average spans about 1 / (1 - b) values.
 
     >>> from gradtx import averages
     >>> print(f"{averages.average(0.75, 4.0, 0.9):.3f}")
@@ -71,14 +71,14 @@ def total(weights: Weights) -> Array:
 def debiasing(decay: Any) -> Callable[..., dict[str, Any]]:
     """The pass `once` of a formula that corrects the bias of averages with this decay.
 
-    It moves the field `weights`, and gives the update two numbers: `total`, which is 1 - b^t, and its inverse,
+    It updates the field `weights`, and passes two numbers to the update: `total`, which is 1 - b^t, and its inverse,
     `correction`, so that v̂ is `correction * v`.
     """
 
     def once(*, weights: Weights) -> dict[str, Any]:
         weights = weights_after(weights, decay)
         given = total(weights)
-        # Once the inverse, then products: XLA itself divides in one program and multiplies by an inverse in another.
+        # One inverse, then products: XLA divides in some programs and multiplies by an inverse in others.
         return {"weights": weights, "total": given, "correction": 1 / given}
 
     return once
@@ -108,7 +108,7 @@ def ema(decay: Unit, *, debias: bool = True) -> Rule:
     Args:
       decay: b in [0, 1), a number or a schedule.
       debias: divide by the sum of the weights.
-      accumulator_dtype: None for at least float32; else it is `stored` in this dtype.
+      accumulator_dtype: the dtype in which the average is `stored`; None for at least float32.
 
     State: `mean`, the biased average, like the params in at least float32: 4 bytes per parameter; `weights` (with
     debias) and `count`, scalars.

@@ -1,10 +1,10 @@
-"""Directions: what past gradients say about where to go.
+"""Directions: averages or sums of past gradients.
 
-One average or sum of gradients, read in different ways:
+One average or sum, used in different ways:
 
 - `scale_by_momentum(0.9, form="sum")`: the classical v = b v + g, a ball rolling down the cost with friction b.
 - `scale_by_momentum(0.9)`: the debiased average, Adam's direction.
-- with `nesterov=True`: the same, one step ahead; Nesterov's accelerated gradient, Nadam's direction.
+- with `nesterov=True`: the same, one step ahead. This is Nesterov's accelerated gradient, and Nadam's direction.
 
 Consistent gradients add up and alternating ones cancel. The two forms differ by the factor 1 - b: `form="average"`
 with learning rate lr is `form="sum"` with lr (1 - b).
@@ -29,7 +29,7 @@ Step = tuple[Array, dict[str, Array]]
 
 def _dampening_needs_a_sum(decay: Any, form: str, nesterov: bool, dampening: Any) -> None:
     if form != "sum" and dampening is not None and differs(dampening, 0):
-        raise ValueError(f"gradtx.scale_by_momentum: dampening={dampening:g} needs form='sum', got form={form!r}.")
+        raise ValueError(f"gradtx.scale_by_momentum: dampening is {dampening:g}; it needs form='sum', not {form!r}.")
 
 
 @transform(check=_dampening_needs_a_sum)
@@ -51,14 +51,14 @@ def scale_by_momentum(
     Source: Sutskever, Martens, Dahl, Hinton 2013 ("On the importance of initialization and momentum") for the sum and
     its Nesterov form, in the reformulation that tracks the look-ahead point; Kingma and Ba 2014 (arXiv 1412.6980),
     algorithm 1, for the debiased average; Dozat 2016 ("Incorporating Nesterov momentum into Adam") for its Nesterov
-    form, here with constant b. optax calls the sum `trace`; PyTorch's SGD is the sum, with this dampening (and
-    without Nesterov, which it refuses then).
+    form, here with constant b. optax calls the sum `trace`. PyTorch's SGD is the sum, with this dampening; it does not
+    allow dampening together with Nesterov.
 
     Args:
-      decay: b in [0, 1), a number or a schedule. About 1 / (1 - b) gradients are remembered.
+      decay: b in [0, 1), a number or a schedule. The average spans about 1 / (1 - b) gradients.
       form: "debiased" (Adam's), "average", or "sum" (SGD's).
       nesterov: look one step ahead.
-      dampening: None, or in [0, 1), only with form="sum": weight taken from all gradients but the first.
+      dampening: None, or in [0, 1), only with form="sum": reduces the weight of all gradients but the first.
 
     State: `mu`, like the params in at least float32: 4 bytes per parameter; `weights` (debiased only) and `count`,
     scalars.
@@ -106,21 +106,20 @@ def scale_by_momentum(
 
 @transform
 def scale_by_nadam_momentum(decay: Unit = 0.9, momentum_decay: NonNegative = 4e-3) -> Rule:
-    """Nadam's direction with Dozat's warming momentum μ.
+    """Nadam's direction with Dozat's momentum μ, which warms up.
 
         μ_t = b (1 - 0.96^(t ψ) / 2);   m <- b m + (1 - b) g
         u = μ_{t+1} m / (1 - Π_{i<=t+1} μ_i) + (1 - μ_t) g / (1 - Π_{i<=t} μ_i)
 
-    Source: Dozat 2016 ("Incorporating Nesterov momentum into Adam"), algorithm 2 and section 3 for μ, as PyTorch (ψ =
-    4e-3) and Keras (ψ = 1) have it. Departure from the paper, in which m is averaged with μ_t: both average it with
-    the constant b, and so does this.
+    Source: Dozat 2016 ("Incorporating Nesterov momentum into Adam"), algorithm 2 and section 3 for μ, as in PyTorch (ψ
+    = 4e-3) and Keras (ψ = 1). Departure from the paper: there m is averaged with μ_t; here, as in both libraries, with
+    the constant b.
 
     Args:
       decay: b in [0, 1), a number or a schedule.
-      momentum_decay: ψ >= 0, per update; 0 halves b for ever.
+      momentum_decay: ψ >= 0, per update; 0 halves b permanently.
 
-    State: `mu`, like the params in at least float32: 4 bytes per parameter; `weights`, those of μ, and `count`,
-    scalars.
+    State: `mu`, like the params in at least float32: 4 bytes per parameter; `weights` (for μ) and `count`, scalars.
 
     Errors: ValueError for a decay outside [0, 1) or a negative momentum_decay.
 

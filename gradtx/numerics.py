@@ -1,18 +1,17 @@
-"""Numbers that behave at the edges: roots, quotients, counters.
+"""Arithmetic that is safe at the edges: roots, quotients, counters.
 
-An optimizer meets zero everywhere: a gradient that is exactly 0, an average that has seen nothing yet, a decay of 0.
-The value there is usually harmless, but the derivative is not (the root's is infinite, and infinity times zero is
-NaN), and one NaN ends a hypergradient. Each function here has the textbook value and a finite derivative:
+Zeros are common in an optimizer: a gradient that is exactly 0, an average before its first value, a decay of 0. The
+value of a formula there is usually harmless, but the derivative is not: that of the root is infinite, infinity times
+zero is NaN, and one NaN makes a hypergradient NaN. Each function here has the textbook value and a finite derivative:
 
-- Adam divides by ``root(v) + eps``: ``root`` has slope 0 at 0, where the average cannot fall any further.
-- Adagrad without eps divides 0 by 0 in a coordinate that has never moved: ``divide`` says 0.
-- A run of more than two billion updates is still a run: ``saturating_increment`` does not wrap.
-- bfloat16 cannot tell 1 from 1.001, so an average with decay 0.999 would stand still: ``round_stochastically`` lets it
-  move, in the mean.
+- Adam divides by ``root(v) + eps``: ``root`` has derivative 0 at 0, the minimum of the average.
+- Adagrad without eps divides 0 by 0 in a coordinate whose gradients were all 0: ``divide`` returns 0.
+- A run may have more than two billion updates: ``saturating_increment`` does not wrap around.
+- bfloat16 rounds 1.001 to 1, so an average with decay 0.999 would never change: with ``round_stochastically`` it
+  changes correctly in the mean.
 """
 
 import contextlib
-import contextvars
 import functools
 import math
 from collections.abc import Callable, Collection, Generator, Iterator
@@ -24,6 +23,8 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from gradtx.scoped import Scoped
+
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,7 +32,7 @@ _INT32_MAX = np.iinfo(np.int32).max
 
 
 def one_program(function: F, *, static_argnums: int | tuple[int, ...] | None = None) -> F:
-    """Small arithmetic as one program outside jit, instead of one for each operation; inside jit it is nothing."""
+    """Compile small arithmetic as one program outside jit, instead of one per operation; inside jit it is inlined."""
     return cast(F, jax.jit(function, inline=True, static_argnums=static_argnums))
 
 
@@ -49,21 +50,21 @@ def _root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
 
 
 def divide(x: Array, y: Array) -> Array:
-    """``x / y``, and 0 where y is 0, with derivative 0 there: what is divided by infinity vanishes, its slopes too."""
+    """``x / y``, or 0 where y is 0, with derivative 0 there: it divides by infinity instead."""
     return x / jnp.where(y == 0, jnp.inf, y)
 
 
 def abs_squared(x: Array) -> Array:
-    """``|x|²``, real also for complex x."""
+    """``|x|²``, which is real for complex x too."""
     if jnp.iscomplexobj(x):
         return jnp.square(x.real) + jnp.square(x.imag)
     return jnp.square(x)
 
 
 def branch(predicate: Array, then: Callable[..., T], otherwise: Callable[..., T], *operands: Any) -> T:
-    """``then(*operands)`` where the predicate holds, else ``otherwise(*operands)``; only that one runs.
+    """``then(*operands)`` if the predicate holds, else ``otherwise(*operands)``; only one of them runs.
 
-    Outside jit the predicate is looked at and the function called: nothing is compiled. (Under vmap both run.)
+    Outside jit this is a Python branch: nothing is compiled. Under vmap both run.
     """
     if isinstance(predicate, Tracer):
         return jax.lax.cond(predicate, then, otherwise, *operands)
@@ -72,20 +73,20 @@ def branch(predicate: Array, then: Callable[..., T], otherwise: Callable[..., T]
 
 @one_program
 def saturating_increment(count: Array) -> Array:
-    """``count + 1``, staying at the largest int32 instead of wrapping to a negative number."""
+    """``count + 1``; the largest int32 stays as it is, instead of wrapping around to a negative number."""
     return jnp.where(count < _INT32_MAX, count + 1, count)
 
 
 def within_int32(length: int) -> int:
-    """A length for comparison with a counter, which stays at the largest int32: a longer one is taken for that."""
+    """A length for comparison with a counter: at most the largest int32, where counters stay."""
     return min(length, int(_INT32_MAX))
 
 
 def round_stochastically(x: Array, dtype: np.dtype, key: Array) -> Array:
-    """``x`` in a narrower dtype: one of its two neighbours, at random, so that the mean is ``x``.
+    """``x`` in a narrower dtype, rounded at random to one of its two neighbours so that the expectation is ``x``.
 
-    A value that the dtype has is kept, as are infinity and NaN; beyond the dtype's largest number rounding is to the
-    nearest. The derivative is that of the mean, 1.
+    A value that is representable in the dtype is kept, as are infinity and NaN. Beyond the dtype's largest number,
+    rounding is to the nearest. The derivative is that of the expectation, 1.
     """
     narrow = np.dtype(dtype)
     return _rounded_at_once(x, narrow, key) if jnp.finfo(narrow).bits < jnp.finfo(x.dtype).bits else x.astype(narrow)
@@ -107,26 +108,25 @@ _rounded_at_once = jax.jit(_rounded, static_argnums=1, inline=True)
 
 
 def leaf_keys(bits: Array, tree: Any) -> tuple[Array, Iterator[Array]]:
-    """From a key's bits those of the next step's key, and a key for each leaf of a tree: one call of `split`."""
+    """Split a key, given by its bits: the bits of the next step's key, and a key for each leaf of a tree."""
     key = cast(Array, cast(Any, jax.random).wrap_key_data(bits))
     following, *keys = jax.random.split(key, 1 + len(jax.tree.leaves(tree)))
     return jax.random.key_data(following), iter(keys)
 
 
 def random_bits(key: Array, shape: tuple[int, ...]) -> Array:
-    """32 bits for each element, good enough to choose the neighbour to round to, and ten times as quick as JAX's.
+    """32 random bits for each element: good enough for stochastic rounding, and ten times as fast as JAX's.
 
-    Two rounds of a hash of the element's index, each keyed by a word of the key. What an element gets does not depend
-    on how the array lies on devices; beyond 2**32 elements the bits repeat. Two keys that share their second word give
-    the same bits in another order. So it is for keys that come from `jax.random.split`, and neither for noise that is
-    added nor for secrets.
+    Two rounds of a hash of the element's index, each keyed by a word of the key. The bits do not depend on how the
+    array is sharded; beyond 2**32 elements they repeat. Two keys with the same second word give the same bits in a
+    different order. So use it with keys from `jax.random.split`, and neither for additive noise nor for cryptography.
     """
     words = jax.random.key_data(key)
     return _mixed(_mixed(_places(shape) ^ words[0]) ^ words[1])
 
 
 def _places(shape: tuple[int, ...]) -> Array:
-    """Each element's place in row-major order, modulo 2**32, made where the element lies."""
+    """The index of each element in row-major order, modulo 2**32, computed on the device that has the element."""
     if not shape:
         return jnp.zeros((), np.uint32)
     strides = [np.uint32(math.prod(shape[axis + 1 :]) % 2**32) for axis in range(len(shape))]
@@ -145,18 +145,18 @@ def _mixed(x: Array) -> Array:
 
 
 def _cut(x: Array, random: Array) -> Array:
-    """float32 to bfloat16, its upper half: a random number is added to the lower half, which is then cut off."""
+    """float32 to bfloat16, its upper half: add a random number to the lower half, then truncate it."""
     bits = jax.lax.bitcast_convert_type(x, np.uint32)
     size = bits & np.uint32(0x7FFFFFFF)
-    # From bfloat16's largest number on, half of its last digit, as in rounding to the nearest.
+    # From bfloat16's largest number on, half of its last digit is added, which rounds to the nearest.
     added = jnp.where(size < np.uint32(0x7F7F0000), random >> 16, np.uint32(0x8000))
-    # NaN would carry into the exponent. With the first digit set it is NaN after the cut too.
+    # An addition to NaN could carry into the exponent. With its first digit set, NaN stays NaN after the truncation.
     bits = jnp.where(size > np.uint32(0x7F800000), bits | np.uint32(0x400000), bits + added)
     return jax.lax.bitcast_convert_type((bits >> 16).astype(np.uint16), jnp.bfloat16)
 
 
 def _one_of_two(x: Array, nearest: Array, random: Array) -> Array:
-    """The neighbour away from zero as often as the distance to the one towards zero says."""
+    """One of the two neighbours: the larger one with a probability proportional to the distance to the smaller one."""
     narrow, size = nearest.dtype, jnp.abs(x)
     integers = np.dtype(f"uint{jnp.finfo(narrow).bits}")
     bits = jax.lax.bitcast_convert_type(jnp.abs(nearest), integers)
@@ -172,25 +172,25 @@ def _one_of_two(x: Array, nearest: Array, random: Array) -> Array:
 
 # Numbers that are not 0 -----------------------------------------------------------------------------------------------
 
-_nonzero: contextvars.ContextVar[Any] = contextvars.ContextVar("nonzero", default=None)
+_nonzero = Scoped[Any](({}, (), set[str]()))
 
 
 @contextlib.contextmanager
 def known_nonzero(numbers: dict[str, Any], nonzero: Collection[str]) -> Generator[set[str]]:
-    """While this is open, a body runs, of whose numbers some are known not to be 0. Gives those that it asks about."""
-    token = _nonzero.set((numbers, nonzero, asked := set[str]()))
-    try:
+    """While this is open, the body of a formula runs, and `nonzero` names the numbers known not to be 0.
+
+    Yields the set of names that the body asks about.
+    """
+    with _nonzero((numbers, nonzero, asked := set[str]())):
         yield asked
-    finally:
-        _nonzero.reset(token)
 
 
 def is_nonzero(number: Any) -> bool:
-    """Whether a hyperparameter is known not to be 0: a number that was given as one, not a schedule or a traced one.
+    """Whether a hyperparameter is known not to be 0: a concrete number, neither a schedule nor traced.
 
-    To be asked in a body, where the number itself has no value.
+    For the body of a formula, where the number itself is abstract.
     """
-    numbers, nonzero, asked = _nonzero.get() or ({}, (), set())
+    numbers, nonzero, asked = _nonzero.get()
     names = {name for name, value in numbers.items() if value is number}
     asked |= names
     return any(name in nonzero for name in names)

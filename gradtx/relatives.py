@@ -1,9 +1,9 @@
-"""Adam's relatives: other measures in the place of the average of squared gradients.
+"""Adam's relatives: other measures in place of the average of squared gradients.
 
-- `scale_by_belief`: the average square of what the gradient differs from its average, as Adam's v is of the gradient.
-- `scale_by_yogi`: v moves by a step of the size of g², up or down, so that it cannot fall faster than it rises.
-- `scale_by_rectified_rms`: v itself, and nothing as long as too few gradients were seen to trust it (RAdam).
-- `scale_by_rprop`: no average at all: each step grows while the sign stays, and shrinks where it changes.
+- `scale_by_belief`: the average squared difference between the gradient and its average (AdaBelief).
+- `scale_by_yogi`: v changes by at most a fraction of g², up or down, so that it cannot fall faster than it rises.
+- `scale_by_rectified_rms`: Adam's v, but no scaling until enough gradients were seen to trust it (RAdam).
+- `scale_by_rprop`: no average. Each step size grows while the gradient keeps its sign, and shrinks when it changes.
 """
 
 from typing import Any
@@ -26,12 +26,12 @@ from gradtx.numerics import abs_squared, divide, root
 def scale_by_belief(
     b1: Unit = 0.9, b2: Unit = 0.999, eps: NonNegative = 1e-16, eps_root: NonNegative = 1e-16, *, nesterov: bool = False
 ) -> Rule:
-    """Adam's direction over the root of the average square of the gradient's distance from its average.
+    """Adam's direction, divided by the root of the average squared difference of the gradient from its average.
 
         m <- b1 m + (1 - b1) g;   s <- b2 s + (1 - b2) (g - m)² + eps_root;   u = m̂ / (sqrt(ŝ) + eps)
 
     Source: Zhuang et al. 2020 (arXiv 2010.07468), algorithm 2: eps_root is added to s at each step and stays in it. As
-    optax; the authors' code rectifies besides by default, as RAdam. Complex leaves: |g - m|².
+    in optax. The authors' code also rectifies by default, like RAdam. Complex leaves: |g - m|².
 
     Args:
       b1, b2: decays in [0, 1), numbers or schedules.
@@ -39,7 +39,7 @@ def scale_by_belief(
       eps_root: >= 0, added at each step. [gradient²]
       nesterov: the direction one step ahead, b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t).
 
-    State: `mu` and `nu`, which is s, real, like the params in at least float32: 8 bytes per parameter; `weights` and
+    State: `mu`, and `nu` for s, real, like the params in at least float32: 8 bytes per parameter; `weights` and
     `count`, scalars.
 
     Errors: ValueError for a decay outside [0, 1) or a negative eps.
@@ -71,12 +71,12 @@ def scale_by_yogi(
     eps_root: NonNegative = 0.0,
     initial_accumulator_value: NonNegative = 1e-6,
 ) -> Rule:
-    """Adam's direction over the root of a measure that moves by a step of the size of g², up or down.
+    """Adam's direction, divided by the root of a measure that moves up or down by (1 - b2) g².
 
         m <- b1 m + (1 - b1) g;   v <- v - (1 - b2) sign(v - g²) g²;   u = m̂ / (sqrt(v̂ + eps_root) + eps)
 
     Source: Zaheer, Reddi, Sachan, Kale, Kumar 2018 ("Adaptive methods for nonconvex optimization"), algorithm 2. As
-    optax: m starts at initial_accumulator_value as v does, and the bias of both is corrected. Complex leaves: |g|².
+    in optax, m and v both start at initial_accumulator_value, and the bias of both is corrected. Complex leaves: |g|².
 
     Args:
       b1, b2: decays in [0, 1), numbers or schedules.
@@ -84,7 +84,7 @@ def scale_by_yogi(
       eps_root: >= 0. [gradient²]
       initial_accumulator_value: m and v before the first update, >= 0. [gradient], [gradient²]
 
-    State: `mu` and `nu`, which is v, real, like the params in at least float32: 8 bytes per parameter; `weights` and
+    State: `mu`, and `nu` for v, real, like the params in at least float32: 8 bytes per parameter; `weights` and
     `count`, scalars.
 
     Errors: ValueError for a decay outside [0, 1) or a negative argument.
@@ -118,19 +118,19 @@ def scale_by_rectified_rms(
     *,
     eps_hat: bool = False,
 ) -> Rule:
-    """`scale_by_rms`, times a factor r for the variance of its measure; u = g while that is not known.
+    """`scale_by_rms`, times a factor r that corrects for the variance of v; u = g while too few gradients were seen.
 
         R = 2 / (1 - b) - 1;   ρ = R - 2 t b^t / (1 - b^t);   r = sqrt((ρ-4) (ρ-2) R / ((R-4) (R-2) ρ))
         u = r g / (sqrt(v̂ + eps_root) + eps) where ρ >= threshold, else g                                  (b = decay)
 
-    Source: Liu et al. 2019 (arXiv 1908.03265), algorithm 2, whose threshold is 4, exclusive. optax has this one,
-    inclusive; PyTorch 5, exclusive, with its eps inside the correction: eps_hat=True. Complex leaves: |g|².
+    Source: Liu et al. 2019 (arXiv 1908.03265), algorithm 2, whose condition is ρ > 4. optax has the condition and the
+    default used here; PyTorch has ρ > 5, and eps inside the correction: eps_hat=True. Complex leaves: |g|².
 
     Args:
       decay: b in [0, 1), a number or a schedule.
       eps: >= 0. [gradient]
       eps_root: >= 0, added inside the root. [gradient²]
-      threshold: > 0: the least ρ, an effective number of gradients, with which v is trusted. Below 4, r is NaN.
+      threshold: > 0: the smallest ρ, an effective number of gradients, for which v is used. If ρ is below 4, r is NaN.
       eps_hat: r g sqrt(1 - b^t) / (sqrt(v) + eps).
 
     State: `nu`, real, like the params in at least float32: 4 bytes per parameter; `weights` and `count`, scalars.
@@ -183,7 +183,7 @@ def scale_by_radam(
       b2, eps, eps_root, threshold, eps_hat: as `scale_by_rectified_rms`.
       nesterov: the direction one step ahead.
 
-    State: that of the two: 8 bytes per parameter. Errors: those of the two.
+    State: that of the two parts: 8 bytes per parameter. Errors: those of the two parts.
 
     >>> import gradtx
     >>> gradtx.scale_by_radam().expand().stages[0]
@@ -201,22 +201,22 @@ def scale_by_rprop(
     min_step_size: NonNegative = 1e-6,
     max_step_size: NonNegative = 50.0,
 ) -> Rule:
-    """The sign of the gradient times a step size of each element, which follows how often the sign changes.
+    """The sign of the gradient times a step size for each element, which adapts to changes of the sign.
 
         s = g p;   d <- clip(d eta_plus where s > 0, d eta_minus where s < 0, d elsewhere)
         g <- 0 where s < 0;   u = d sign(g);   p <- g
 
     Source: Riedmiller and Braun 1993 ("A direct adaptive method for faster backpropagation learning"), without their
-    step back; as PyTorch's Rprop. optax's function of this name returns the update of the step before. For full
-    batches: the sign of a mini-batch's gradient changes by chance. Complex leaves are refused.
+    step back, as in PyTorch's Rprop. optax's function of this name returns the update of the previous step. Meant for
+    full batches, since the sign of a mini-batch's gradient changes by chance. Complex leaves are refused.
 
     Args:
-      learning_rate: d before the first update, >= 0. Of a schedule only the first value counts. [params per step]
+      learning_rate: d before the first update, >= 0. Only the first value of a schedule is used. [params per step]
       eta_minus, eta_plus: factors of d, in [0, 1) and >= 0 (1 or more, to grow).
       min_step_size, max_step_size: the bounds of d, >= 0. [params per step]
 
-    State: `step_sizes`, which is d, and `prev`, which is p, like the params in at least float32: 8 bytes per parameter;
-    `count`, a scalar.
+    State: `step_sizes` for d and `prev` for p, like the params in at least float32: 8 bytes per parameter; `count`, a
+    scalar.
 
     Errors: ValueError for an argument outside its range; TypeError for complex leaves.
 

@@ -1,16 +1,15 @@
-"""Shardings that are part of an array's type: on a mesh with explicit axes, as `jax.make_mesh` makes them.
+"""Shardings: as a part of an array's type on a mesh with explicit axes, and as named axes inside `jax.shard_map`.
 
-There `jax.typeof(x).sharding` says how an array is sharded, under a trace too, and JAX refuses to choose between arrays
-that are sharded differently. On a mesh with automatic axes the type says nothing, and the compiler decides.
+On a mesh with explicit axes, which `jax.make_mesh` makes, `jax.typeof(x).sharding` tells how an array is sharded, under
+a trace too, and JAX refuses operations on arrays that are sharded differently. On a mesh with automatic axes the type
+does not contain the sharding, and the compiler decides.
 
-Inside `jax.shard_map` each device has a shard of its own. What is to be summed over all of a leaf, or all leaves, is
-then summed over the axes that are named (`axis_name=`) and on which the leaf varies.
+Inside `jax.shard_map` each device has its own shard. A sum over a leaf, or over all leaves, then also sums over the
+axes that are named (`axis_name=`) and on which the leaf varies.
 """
 
-import contextlib
-import contextvars
 import math
-from collections.abc import Generator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -19,12 +18,14 @@ from jax import Array
 from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, get_abstract_mesh, reshard
 
+from gradtx.scoped import Scoped
+
 
 def of(leaf: Any) -> NamedSharding | None:
-    """How a leaf is sharded, where its type says so; one that lies on no mesh is replicated on the mesh that is set."""
+    """The sharding in a leaf's type, or None; a leaf without a mesh counts as replicated on the current mesh."""
     if isinstance(leaf, Tracer) or isinstance(getattr(leaf, "sharding", None), NamedSharding):
         own = jax.typeof(leaf).sharding
-        if not own.mesh.empty:  # a sum that is still to be made over devices counts as made
+        if not own.mesh.empty:  # a pending sum over devices is ignored
             explicit = AxisType.Explicit in own.mesh.axis_types
             return own.update(spec=own.spec.update(unreduced=frozenset(), reduced=frozenset())) if explicit else None
     mesh = get_abstract_mesh()
@@ -34,7 +35,7 @@ def of(leaf: Any) -> NamedSharding | None:
 
 
 def resharded(leaf: Any, sharding: NamedSharding | None) -> Any:
-    """The leaf with this sharding; itself where it has that already, or where its type does not say."""
+    """The leaf with this sharding; unchanged if it has it already, or if its type does not contain a sharding."""
     here = of(leaf)
     if sharding is None or here is None:
         return leaf
@@ -43,23 +44,23 @@ def resharded(leaf: Any, sharding: NamedSharding | None) -> Any:
 
 
 def like(leaf: Any, other: Any) -> Any:
-    """The leaf, sharded as another is."""
+    """The leaf, sharded like another."""
     return resharded(leaf, of(other))
 
 
 def all_like(tree: Any, others: Any) -> Any:
-    """Each leaf sharded as that of another tree at the same place."""
+    """Each leaf, sharded like the corresponding leaf of another tree."""
     return jax.tree.map(like, tree, others)
 
 
 def whole(leaf: Any) -> Any:
-    """The leaf replicated, so that each device has all of it."""
+    """The leaf, replicated on all devices."""
     found = of(leaf)
     return leaf if found is None else resharded(leaf, NamedSharding(found.mesh, PartitionSpec(*[None] * leaf.ndim)))
 
 
 def with_axes_of(made: Any, leaf: Any, axes: list[int | None]) -> Any:
-    """A new array, each axis sharded as that axis of a leaf, or not where it is None: where the leaf says how it is."""
+    """A new array; axis i is sharded like axis `axes[i]` of a leaf, or not sharded if that is None."""
     found = of(leaf) if isinstance(leaf, Tracer) else getattr(leaf, "sharding", None)
     if not isinstance(found, NamedSharding):
         return made
@@ -68,7 +69,7 @@ def with_axes_of(made: Any, leaf: Any, axes: list[int | None]) -> Any:
 
 
 def of_axes(leaf: Any, axes: list[int | None]) -> Any:
-    """The sharding of an array each of whose axes is sharded as that axis of a leaf, or replicated."""
+    """The sharding of an array whose axis i is sharded like axis `axes[i]` of a leaf, or not if that is None."""
     found = leaf.sharding
     if not isinstance(found, NamedSharding):
         return found
@@ -78,27 +79,22 @@ def of_axes(leaf: Any, axes: list[int | None]) -> Any:
 
 # Inside shard_map -----------------------------------------------------------------------------------------------------
 
-_over: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("over", default=())
+_over = Scoped[tuple[str, ...]](())
 
 
-@contextlib.contextmanager
-def over(axis_name: str | tuple[str, ...] | None) -> Generator[None]:
-    """While this is open, sums over a leaf or a tree go over these axes of a mesh too."""
+def over(axis_name: str | tuple[str, ...] | None) -> AbstractContextManager[Any]:
+    """While this is open, sums over a leaf or a tree are also over these axes of a mesh."""
     names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
-    token = _over.set(names or _over.get())
-    try:
-        yield
-    finally:
-        _over.reset(token)
+    return _over(names) if names else nullcontext()
 
 
 def named_axes() -> tuple[str, ...]:
-    """The axes that sums go over here."""
+    """The current axes of a mesh for sums."""
     return _over.get()
 
 
 def axes_of(*leaves: Any) -> tuple[str, ...]:
-    """Of the axes that are named those on which one of the leaves varies; all where that is not tracked."""
+    """The named axes on which one of the leaves varies; all named axes if JAX does not track that."""
     names = _over.get()
     tracked = bool(names) and bool(_varying(jax.lax.axis_index(names)))
     varying = frozenset[str]().union(*map(_varying, leaves)) if tracked else frozenset(names)
@@ -106,13 +102,13 @@ def axes_of(*leaves: Any) -> tuple[str, ...]:
 
 
 def _varying(leaf: Any) -> frozenset[str]:
-    """The axes on which a leaf varies, as JAX 0.10 and 0.8 write them."""
+    """The axes on which a leaf varies, in JAX 0.10 and 0.8."""
     kind: Any = jax.typeof(leaf)
     return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else getattr(kind, "vma", frozenset())
 
 
 def number_of_shards(*leaves: Any) -> int:
-    """Of how many shards the leaves are."""
+    """The number of shards of the leaves."""
     return math.prod(jax.lax.axis_size(name) for name in axes_of(*leaves))
 
 
@@ -123,12 +119,12 @@ def summed(value: Any) -> Any:
 
 
 def largest(value: Any) -> Any:
-    """The largest of all shards."""
+    """The maximum over all shards."""
     names = axes_of(value)
     return jax.lax.pmax(value, names) if names else value
 
 
 def everywhere(flag: Any) -> Any:
-    """Whether a flag is set on all shards."""
+    """Whether a flag is true on all shards."""
     names = axes_of(flag)
     return jax.lax.psum((~flag).astype(np.int32), names) == 0 if names else flag

@@ -1,6 +1,6 @@
-"""Arithmetic on pytrees of arrays, and the one place where dtypes meet.
+"""Arithmetic on pytrees of arrays, with one rule for dtypes.
 
-A formula is written for one leaf and mapped over trees; the hyperparameters go in by keyword:
+A formula is written for one leaf and mapped over trees; hyperparameters are keyword arguments:
 
     >>> import jax.numpy as jnp
     >>> from gradtx import tree
@@ -8,8 +8,8 @@ A formula is written for one leaf and mapped over trees; the hyperparameters go 
     >>> tree.map(lambda g, rate: -rate * g, gradients, rate=0.5)
     {'w': Array([-0.5, -1. ], dtype=float32)}
 
-``map`` hands the function leaves and numbers of one precision: float32, or float64 where one of the leaves is
-float64. So low-precision leaves are computed with in float32, eps does not underflow, and a number never promotes a
+``map`` calls the function with leaves and numbers of one precision: float32, or float64 if one of the leaves is
+float64. So arithmetic on low-precision leaves is in float32, eps does not underflow, and a number never promotes a
 leaf.
 """
 
@@ -32,7 +32,7 @@ _DOUBLE = (np.dtype(np.float64), np.dtype(np.complex128))
 
 
 def dtype_of(leaf: Any) -> np.dtype[Any]:
-    """The dtype JAX gives a leaf (of a Python number: the default one)."""
+    """The dtype of a leaf in JAX; for a Python number, the default one."""
     if isinstance(leaf, Array):
         return leaf.dtype
     if isinstance(leaf, (np.ndarray, np.generic)):
@@ -41,12 +41,12 @@ def dtype_of(leaf: Any) -> np.dtype[Any]:
 
 
 def shapes(tree: PyTree, drop: int = 0) -> PyTree:
-    """Shapes and dtypes in place of arrays and Python numbers; without the first `drop` axes."""
+    """The tree with shapes and dtypes in place of arrays and Python numbers, without the first `drop` axes."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[drop:], dtype_of(leaf)), tree)
 
 
 def is_discrete(leaf: Any) -> bool:
-    """Whether a leaf is of integers or bools, or the gradient of such a leaf: what no arithmetic here is for."""
+    """Whether a leaf has integers or bools, or is the gradient of such a leaf. Arithmetic here is not for these."""
     return not _is(dtype_of(leaf), jnp.inexact)
 
 
@@ -61,7 +61,7 @@ def _is(dtype: np.dtype[Any], kind: Any) -> bool:
 
 
 def precision(*trees: PyTree) -> np.dtype[Any]:
-    """The dtype to compute with: float64 if any leaf is float64 or complex128, else float32."""
+    """The dtype of arithmetic on these trees: float64 if any leaf is float64 or complex128, else float32."""
     double = any(dtype_of(leaf) in _DOUBLE for leaf in jax.tree.leaves(trees))
     return np.dtype(np.float64 if double else np.float32)
 
@@ -70,7 +70,7 @@ _precision = precision
 
 
 def compute_dtype(leaf: Any, *, precision: np.dtype[Any] | None = None, real: bool = False) -> np.dtype[Any]:
-    """The dtype of one leaf in arithmetic of this precision, its own if none is given; ``real`` for absolute values."""
+    """The dtype of a leaf in arithmetic of this precision, by default its own; ``real`` for absolute values."""
     floating = _precision(leaf) if precision is None else precision
     return np.promote_types(floating, np.complex64) if is_complex(leaf) and not real else floating
 
@@ -83,7 +83,7 @@ def _cast(leaf: Any, dtype: np.dtype[Any]) -> Array:
 
 
 def to_compute_dtype(tree: PyTree) -> PyTree:
-    """Every leaf in at least float32 (bfloat16 and float16 become float32; float64, complex and integers stay)."""
+    """Every leaf in at least float32: bfloat16 and float16 become float32; float64, complex and integers stay."""
     return jax.tree.map(lambda leaf: leaf if is_discrete(leaf) else _widened(leaf), tree)
 
 
@@ -92,9 +92,9 @@ def _widened(leaf: Any) -> Array:
 
 
 def cast_like(tree: PyTree, like: PyTree, *, finite: bool = False) -> PyTree:
-    """Each leaf in the dtype of the leaf of ``like`` at the same place; ``finite``: too large is the largest there.
+    """Each leaf in the dtype of the corresponding leaf of ``like``; ``finite`` clips to the range of that dtype.
 
-    On a mesh with explicit axes the sharding is part of the type, and taken over too.
+    On a mesh with explicit axes the sharding is part of the type, so it becomes that of ``like`` too.
     """
 
     def cast(leaf: Any, other: Any) -> Array:
@@ -114,8 +114,7 @@ def _ends(dtype: np.dtype[Any]) -> tuple[float, float]:
 def map(function: Callable[..., Array], *trees: PyTree, **numbers: Any) -> PyTree:  # noqa: A001 - reads as tree.map
     """Apply ``function(*leaves, **numbers)`` at every leaf, leaves and numbers in one precision of at least float32.
 
-    The function is pure, and inside jit traced once for each kind of leaf (shape and dtype), however many leaves there
-    are.
+    The function must be pure. Inside jit it is traced once for each shape and dtype, for any number of leaves.
     """
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
     once = jax.jit(function, inline=True) if traced else function
@@ -130,7 +129,7 @@ def map(function: Callable[..., Array], *trees: PyTree, **numbers: Any) -> PyTre
 
 
 def as_scalar(number: Any, dtype: np.dtype[Any]) -> Any:
-    """A number in the given dtype; Python and NumPy numbers stay NumPy scalars, which cost nothing outside jit."""
+    """A number in the given dtype; Python and NumPy numbers become NumPy scalars, which cost nothing outside jit."""
     return number.astype(dtype) if isinstance(number, Array | np.generic) else dtype.type(number)
 
 
@@ -143,7 +142,7 @@ def full_like(tree: PyTree, value: Any, *, real: bool = False) -> PyTree:
     """Leaves filled with ``value``, of the leaves' shapes and shardings, in at least float32."""
 
     def fill(leaf: Any) -> Array:
-        if dtype_of(leaf) == jax.dtypes.float0:  # the gradient of an integer, which is nothing but zero
+        if dtype_of(leaf) == jax.dtypes.float0:  # the gradient of an integer, which is always zero
             return leaf
         dtype = compute_dtype(leaf, real=real)
         return _lying_as(leaf, jnp.full_like(leaf, as_scalar(value, np.dtype(dtype)), dtype=dtype))
@@ -152,7 +151,7 @@ def full_like(tree: PyTree, value: Any, *, real: bool = False) -> PyTree:
 
 
 def _lying_as(leaf: Any, made: Array) -> Array:
-    """An array made under jit, which has no sharding of its own on a mesh with automatic axes, with that of a leaf."""
+    """The array, sharded like a leaf: on a mesh with automatic axes an array made under jit has no sharding yet."""
     if isinstance(leaf, Tracer) and jax.device_count() > 1:
         from jax.experimental.shard_alike import shard_alike
 
@@ -161,14 +160,14 @@ def _lying_as(leaf: Any, made: Array) -> Array:
 
 
 def stored_as(leaf: Array, dtype: Any, like: Any) -> Array:
-    """A leaf in the given dtype, rounded to the nearest, sharded as another."""
+    """A leaf in the given dtype, rounded to the nearest, sharded like another."""
     return _lying_as(like, leaf.astype(np.dtype(dtype)))
 
 
 def is_whole(leaf: Any) -> bool:
-    """Whether a leaf is known to be unsharded; a sharded one must not be joined with others.
+    """Whether a leaf is known to be unsharded; a sharded leaf must not be joined with others.
 
-    A traced one says so, unless it lies on a mesh with automatic axes.
+    For a traced leaf this is known, except on a mesh with automatic axes.
     """
     if isinstance(leaf, Tracer):
         return jax.typeof(leaf).sharding.mesh.empty or _is_whole_by_type(leaf)
@@ -176,9 +175,9 @@ def is_whole(leaf: Any) -> bool:
 
 
 def _is_whole_by_type(leaf: Any) -> bool:
-    """The same by its type alone, which a traced leaf has too: so sums are the same, eager and jitted.
+    """The same from the type alone, which a traced leaf has too: so eager and jitted sums are the same.
 
-    `jit(in_shardings=...)` may split what lies on no mesh, of which its type says nothing.
+    On several devices a leaf without a mesh in its type does not count: `jit(in_shardings=...)` may shard it.
     """
     sharding = jax.typeof(leaf).sharding
     if sharding.mesh.empty:
@@ -187,13 +186,13 @@ def _is_whole_by_type(leaf: Any) -> bool:
 
 
 SMALL = 2**13
-"""Leaves with more elements are not joined with others: that costs more, in time and memory, than it saves."""
+"""Maximum number of elements of a leaf that is joined with others: joining larger ones costs more than it saves."""
 MOST = 32
 """Maximum leaves per bucket: more take longer to compile, fewer make more kernels."""
 
 
 def joined(leaves: list[Any]) -> list[Any]:
-    """The leaves, small ones of a dtype joined end to end: fewer and longer, for what does not care where they end."""
+    """The leaves, with small ones of a dtype joined end to end, for sums over all elements: fewer and longer arrays."""
     kinds: dict[Any, list[Any]] = {}
     for leaf in leaves:
         kinds.setdefault((dtype_of(leaf), jnp.size(leaf) <= SMALL and _is_whole_by_type(leaf)), []).append(leaf)
@@ -208,9 +207,9 @@ def join(leaves: list[Any]) -> Array:
 
 
 class Norm(NamedTuple):
-    """A norm as `relative / unit`, found without squaring what is huge or tiny.
+    """A norm as `relative / unit`, computed without squares of huge or tiny numbers.
 
-    `unit` is 1 unless the sum of squares is too large or too small for its dtype, and 0 where an element is infinite.
+    `unit` is 1 unless the sum of squares is too large or too small for its dtype, and 0 if an element is infinite.
     """
 
     relative: Array
@@ -227,23 +226,23 @@ Axis = int | tuple[int, ...] | None
 
 
 def norm(tree: PyTree, axis: Axis = None) -> Norm:
-    """The norm over all elements of all leaves; with an axis, along it, where it stays with length 1.
+    """The norm over all elements of all leaves; or along an axis, which is kept with length 1.
 
-    Usually the root of the plain sum of squares. Only where that is not finite, or so small that squares may have been
-    lost on the way, the elements are measured again, in other units.
+    Usually this is the root of the sum of squares. If that sum is not finite, or so small that squares may have
+    underflowed, it is computed again in other units.
     """
     leaves, over = jax.tree.leaves(tree), sharding.named_axes()
     if over and axis is not None and sharding.axes_of(*leaves):
         raise ValueError(
-            "gradtx: a norm along an axis of a leaf that is sharded inside shard_map; allowed: norms of whole leaves. "
-            "Which axis is sharded is not known there: gather the leaf, or leave it replicated."
+            "gradtx: the norm is along an axis of a leaf that is sharded inside shard_map; allowed: norms of whole "
+            "leaves, since the sharded axis is not known there. Gather the leaf, or leave it replicated."
         )
     whole = axis is None and not over
     return _traced_once(axis, precision(tree), over, joined(leaves) if whole else leaves)
 
 
 def number_of_elements(leaf: Any) -> int:
-    """The elements of a leaf, those of all shards inside shard_map."""
+    """The number of elements of a leaf; inside shard_map, of all its shards."""
     return jnp.size(leaf) * (sharding.number_of_shards(leaf) if sharding.named_axes() else 1)
 
 
@@ -262,7 +261,7 @@ def _norm(axis: Axis, dtype: np.dtype[Any], over: tuple[str, ...], leaves: list[
 def _norm_jvp(
     axis: Axis, dtype: np.dtype[Any], over: tuple[str, ...], primals: tuple[Any], tangents: tuple[Any]
 ) -> tuple[Norm, Norm]:
-    """`d|x| = sum of (x / |x|) dx`, in whichever way the norm was found: 0 where it is 0 or infinite."""
+    """`d|x| = sum of (x / |x|) dx`, and 0 if the norm is 0 or infinite."""
     size = _norm(axis, dtype, over, *primals)
     change = jnp.zeros_like(size.relative)
     for x, dx in zip(_halves(primals[0], dtype), _halves(tangents[0], dtype), strict=True):
@@ -281,10 +280,11 @@ def _plain_norm(squares: Array, plain: Array, leaves: list[Any]) -> Norm:
 def _careful_norm(
     axis: Axis, over: tuple[str, ...], lost: float, squares: Array, plain: Array, leaves: list[Any]
 ) -> Norm:
-    """In units of a power of two, which brings what is too large or too small into the middle.
+    """The norm in units of a power of two, in which the squares neither overflow nor underflow.
 
-    An infinite element is measured as `most`, whose square is more than all finite ones add up to in such units: by it
-    they are counted. (NaN is found in the plain sum: XLA on the CPU has a minimum of long vectors that loses it.)
+    An infinite element counts as `most`, whose square exceeds the sum of all finite squares in these units. So the sum
+    tells the number of infinite elements. (NaN is found in the plain sum: on the CPU, XLA's minimum of long vectors
+    loses it.)
     """
     limits, number = jnp.finfo(squares.dtype), squares.dtype.type
     most = 2.0 ** (3 * limits.maxexp // 8)
@@ -295,7 +295,7 @@ def _careful_norm(
         measured = measured + _sum_squares(jnp.minimum(u * jnp.abs(leaf), limit), axis, over)
     measured = jnp.where(jnp.isnan(squares), squares, measured)
     infinite, length = jnp.round(measured / number(most**2)), numerics.root(measured)
-    # The nearer 1 / unit is to the norm, the fewer digits are lost later; both stay within the numbers.
+    # The nearer 1 / unit is to the norm, the fewer digits are lost later; both stay within the range of the dtype.
     near = 1 / jnp.clip(length / unit, limits.tiny, 1 / limits.tiny)
     near = jnp.where(jnp.isfinite(length), near, unit)
     finite, others = Norm(length * (near / unit), near), Norm(numerics.root(infinite), jnp.zeros_like(unit))
@@ -304,16 +304,16 @@ def _careful_norm(
 
 
 def _for_each(leaves: list[Array], *numbers: Array) -> list[tuple[Array, ...]]:
-    """Each leaf with the numbers, of which XLA does not know that they are the same, nor that a leaf is constant.
+    """Each leaf with the numbers, behind a barrier: it hides from XLA that numbers are the same, or a leaf constant.
 
-    What leaves of one shape share it keeps in memory, as large as a leaf; and of a constant leaf x it makes (u u) (x x)
-    of (u x) (u x), where u u may be infinite or NaN.
+    Otherwise XLA keeps intermediate results that leaves of one shape share, each as large as a leaf. And for a constant
+    leaf x it rewrites (u x) (u x) as (u u) (x x), where u u may be infinite or NaN.
     """
     return list(zip(*jax.lax.optimization_barrier((leaves, *([one] * len(leaves) for one in numbers))), strict=True))
 
 
 def _halves(leaves: list[Any], dtype: np.dtype[Any]) -> list[Array]:
-    """The leaves in one dtype, of complex ones real and imaginary part."""
+    """The leaves in one dtype; complex ones as their real and imaginary parts."""
     wide = [_cast(leaf, compute_dtype(leaf, precision=dtype)) for leaf in leaves]
     return [part for leaf in wide for part in ((leaf.real, leaf.imag) if is_complex(leaf) else (leaf,))]
 
@@ -324,14 +324,14 @@ def _sum_squares(leaf: Array, axis: Axis, over: tuple[str, ...]) -> Array:
 
 
 def in_units(leaf: Array, unit: Array) -> Array:
-    """`unit x`; with unit 0, which stands for 1 / infinity, the infinite elements are 1 or -1 and the others 0."""
+    """`unit x`; for unit 0, which means 1 / infinity, infinite elements become 1 or -1 and the others 0."""
     if is_complex(leaf):
         return jax.lax.complex(in_units(leaf.real, unit), in_units(leaf.imag, unit))
     return jax.lax.select(jax.lax.is_finite(leaf) | (unit != 0), unit * leaf, jax.lax.sign(leaf))
 
 
 def times(tree: PyTree, factor: Array, unit: Array) -> PyTree:
-    """`factor (unit x)`: one multiplication after the other, since the product of the two may not be a number."""
+    """`factor (unit x)`, in this order: the product of the two numbers may be NaN."""
     return jax.tree.map(lambda leaf: _times(leaf, factor, unit.astype(factor.dtype)), tree)
 
 
@@ -343,10 +343,10 @@ def _times(leaf: Array, factor: Array, unit: Array) -> Array:
 
 
 def shorten(tree: PyTree, norm: Norm, limit: Any) -> PyTree:
-    """`x min(1, limit / |x|)`: the tree with this norm, or each unit of it, no longer than the limit.
+    """`x min(1, limit / |x|)`: the tree, or each part that has a norm of its own, scaled to at most the limit.
 
-    Where elements are infinite, they share the limit and the others become 0; NaN anywhere makes all of it NaN. An
-    infinite limit leaves all as it is.
+    If elements are infinite, they share the limit and the others become 0. One NaN makes all elements NaN. With an
+    infinite limit nothing changes.
     """
     return times(tree, *_shortening(norm, as_scalar(limit, norm.relative.dtype)))
 
@@ -362,7 +362,7 @@ def _shortening(norm: Norm, limit: Array) -> tuple[Array, Array]:
 def global_norm(updates: PyTree) -> Array:
     """``sqrt(sum of |x|²)`` over all elements of all leaves, in at least float32, with derivative 0 at 0.
 
-    It is right also where the squares are too large or too small for the dtype.
+    It is correct also if the squares overflow or underflow the dtype.
 
     >>> import gradtx, jax.numpy as jnp
     >>> gradtx.global_norm({"a": jnp.array([3.0]), "b": jnp.array([4.0])})
@@ -372,7 +372,7 @@ def global_norm(updates: PyTree) -> Array:
 
 
 def all_finite(tree: PyTree) -> Array:
-    """Whether every element of every leaf is finite: a bool; true for an empty tree."""
+    """Whether every element of every leaf is finite, as a bool array; True for an empty tree."""
     fine = jnp.ones((), bool)
     for leaf in jax.tree.leaves(tree):
         fine = fine & jnp.all(jnp.isfinite(leaf))
@@ -392,6 +392,6 @@ def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> NoReturn:
-        """Say where optax's names are."""
-        words = "it has what gradtx's own methods are written with. For optax.tree stay with optax, or see jax.tree."
+        """Point users of optax.tree to its place."""
+        words = "it has the functions that gradtx's own methods need. For others use optax.tree or jax.tree."
         raise AttributeError(f"gradtx.tree has no {name!r}; {words}", name=name)

@@ -93,7 +93,7 @@ EQUIVALENT = {
         "gradtx/plot/heights.py",
         "base = 0.0 if not log or ((low) > (0) and (low <= near or positive)) else low",
     ): "zero as the base, or the lowest, which is zero",
-    ("gradtx/core/check.py", "if not same_structure(like, value) or any("): "equality has no order",
+    ("gradtx/core/check.py", "if not same_structure(like, value):"): "equality has no order",
     (
         "gradtx/plot/spectra.py",
         "around = (found.marked[:, None]) - (spread * np.linspace(-4.0, 4.0, 17))",
@@ -250,7 +250,7 @@ def chapters() -> dict[str, list[Path]]:
 
 
 def drawn(seed: int, each: int, wanted: list[str]) -> list[Mutation]:
-    """So many mutations of each chapter: first a kind is drawn, then a place, so that rare kinds are tried too."""
+    """`each` mutations of each chapter: first a kind is drawn, then a place, so that rare kinds are tried too."""
     chosen = []
     for chapter, paths in chapters().items():
         if wanted and chapter not in wanted:

@@ -160,7 +160,7 @@ def test_random_programs_mean_what_the_interpreter_says():
         program = drawn(np.random.default_rng(seed), list(PARTS))
         if not is_allowed(program):
             refused += 1
-            with pytest.raises(TypeError, match=r"cannot stand right of \+"):
+            with pytest.raises(TypeError, match=r"cannot be on the right of \+"):
                 build(program)
             continue
         actual, _ = run(build(program), split(START), [split(gradient) for gradient in STREAM])

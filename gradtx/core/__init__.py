@@ -1,1 +1,1 @@
-"""The language: recorded values, rules, compositions."""
+"""The core language: recorded values, rules, compositions."""

@@ -1,8 +1,8 @@
-"""What a parameter's annotation says: hyperparameter, transform, schedule, or static; and in which range.
+"""Annotations of parameters: hyperparameter, transform, schedule or static, and the allowed range.
 
 A hyperparameter is annotated with its range (`Unit`, `NonNegative`, ...). Its value is a number or a schedule, and
-becomes a pytree leaf. Transforms and schedules are pytree children as well. Everything else is static: part of the
-structure.
+becomes a pytree leaf. Transforms and schedules are pytree children as well. All other arguments are static: part of
+the tree structure.
 """
 
 import copy
@@ -15,7 +15,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -33,7 +33,7 @@ def is_traced(value: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A range of numbers; `closed_low` says whether a finite lower end belongs to it, `closed_high` the upper."""
+    """A range of numbers; `closed_low` says whether it includes a finite lower end, `closed_high` the upper end."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -65,15 +65,15 @@ NonNegative = Annotated[Any, Interval(0)]
 Positive = Annotated[Any, Interval(0, closed_low=False)]
 """A hyperparameter greater than 0."""
 PositiveInt = Annotated[int, Interval(1)]
-"""A static count of at least 1; a whole float is taken for the int."""
+"""A static count of at least 1; a whole float is converted to an int."""
 NonNegativeInt = Annotated[int, Interval(0)]
-"""A static count of at least 0; a whole float is taken for the int."""
+"""A static count of at least 0; a whole float is converted to an int."""
 Dtype = Annotated[str, "a dtype"]
 """A static dtype, recorded by its name: give `jnp.bfloat16`, a NumPy dtype, or "bfloat16"."""
 
 
 class Kind(enum.Enum):
-    """What a parameter is to JAX: a leaf, a child, or structure."""
+    """How JAX sees a parameter: as a leaf, as a child, or as part of the structure."""
 
     HYPER = "hyperparameter"
     TRANSFORM = "transform"
@@ -81,8 +81,7 @@ class Kind(enum.Enum):
     STATIC = "static"
 
 
-@dataclasses.dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One parameter of a factory, as its annotation and its place in the signature describe it."""
 
     name: str
@@ -123,7 +122,7 @@ def parameters_of(
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             stars = "**" if parameter.kind is parameter.VAR_KEYWORD else "positional-only "
             raise TypeError(
-                f"{name}: {stars}{parameter.name} is not allowed in a factory; each parameter is called by its name."
+                f"{name}: {stars}{parameter.name} is not allowed in a factory; each argument must be passed by name."
             )
         if parameter.name not in hints:
             raise TypeError(
@@ -132,7 +131,7 @@ def parameters_of(
             )
         if parameter.name in reserved or parameter.name.startswith("_"):
             raise TypeError(
-                f"{name}: {parameter.name!r} cannot be the name of a parameter; it is taken by the transform itself."
+                f"{name}: {parameter.name!r} cannot be the name of a parameter; transforms use it. Rename it."
             )
         parameters.append(_describe(parameter, hints[parameter.name]))
     return tuple(parameters)
@@ -141,47 +140,38 @@ def parameters_of(
 def _describe(parameter: inspect.Parameter, annotation: Any) -> Parameter:
     """Read one annotation: `Unit`, `Unit | None`, `tuple[Unit, ...]`, `dict[str, Transform]`, `bool`, ..."""
     read = _read(annotation)
-    if isinstance(read, str):
-        raise TypeError(f"parameter {parameter.name!r} {read}")
-    kind, interval, container, optional, options = read
+    if len({_kind(option)[0] for option in read.types}) > 1:
+        raise TypeError(
+            f"parameter {parameter.name!r} may be {annotation}: a hyperparameter, transform or schedule cannot be "
+            "static as well (None is allowed); make two parameters of it."
+        )
     default, variadic = parameter.default, parameter.kind is parameter.VAR_POSITIONAL
-    if kind is Kind.HYPER and isinstance(default, int) and not isinstance(default, bool):
+    if read.kind is Kind.HYPER and isinstance(default, int) and not isinstance(default, bool):
         default = float(default)
-    return Parameter(
-        parameter.name,
-        kind,
-        default,
+    return read._replace(
+        name=parameter.name,
+        default=default,
         keyword_only=parameter.kind is parameter.KEYWORD_ONLY,
         variadic=variadic,
-        optional=optional,
-        container=tuple if variadic else container,
-        interval=interval,
-        types=options,
+        container=tuple if variadic else read.container,
     )
 
 
 @functools.lru_cache(maxsize=512)
-def _read(annotation: Any) -> tuple[Kind, Interval, type | None, bool, tuple[Any, ...]] | str:
-    """What an annotation says: kind, range, container, whether None is allowed, the types; or what is wrong with it."""
+def _read(annotation: Any) -> Parameter:
+    """An annotation read as a parameter: kind, range, container, whether None is allowed, and types."""
     options = [annotation]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(annotation) if option is not type(None)]
-    optional = type(None) in typing.get_args(annotation)
     container: type | None = None
     if len(options) == 1 and typing.get_origin(options[0]) in (tuple, list, Sequence, dict, Mapping):
-        container = dict if typing.get_origin(options[0]) in (dict, Mapping) else tuple
         inner = [argument for argument in typing.get_args(options[0]) if argument is not Ellipsis]
         if inner and _kind(inner[-1])[0] is not Kind.STATIC:
+            container = dict if typing.get_origin(options[0]) in (dict, Mapping) else tuple
             options = [inner[-1]]
-        else:
-            container = None
     kind, interval = _kind(options[0])
-    if len({_kind(option)[0] for option in options}) > 1:
-        return (
-            f"may be {annotation}: a hyperparameter, transform or schedule cannot be static as well (None is allowed); "
-            "make two parameters of it."
-        )
-    return kind, interval, container, optional, tuple(options)
+    optional = type(None) in typing.get_args(annotation)
+    return Parameter("", kind, None, optional=optional, container=container, interval=interval, types=tuple(options))
 
 
 def _kind(annotation: Any) -> tuple[Kind, Interval]:
@@ -195,45 +185,40 @@ def _kind(annotation: Any) -> tuple[Kind, Interval]:
 
 
 def as_hyper(value: Any, parameter: Parameter, who: str) -> Any:
-    """A number given for a hyperparameter: a Python float, or a 0-d array as it came; refused if out of range."""
+    """A number given for a hyperparameter: a Python float, or a 0-d array unchanged; refused if out of range."""
     if type(value) is float and value in parameter.interval:
         return value
-    return _as_number(value, parameter, who)
-
-
-def _as_number(value: Any, parameter: Parameter, who: str) -> Any:
-    """The same for what is no float in its range."""
     where = f"{who}: {parameter.name}"
-    allowed = f"allowed: a number or a schedule, {parameter.interval}"
-    if isinstance(value, ARRAYS) and not isinstance(value, jax.Array) and value.ndim == 0:
-        value = value[()]
+    allowed = f"it must be a number or a schedule, {parameter.interval}"
+    if isinstance(value, np.ndarray):
+        value = typing.cast(Any, value)[()]
     if isinstance(value, str):
         raise TypeError(f"{where} is the string {value!r}; {allowed}. Pass the number itself{_number_in(value)}.")
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{where} is {value!r}, a bool; {allowed}.")
     if isinstance(value, (int, float, *NUMPY_NUMBERS)):
-        number = _as_float(value)
-        climbs = parameter.name == "learning_rate" and number < 0
-        hint = " To climb, put scale(-1.0) in front of the optimizer." if climbs else ""
-        _require(number in parameter.interval, f"{where} is {number!r}; {allowed}.{hint}")
-        return number
-    if not isinstance(value, ARRAYS):
-        kind = "" if value is None else f" of type {type(value).__name__}"
+        value = _as_float(value)
+    if not isinstance(value, (float, *ARRAYS)):
+        kind = "" if value is None else f" of type {type(typing.cast(Any, value)).__name__}"
         raise TypeError(f"{where} is {value!r}{kind}; {allowed}.")
-    _require(
-        value.ndim == 0,
-        f"{where} has shape {value.shape}; {allowed}: a scalar. For many values at once, build the optimizer under "
-        f"jax.vmap: jax.vmap(lambda x: {who}(..., {parameter.name}=x))(values).",
-    )
-    if not jax.numpy.issubdtype(value.dtype, np.floating) and not jax.numpy.issubdtype(value.dtype, np.integer):
-        raise TypeError(f"{where} is an array of dtype {value.dtype}; {allowed}.")
-    if not is_traced(value):
-        _require(float(value) in parameter.interval, f"{where} is {float(value)!r}; {allowed}.")
+    value = typing.cast(Any, value)
+    if np.ndim(value) > 0:
+        raise ValueError(
+            f"{where} has shape {value.shape}; it must be a scalar. For many values at once, build the optimizer under "
+            f"jax.vmap: jax.vmap(lambda x: {who}(..., {parameter.name}=x))(values)."
+        )
+    dtype = getattr(value, "dtype", np.dtype(float))
+    if not any(jax.numpy.issubdtype(dtype, kind) for kind in (np.floating, np.integer)):
+        raise TypeError(f"{where} is an array of dtype {dtype}; {allowed}.")
+    if not is_traced(value) and float(value) not in parameter.interval:
+        climbs = parameter.name == "learning_rate" and float(value) < 0
+        hint = " To ascend, put scale(-1.0) in front of the optimizer." if climbs else ""
+        raise ValueError(f"{where} is {float(value)!r}; {allowed}.{hint}")
     return value
 
 
 def as_static(value: Any, parameter: Parameter, who: str) -> Any:
-    """A static argument, checked against its annotation where that is simple enough to check."""
+    """A static argument, checked against its annotation if that is simple enough."""
     if value is parameter.default and isinstance(value, (bool, int, str)):
         return value
     if value is None and (parameter.optional or parameter.default is None):
@@ -244,20 +229,19 @@ def as_static(value: Any, parameter: Parameter, who: str) -> Any:
         value = typing.cast(Any, value).item()
     if _asks_for_int(parameter):
         value = as_count(value)
-    problems = [_static_problem(value, option) for option in parameter.types]
-    if problems and all(problems):
-        raise (ValueError if "Literal" in str(parameter.types[0]) or "got a value" in problems[0] else TypeError)(
-            f"{who}: {parameter.name} is {value!r}; {' or '.join(problems).replace('got a value ', '')}."
-        )
+    problems = [problem for option in parameter.types if (problem := _static_problem(value, option))]
+    if problems and len(problems) == len(parameter.types):
+        words = " or ".join(map(str, problems)).replace(" or it must be ", " or ")
+        raise type(problems[0])(f"{who}: {parameter.name} is {value!r}; {words}.")
     if isinstance(value, (list, Iterator)) and typing.get_origin(parameter.types[0]) in (tuple, Sequence):
         return tuple(typing.cast(Iterable[Any], value))
-    if isinstance(value, (dict, list)):  # a copy: a later change of the caller's does not reach into the recorded value
+    if isinstance(value, (dict, list)):  # a copy, so that later changes by the caller do not affect the recorded value
         return copy.deepcopy(typing.cast(Any, value))
     return typing.cast(Any, value)
 
 
 def as_count(value: Any) -> Any:
-    """A whole number as an int: `steps_per_epoch * 2.0` is one, and an array of one element. Anything else as it is."""
+    """A whole number as an int, such as `steps_per_epoch * 2.0` or an array of one element. Other values unchanged."""
     if (
         isinstance(value, (*ARRAYS, np.generic))
         and value.ndim == 0
@@ -278,7 +262,7 @@ def _asks_for_int(parameter: Parameter) -> bool:
 
 def _as_dtype(value: Any, where: str) -> str:
     """The name of a floating-point dtype."""
-    allowed = "allowed: a floating-point dtype, such as jnp.bfloat16 or 'bfloat16'"
+    allowed = "it must be a floating-point dtype, such as jnp.bfloat16 or 'bfloat16'"
     try:
         dtype = jax.numpy.dtype(value)
     except TypeError:
@@ -288,29 +272,31 @@ def _as_dtype(value: Any, where: str) -> str:
     return dtype.name
 
 
-def _static_problem(value: Any, annotation: Any) -> str:
-    """What is wrong with a static value, or "" where nothing is (or nothing can be said)."""
+_PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "True or False"),
+    int: ((int,), "an int"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a str"),
+}
+
+
+def _static_problem(value: Any, annotation: Any) -> Exception | None:
+    """What is wrong with a static value; None if nothing is (or it cannot be checked)."""
     if typing.get_origin(annotation) is Annotated:
         base, *metadata = typing.get_args(annotation)
-        problem = _static_problem(value, base)
-        for interval in metadata:
-            if not problem and isinstance(interval, Interval) and value not in interval:
-                problem = f"got a value not allowed: it must be {interval}"
-        return problem
+        intervals = [item for item in metadata if isinstance(item, Interval) and value not in item]
+        out_of_range = ValueError(f"it must be {intervals[0]}") if intervals else None
+        return _static_problem(value, base) or out_of_range
     if typing.get_origin(annotation) is Literal:
         choices = typing.get_args(annotation)
-        return "" if value in choices else f"allowed: {', '.join(map(repr, choices))}"
-    if annotation is bool:
-        return "" if isinstance(value, bool) else "allowed: True or False"
-    if annotation is int:
-        return "" if isinstance(value, int) and not isinstance(value, bool) else "allowed: an int"
-    if annotation is float:
-        return "" if isinstance(value, (int, float)) and not isinstance(value, bool) else "allowed: a number"
-    if annotation is str:
-        return "" if isinstance(value, str) else "allowed: a str"
+        return None if value in choices else ValueError(f"allowed: {', '.join(map(repr, choices))}")
+    if annotation in _PLAIN:
+        allowed, words = _PLAIN[annotation]
+        fits = isinstance(value, allowed) and (annotation is bool or not isinstance(value, bool))
+        return None if fits else TypeError(f"it must be {words}")
     if annotation is Callable or typing.get_origin(annotation) is Callable:
-        return "" if callable(value) else "allowed: a function"
-    return ""
+        return None if callable(value) else TypeError("it must be a function")
+    return None
 
 
 def _as_float(value: Any) -> float:
@@ -327,12 +313,7 @@ def _number_in(text: str) -> str:
         return ""
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
 def suggestion(name: str, names: Iterable[str]) -> str:
-    """A question whether the nearest of `names` was meant, or "" where none is near."""
+    """A hint at the nearest of `names`, or "" if none is near."""
     close = difflib.get_close_matches(name, list(names), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""

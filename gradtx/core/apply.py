@@ -1,4 +1,4 @@
-"""What comes after the update: adding it to the parameters, and comparing trees in tests."""
+"""After the update: adding it to the parameters, and comparing trees in tests."""
 
 import operator
 from typing import Any
@@ -18,8 +18,8 @@ _verified: dict[Any, None] = {}
 def apply_updates(params: Params, updates: Updates) -> Params:
     """`params + updates`, computed in at least float32 and rounded once to each parameter's dtype.
 
-    Leaves of bools stay as they are, and so do integers whose update is a float0, which `jax.grad(..., allow_int=True)`
-    gives, or zeros, which an optimizer with a mask gives.
+    Bool leaves do not change. Integer leaves do not change if their update is float0 (from `jax.grad(...,
+    allow_int=True)`) or zero (from an optimizer with a mask).
 
     >>> import gradtx, jax.numpy as jnp
     >>> gradtx.apply_updates({"w": jnp.ones(2)}, {"w": jnp.array([-0.5, 0.5])})
@@ -40,17 +40,13 @@ def apply_updates(params: Params, updates: Updates) -> Params:
 
 
 def _counted_on(param: Any, update: Any) -> Any:
-    """An integer plus its update, if that is a number; any other leaf as it is."""
+    """An integer plus its update, if that is an integer too; any other leaf unchanged."""
     integers = all(jnp.issubdtype(tree.dtype_of(leaf), jnp.integer) for leaf in (param, update))
     return param + update if integers else param
 
 
-def _leaf_values(node: Any) -> list[np.ndarray[Any, Any]]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(node)]
-
-
 def tree_equal(first: Any, second: Any) -> bool:
-    """Whether two trees have the same structure and equal values, arrays included (it reads them: not under jit).
+    """Whether two trees have the same structure and equal values. It reads the arrays, so it cannot run under jit.
 
     >>> import gradtx, jax.numpy as jnp
     >>> gradtx.tree_equal(gradtx.adam(jnp.float32(0.5)), gradtx.adam(jnp.float32(0.5)))
@@ -58,5 +54,5 @@ def tree_equal(first: Any, second: Any) -> bool:
     """
     if jax.tree.structure(first) != jax.tree.structure(second):
         return False
-    pairs = zip(_leaf_values(first), _leaf_values(second), strict=True)
+    pairs = zip(*(map(np.asarray, jax.tree.leaves(values)) for values in (first, second)), strict=True)
     return all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)

@@ -1,4 +1,4 @@
-"""Recorded arguments as keys and as words: in pytree paths and treedefs, in hashes, in print."""
+"""Recorded arguments as keys and as text: in pytree paths and treedefs, in hashes, in print."""
 
 import inspect
 import struct
@@ -22,7 +22,7 @@ class ArgumentKey(GetAttrKey):
 
 
 class Static:
-    """A static argument in a treedef: compared and hashed by value, also where the value itself cannot be."""
+    """A static argument in a treedef: compared and hashed by value, even if the value itself is not hashable."""
 
     __slots__ = ("key", "value")
 
@@ -73,7 +73,7 @@ def freeze(value: Any) -> Any:
 
 
 def is_dtype(value: Any) -> bool:
-    """Whether this names a dtype, as `jnp.float32`, `np.float32` and `np.dtype("float32")` all do."""
+    """Whether this is a dtype, such as `jnp.float32`, `np.float32` or `np.dtype("float32")`."""
     if isinstance(value, type):
         return (
             issubclass(cast(type[Any], value), np.generic) or type(value).__name__ == "_ScalarMeta"
@@ -82,7 +82,7 @@ def is_dtype(value: Any) -> bool:
 
 
 def show(value: Any) -> str:
-    """An argument in a repr: code where it can be code."""
+    """An argument in a repr: as code if possible."""
     if is_traced(value):
         return f"<traced {value.dtype}{list(value.shape)}>"
     if isinstance(value, jax.Array):
@@ -122,7 +122,7 @@ def encode(value: Any, where: str) -> Any:
 
 
 def copied(value: Any) -> Any:
-    """A dict or list that may be changed without changing the recorded one; anything else as it is."""
+    """A copy of a dict or list, so that changes do not affect the recorded one; anything else unchanged."""
     if isinstance(value, dict):
         return {key: copied(item) for key, item in cast(dict[Any, Any], value).items()}
     return [copied(item) for item in cast(list[Any], value)] if isinstance(value, list) else value

@@ -1,19 +1,25 @@
-"""A state of one optimizer for another: what both remember is kept, by name.
+"""The state of one optimizer converted for another: fields that both have are kept, by name.
 
     state, report = carry_over(old, clip_by_global_norm(1.0) >> adamw(1e-3), params)
 
-What is remembered of a parameter is known by the name of the field and the path of the parameter, in whatever
-wrappers it lies. So an old checkpoint serves an optimizer with a new clip in front, params with a new head, or other
-groups; a state of version 0.1 or of optax serves as well.
+The state of a parameter is identified by the name of the field and the path of the parameter, whatever wrappers are
+around it. So an old checkpoint can be used for an optimizer with a new clip in front, for params with a new head, or
+for other groups. A state of version 0.1 or of optax can be used as well.
 """
 
+import ast
 import dataclasses
+import functools
+import math
+import re
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradtx import sharding, tree
+from gradtx.core import buckets
 from gradtx.core.fields import Place
 from gradtx.core.foreign import as_transform
 from gradtx.core.state import held, named_paths, step_count
@@ -60,18 +66,19 @@ def carry_over(state: Any, tx: Any, params: PyTree) -> tuple[Any, CarryOver]:
     """The state of an optimizer, made from that of another or for other params: what both have is kept, by name.
 
     Args:
-      state: of another optimizer, restored with or without a target; of version 0.1; of optax. Or what holds one as
-        `opt_state`.
-      tx: the optimizer that is to go on.
-      params: the params that it is to go on with; leaves that the state does not know start fresh.
+      state: the state of another optimizer, restored with or without a target, of version 0.1, or of optax; or an
+        object that has one as `opt_state`.
+      tx: the optimizer to continue with.
+      params: the params to continue with; leaves that the state does not have start fresh.
 
     Returns the state and a report, which prints what was kept, what starts fresh, and what was dropped. A leaf is kept
-    if the name of the field, the path of its parameter and its shape are the same; of several that have them, the one
-    in a transform of the same name. Counters go on; a counter that the old state does not have is set to its step
-    count (`set_step_count` sets another). Where the old state counts steps instead of weights (optax), the weights of
-    averages are computed from that number of steps. A begun accumulation of optax's MultiSteps is dropped.
+    if the name of the field, the path of its parameter and its shape are the same; if several match, the one in a
+    transform of the same name. Counters continue; a counter that the old state does not have is set to its step count
+    (`set_step_count` sets another). If the old state has a step count instead of weights (optax), the weights of
+    averages are computed from it. An unfinished accumulation of optax's MultiSteps is dropped.
 
-    Errors: TypeError for a tx that is no transform.
+    Errors: TypeError for a tx that is not a transform. ValueError for a state of `pack` that was made for other params:
+    pass `unpacked(state, those params)`.
 
     >>> import gradtx, jax.numpy as jnp
     >>> params = {"kernel": jnp.ones(2)}
@@ -84,8 +91,9 @@ def carry_over(state: Any, tx: Any, params: PyTree) -> tuple[Any, CarryOver]:
     dropped     0
     """
     tx = as_transform(tx, "gradtx.carry_over: tx")
-    old = _Old(held(state))
-    fresh = tx.init(params)
+    old = _Old(buckets.unpacked(_opened(held(state)), params))
+    packed = tx.init(params)
+    fresh = buckets.unpacked(packed, params)
     leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(fresh))
     parts = tx.parts
     made: dict[Place, Any] = {}
@@ -108,14 +116,46 @@ def carry_over(state: Any, tx: Any, params: PyTree) -> tuple[Any, CarryOver]:
     values = [made.get(path, leaf) for path, leaf in zip(named_paths(fresh), leaves, strict=True)]
     new = [path for path in named_paths(fresh) if path not in made]
     report = CarryOver(*(tuple(sorted("/".join(path) for path in paths)) for paths in (made, new, old.rest)))
-    return jax.tree.unflatten(structure, values), report
+    return buckets.packed(jax.tree.unflatten(structure, values), packed), report
+
+
+def _opened(state: Any) -> Any:
+    """A state in which no `in_buckets` keeps a layout any more, as those of version 0.1 do; there leaf by leaf."""
+    if not isinstance(state, dict):
+        return state
+    entry = cast(dict[str, Any], state)
+    if entry.keys() == {"layout", "inner"} and buckets.is_node(entry["layout"]):
+        split = functools.partial(_split, entry["layout"]["buckets"])
+        return jax.tree.map(split, entry["inner"], is_leaf=buckets.is_node)
+    return {name: _opened(value) for name, value in entry.items()}
+
+
+def _split(layout: dict[str, dict[str, dict[str, Any]]], node: Any) -> Any:
+    """A tree in buckets of version 0.1, whose layout has the shape of each leaf by the name of its path."""
+    if not buckets.is_node(node):
+        return node
+    leaves: dict[str, Any] = dict(node["alone"])
+    for bucket, inside in layout.items():
+        shapes = {path: ast.literal_eval(next(iter(inside[path]))) for path in sorted(inside)}
+        ends = np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1]
+        parts = jnp.split(jnp.asarray(node["buckets"][bucket]), ends)
+        leaves |= {path: part.reshape(shape) for part, (path, shape) in zip(parts, shapes.items(), strict=True)}
+    nested: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *above, last = [quoted or plain for quoted, plain in re.findall(r"\['(.*?)'\]|[\[.](\w+)", path)]
+        functools.reduce(lambda inside, name: inside.setdefault(name, {}), above, nested)[last] = leaf
+    return nested
 
 
 class _Old:
-    """The leaves of an old state, each of which is taken once."""
+    """The leaves of an old state; each is used once."""
 
     def __init__(self, state: Any):
         self.rest: dict[Place, Any] = dict(zip(named_paths(state), jax.tree.leaves(state), strict=True))
+        self.ending: dict[Place, list[Place]] = {}
+        for path in self.rest:
+            for start in range(len(path) + 1):
+                self.ending.setdefault(path[start:], []).append(path)
         try:
             self.steps = step_count(state)
         except KeyError:
@@ -125,19 +165,17 @@ class _Old:
         """The old leaf for a new one: at the same path; in the same transform; of the same name, also in optax."""
         inside = path[len(place) :]
         fields = [inside, *([(OPTAX[inside[0]], *inside[1:])] if inside and inside[0] in OPTAX else [])]
-        for ends in ([path], [(place[-1], *inside)], [(_unnumbered(place[-1]), *inside)], *([end] for end in fields)):
-            if ends[0][-1:] == ("count",) and len(ends[0]) == 1:
+        for end in (path, (place[-1], *inside), (_unnumbered(place[-1]), *inside), *fields):
+            if end == ("count",):
                 continue  # a counter belongs to a transform
-            found = [
-                old
-                for old, value in self.rest.items()
-                if old[len(old) - len(ends[0]) :] == ends[0]
-                and jnp.shape(value) == leaf.shape
-                and tree.is_discrete(value) == tree.is_discrete(leaf)
-            ]
-            if len(found) == 1 or (found and len(ends[0]) > len(inside)):
+            found = [old for old in self.ending.get(end, []) if old in self.rest and _is_like(self.rest[old], leaf)]
+            if len(found) == 1 or (found and len(end) > len(inside)):
                 return self.rest.pop(found[0])
         return None
+
+
+def _is_like(value: Any, leaf: Any) -> bool:
+    return jnp.shape(value) == leaf.shape and tree.is_discrete(value) == tree.is_discrete(leaf)
 
 
 def _unnumbered(name: str) -> str:

@@ -1,22 +1,19 @@
-"""Checks made while tracing: trees of one structure, shape and kind, and states that belong to their optimizer.
+"""Checks made while tracing: trees of the same structure, shapes and kinds, and states that belong to their optimizer.
 
-chex compares; when it finds a difference, the words are ours: who, where, what was received, what is allowed.
+The errors say who, where, what was received and what is allowed.
 """
 
-import contextlib
-import contextvars
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable
 from typing import Any, cast
 
-import chex  # pyright: ignore[reportMissingTypeStubs]
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.experimental import checkify
 
 from gradtx import tree
+from gradtx.scoped import Scoped
 
 
 def check_arrays(who: str, argument: str, value: Any) -> None:
@@ -27,20 +24,22 @@ def check_arrays(who: str, argument: str, value: Any) -> None:
         ):
             hint = "Give the arrays alone, as equinox.filter(model, equinox.is_inexact_array) does."
             raise TypeError(
-                f"{who}: {argument} at {path} is {leaf!r} of type {type(leaf).__name__}; allowed: arrays."
+                f"{who}: {argument} at {path} is {leaf!r} of type {type(leaf).__name__}; it must be an array."
                 + (f" {hint}" if callable(leaf) else "")
             )
 
 
 def check_leaves(who: str, argument: str, value: Any, reader: Any = None) -> None:
-    """Every leaf is an array or number of a floating-point or complex dtype, or left out by the transform it is for."""
+    """Every leaf is an array or number of a floating-point or complex dtype, or masked out by the transform."""
     check_arrays(who, argument, value)
+    if reader is not None and "integers" in reader.facts:
+        return
     for path, leaf in tree.named_leaves(value):
-        if tree.is_discrete(leaf) and (remedy := _remedy(reader)):
+        if tree.is_discrete(leaf):
             _refuse_sparse(who, argument, value)
             raise TypeError(
-                f"{who}: {argument} at {path} has dtype {_dtype_name(leaf)}; allowed: floating-point or complex. "
-                f"{remedy}"
+                f"{who}: {argument} at {path} has dtype {_dtype_name(leaf)}; it must be floating-point or complex. "
+                f"{_remedy(reader)}"
             )
 
 
@@ -55,23 +54,17 @@ def _refuse_sparse(who: str, argument: str, value: Any) -> None:
         if is_sparse(node):
             raise TypeError(
                 f"{who}: {argument} at {jax.tree_util.keystr(path) or 'the root'} is sparse, a {type(node).__name__}; "
-                "allowed: dense arrays. Give its `.todense()`."
+                "it must be a dense array. Give its `.todense()`."
             )
 
 
 def _remedy(reader: Any) -> str:
-    """What to do about an integer leaf; nothing where all stages of the reader leave out what is masked."""
-    if reader is None:
-        return "Keep leaves that are not trained out of the parameters."
-    reading = reading_all(reader)
-    if reading and len(reading) < len(_stages(reader)):
+    """What to do about an integer leaf."""
+    stages = [] if reader is None else _stages(reader)
+    reading = [stage for stage in stages if "integers" not in stage.facts]
+    if len(reading) < len(stages):
         return f"{reading[0]!r} reads all leaves: put it inside the mask."
-    return "Keep leaves that are not trained out of the parameters (or mask them out)." if reading else ""
-
-
-def reading_all(tx: Any) -> list[Any]:
-    """The stages of a transform that compute with every leaf, integers and bools too (see `TRAITS`)."""
-    return [stage for stage in _stages(tx) if "integers" not in stage.facts]
+    return f"Keep leaves that are not trained out of the parameters{' (or mask them out)' if stages else ''}."
 
 
 def _stages(tx: Any) -> list[Any]:
@@ -90,43 +83,42 @@ def refuse_complex(who: str, name: str, leaves: Any) -> None:
     for path, leaf in tree.named_leaves(leaves):
         if tree.is_complex(leaf):
             raise TypeError(
-                f"{who}: the leaf at {path} is complex ({tree.dtype_of(leaf)}); allowed: real leaves, since {name} is "
-                "not defined for others. Put split_real_and_imaginary around it, which makes two real leaves of each."
+                f"{who}: the leaf at {path} is complex ({tree.dtype_of(leaf)}); it must be real, since {name} is "
+                "not defined for complex leaves. Put split_real_and_imaginary around it."
             )
 
 
 def check_alike(who: str, name: str, value: Any, like_name: str, like: Any) -> None:
     """Same structure, same shapes, and complex where the other is complex."""
-    try:
-        chex.assert_trees_all_equal_shapes(tree.shapes(value), tree.shapes(like))
-    except (AssertionError, TypeError, ValueError):
-        raise ValueError(
-            f"{who}: {name} do not match {like_name}: {_difference(name, value, like_name, like)}"
-        ) from None
+    if words := difference(name, value, like_name, like):
+        raise ValueError(f"{who}: {name} do not match {like_name}: {words}")
     for (path, leaf), other in zip(tree.named_leaves(value), jax.tree.leaves(like), strict=True):
-        if tree.is_complex(leaf) != tree.is_complex(other):
+        zero = tree.is_discrete(other) and tree.dtype_of(leaf) == jax.dtypes.float0
+        same = tree.dtype_of(leaf) == tree.dtype_of(other)
+        if not (zero or same or (_kind(leaf) == _kind(other) and not tree.is_discrete(leaf))):
             raise TypeError(
-                f"{who}: {name} at {path} has dtype {tree.dtype_of(leaf)}, {like_name} {tree.dtype_of(other)}; "
-                "allowed: both real or both complex."
-            )
-        if tree.is_discrete(leaf) != tree.is_discrete(other) or (
-            tree.is_discrete(leaf) and tree.dtype_of(leaf) not in (jax.dtypes.float0, tree.dtype_of(other))
-        ):
-            raise TypeError(
-                f"{who}: {name} at {path} has dtype {_dtype_name(leaf)}, {like_name} {_dtype_name(other)}; allowed: "
-                "both floating-point or complex; or, where the second is of integers or bools, the same or float0, "
-                "which jax.grad(..., allow_int=True) gives."
+                f"{who}: {name} at {path} has dtype {_dtype_name(leaf)}, {like_name} {_dtype_name(other)}; both "
+                "must be real, or both complex. For integers and bools the first has the same dtype or float0, which "
+                "jax.grad(..., allow_int=True) gives."
             )
 
 
 def check_unchanged(who: str, name: str, value: Any, like_name: str, like: Any) -> None:
-    """Same structure and shapes, asked at every step and so only looked into if they are not."""
-    leaves: list[Any] = jax.tree.leaves(value)
-    others: list[Any] = jax.tree.leaves(like)
-    if not same_structure(value, like) or any(
-        jnp.shape(leaf) != jnp.shape(other) for leaf, other in zip(leaves, others, strict=True)
-    ):
-        raise ValueError(f"{who}: {_difference(name, value, like_name, like)}")
+    """Same structure and shapes."""
+    if words := difference(name, value, like_name, like):
+        raise ValueError(f"{who}: {words}")
+
+
+def check_state(who: str, state: Any, expected: Any, *, dtypes: bool) -> None:
+    """The state has the structure, shapes and (if the params determine them) dtypes that `init` gives."""
+    compared = tree.dtype_of if dtypes else tree.is_complex
+    if words := difference("the state", state, "the expected state", expected, compared):
+        problem = (
+            "the state is not one that init makes for these params" if dtypes else "updates and state do not match"
+        )
+        raise ValueError(
+            f"{who}: {problem}: {words} Pass the state that init or the last update of this optimizer returned."
+        )
 
 
 def same_structure(value: Any, like: Any) -> bool:
@@ -135,55 +127,47 @@ def same_structure(value: Any, like: Any) -> bool:
     return structures[0] == structures[1]
 
 
-def check_state(who: str, state: Any, expected: Any, *, dtypes: bool) -> None:
-    """The state has the structure, shapes and (where the params say them) dtypes that `init` gives."""
-    try:
-        chex.assert_trees_all_equal_shapes(tree.shapes(state), tree.shapes(expected))
-        if dtypes:
-            chex.assert_trees_all_equal_dtypes(tree.shapes(state), tree.shapes(expected))
-        elif not _same_kinds(state, expected):
-            raise ValueError
-    except (AssertionError, TypeError, ValueError):
-        problem = (
-            "the state is not one that init makes for these params" if dtypes else "updates and state do not match"
-        )
-        raise ValueError(
-            f"{who}: {problem}: {_difference('the state', state, 'the expected state', expected, dtypes=dtypes)} "
-            "Pass the state returned by init or by the last update of this very optimizer."
-        ) from None
+def _kind(leaf: Any) -> tuple[bool, bool]:
+    return tree.is_complex(leaf), tree.is_discrete(leaf)
 
 
-def _same_kinds(value: Any, like: Any) -> bool:
-    pairs = zip(jax.tree.leaves(value), jax.tree.leaves(like), strict=True)
-    return all(tree.is_complex(leaf) == tree.is_complex(other) for leaf, other in pairs)
-
-
-def _difference(name: str, value: Any, like_name: str, like: Any, *, dtypes: bool = False) -> str:
-    """The first difference between two trees, in words."""
-    if jax.tree.structure(value) != jax.tree.structure(like):
+def difference(
+    name: str, value: Any, like_name: str, like: Any, compared: Callable[[Any], Any] = lambda leaf: None
+) -> str:
+    """The first difference in structure, shapes, or the values of `compared`, as a sentence; "" if there is none."""
+    if not same_structure(value, like):
         return _structural_difference(name, value, like_name, like)
-    for (path, leaf), other in zip(tree.named_leaves(value), jax.tree.leaves(like), strict=True):
+    for index, (leaf, other) in enumerate(zip(jax.tree.leaves(value), jax.tree.leaves(like), strict=True)):
+        words = ""
         if jnp.shape(leaf) != jnp.shape(other):
             shapes = f"shape {jnp.shape(leaf)}, {like_name} {jnp.shape(other)}"
-            return f"at {path}, {name} has {shapes} (shapes must be equal; nothing is broadcast)."
-        kinds_differ = tree.is_complex(leaf) != tree.is_complex(other)
-        if kinds_differ or (dtypes and tree.dtype_of(leaf) != tree.dtype_of(other)):
-            return f"at {path}, {name} has dtype {tree.dtype_of(leaf)}, {like_name} {tree.dtype_of(other)}."
-    return "they differ."
+            words = f"{shapes} (shapes must be equal; nothing is broadcast)"
+        elif compared(leaf) != compared(other):
+            words = f"dtype {tree.dtype_of(leaf)}, {like_name} {tree.dtype_of(other)}"
+        if words:
+            return f"at {tree.named_leaves(value)[index][0]}, {name} has {words}."
+    return ""
 
 
 def _structural_difference(name: str, value: Any, like_name: str, like: Any) -> str:
-    paths, like_paths = ([path for path, _ in tree.named_leaves(t)] for t in (value, like))
+    paths, like_paths = (
+        [tree.path_name(path) for path, _ in cast(Any, jax.tree_util.tree_leaves_with_path(t, is_leaf=_is_empty))]
+        for t in (value, like)
+    )
     extra = [path for path in paths if path not in like_paths]
     missing = [path for path in like_paths if path not in paths]
     words: list[str] = []
     if missing:
         words.append(f"{name} lacks {_some(missing)}")
     if extra:
-        words.append(f"{name} has {_some(extra)}, which {like_name} has not")
+        words.append(f"{name} has {_some(extra)}, not in {like_name}")
     if not words:
         words.append(f"{name} has the structure {jax.tree.structure(value)}, {like_name} {jax.tree.structure(like)}")
     return "; ".join(words) + "."
+
+
+def _is_empty(node: Any) -> bool:
+    return isinstance(node, (dict, tuple)) and not node
 
 
 def _some(paths: list[str]) -> str:
@@ -191,54 +175,24 @@ def _some(paths: list[str]) -> str:
 
 
 def struct_key(*trees: Any) -> Any:
-    """What a structural check depends on: structure, shapes and dtypes. Equal keys need checking once."""
+    """What a structural check depends on: structure, shapes and dtypes. Equal keys are checked only once."""
     leaves: list[Any] = jax.tree.leaves(trees)
     kinds: list[Any] = [(getattr(leaf, "shape", ()), getattr(leaf, "dtype", None) or type(leaf)) for leaf in leaves]
     return jax.tree.structure(trees), tuple(kinds)
 
 
-_in_question: contextvars.ContextVar[Any] = contextvars.ContextVar("in_question", default=None)
+questioned = Scoped[Any](None)
+"""The state with which the result of `init` is compared; None if init makes a new state."""
 
-
-@contextlib.contextmanager
-def questioned(state: Any) -> Generator[None]:
-    """While this is open, `init` is asked what a state should look like, for comparison with this one."""
-    token = _in_question.set(state)
-    try:
-        yield
-    finally:
-        _in_question.reset(token)
-
-
-def state_in_question() -> Any:
-    """The state that init is asked about; None where it is asked for a new one."""
-    return _in_question.get()
-
-
-_foreign: contextvars.ContextVar[bool] = contextvars.ContextVar("foreign", default=False)
-
-
-@contextlib.contextmanager
-def foreign_call() -> Generator[None]:
-    """While this is open, code from elsewhere runs, which may pass extra arguments on to a transform of ours."""
-    token = _foreign.set(True)
-    try:
-        yield
-    finally:
-        _foreign.reset(token)
-
-
-def in_foreign_call() -> bool:
-    """Whether code from elsewhere called."""
-    return _foreign.get()
-
+foreign_call = Scoped(False)
+"""Whether foreign code is the caller, which may pass extra arguments on to a gradtx transform."""
 
 _MANY_LEAVES, _MANY_ELEMENTS = 100, 10_000_000
 _hints: set[str] = set()
 
 
 def hint_at_jit(who: str, updates: Any) -> None:
-    """Say once that jit exists, where a large tree is updated without."""
+    """Warn once, if a large tree is updated outside jit."""
     leaves: list[Any] = jax.tree.leaves(updates)
     large = len(leaves) >= _MANY_LEAVES or sum(jnp.size(leaf) for leaf in leaves) >= _MANY_ELEMENTS
     if large and "jit" not in _hints and not any(isinstance(leaf, Tracer) for leaf in leaves):
@@ -246,75 +200,6 @@ def hint_at_jit(who: str, updates: Any) -> None:
         warnings.warn(
             f"{who}: {len(leaves)} leaves with {sum(jnp.size(leaf) for leaf in leaves)} elements are updated outside "
             "jit, leaf by leaf; jax.jit of the whole step, with params and state donated, is many times faster. This "
-            "is said once.",
+            "warning appears once.",
             stacklevel=4,
         )
-
-
-# Value checks in the running program ----------------------------------------------------------------------------------
-
-_checking: contextvars.ContextVar[bool] = contextvars.ContextVar("checking", default=False)
-_held: contextvars.ContextVar[list[bool] | None] = contextvars.ContextVar("held", default=None)
-
-
-@contextlib.contextmanager
-def value_checks() -> Generator[None]:
-    """While this is open, every transform's update checks the values of its state and of its result."""
-    token = _checking.set(True)
-    try:
-        yield
-    finally:
-        _checking.reset(token)
-
-
-@contextlib.contextmanager
-def held_back() -> Generator[list[bool]]:
-    """While this is open, value checks are not made, but noted: for a run whose result may not be taken."""
-    token = _held.set(noted := [])
-    try:
-        yield noted
-    finally:
-        _held.reset(token)
-
-
-def checking() -> bool:
-    """Whether value checks are to be made here."""
-    on, held = _checking.get(), _held.get()
-    if on and held is not None:
-        held.append(True)
-    return on and held is None
-
-
-def check_values(who: str, updates: Any, old: dict[str, Any], new: dict[str, Any], nonnegative: list[str]) -> None:
-    """Make checkify's checks: everything finite, the named statistics not negative, the counter rising."""
-    at_step = f"gradtx.{who}, step {{step}}: " if "count" in new else f"gradtx.{who}: "
-    known: dict[str, Any] = {"step": new["count"]} if "count" in new else {}
-    for field in nonnegative:
-        for path, leaf in tree.named_leaves(new[field]):
-            least = jnp.min(leaf, initial=0.0)
-            checkify.check(
-                least >= 0,
-                at_step + f"state {field!r} at {_braces(path)}: negative value {{least}}",
-                least=least,
-                **known,
-            )
-    for what, value in (*((f"state {field!r}", new[field]) for field in new if field != "count"), ("updates", updates)):
-        for path, leaf in tree.named_leaves(value):
-            if jnp.issubdtype(leaf.dtype, jnp.inexact):
-                bad = jnp.sum(~jnp.isfinite(leaf))
-                checkify.check(
-                    bad == 0,
-                    at_step + f"{what} at {_braces(path)}: {{bad}} of {leaf.size} elements not finite",
-                    bad=bad,
-                    **known,
-                )
-    if "count" in new:
-        counts: dict[str, Any] = {"before": old["count"], "after": new["count"]}
-        # The counter stays at the largest int32 once it is there.
-        rising = (counts["after"] > counts["before"]) | (counts["before"] == jnp.iinfo(jnp.int32).max)
-        rising = rising & (counts["before"] >= 0)
-        checkify.check(rising, f"gradtx.{who}: the counter went from {{before}} to {{after}}", **counts)
-
-
-def _braces(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")

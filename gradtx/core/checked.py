@@ -1,27 +1,27 @@
-"""Value checks in the running program, on request."""
+"""Checks of values in the running program, on request."""
 
 from typing import Any
 
-from gradtx.core import check
 from gradtx.core.elementary import transform
 from gradtx.core.rule import Params, Rule, State, Updates
 from gradtx.core.transform import Transform
+from gradtx.core.values import value_checks
 
 
 @transform
 def checked(inner: Transform) -> Rule:
     """Runs `inner` and checks its values: everything finite, second moments not negative, counters rising.
 
-    Under jit the checks must be lifted out by checkify, in one line: `error, (updates, state) =
-    jax.jit(checkify.checkify(tx.update))(grads, state, params)`, then `error.throw()`. Without it JAX refuses to
-    compile the function and says that a check was not functionalized. Outside jit a failed check raises at once.
+    Under jit the function must be transformed by checkify: `error, (updates, state) =
+    jax.jit(checkify.checkify(tx.update))(grads, state, params)`, then `error.throw()`. Otherwise JAX does not compile
+    the function and says that a check was not functionalized. Outside jit a failed check raises at once.
 
     Args:
-      inner: any transform. A message names the transform in it, the field, the leaf's path and the step.
+      inner: any transform. A message names the inner transform, the field, the leaf's path and the step.
 
-    State: `{"checked": {"inner": inner's state}}`. A transform that is not wrapped pays nothing.
+    State: `{"checked": {"inner": inner's state}}`. Without this wrapper there is no cost.
 
-    Errors: a failed check raises checkify's error, as above; else those of `inner`.
+    Errors: a failed check raises checkify's error, as above; also those of `inner`.
 
     >>> import gradtx, jax, jax.numpy as jnp
     >>> from jax.experimental import checkify
@@ -34,7 +34,7 @@ def checked(inner: Transform) -> Rule:
     """
 
     def update(updates: Updates, state: State, params: Params = None, **extra: Any) -> tuple[Updates, State]:
-        with check.value_checks():
+        with value_checks(True):
             updates, inner_state = inner.update(updates, state["inner"], params, **extra)
         return updates, {"inner": inner_state}
 

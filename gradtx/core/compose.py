@@ -1,7 +1,7 @@
 """The two compositions: `a >> b`, one after another, and `a + b`, side by side.
 
-In `a >> b`, b reads what a wrote. In `a + b` the effects are applied left to right as well, but a scaling is measured
-on the gradient that came in, not on what the left made of it:
+In `a >> b`, b gets the output of a. In `a + b` the updates pass from left to right as well, but a scaling measures
+the incoming gradient, not the output of the part to its left:
 
     >>> import gradtx
     >>> gradtx.scale_by_momentum(0.9) + gradtx.scale_by_rms(0.999) >> gradtx.scale_by_learning_rate(1e-3)       # Adam
@@ -9,12 +9,13 @@ on the gradient that came in, not on what the left made of it:
     >>> gradtx.scale_by_rms(0.9) >> gradtx.scale_by_momentum(0.9, form="sum")                  # RMSProp with momentum
     scale_by_rms(decay=0.9, eps=1e-08) >> scale_by_momentum(decay=0.9, form='sum')
 
-That gradient travels as the keyword `observed`: a transform that divides by a measure of past gradients names it. Both
+The incoming gradient is passed as the keyword `observed`; a transform that measures past gradients names it. Both
 compositions are associative, and `identity()` is neutral in both.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,14 +33,47 @@ from gradtx.core.transform import Part, Transform, numbered
 class Composition(Transform):
     """Several transforms as one."""
 
-    __slots__ = ()
     symbol = ""
 
     stages: tuple[Transform, ...]
     """The transforms it is made of (its argument)."""
 
-    def _probe(self) -> None:
-        return None
+    @classmethod
+    def _from_call(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Transform:
+        """The composition; or the only remaining stage instead, or `identity()`."""
+        who, stages = cls._who(), list[Transform]()
+        for index, given in enumerate(cls._bound(args, kwargs)["stages"]):
+            stage = as_transform(given, f"{who}: stage {index}")
+            # Compositions of the same kind are flattened, and stages that do nothing are dropped.
+            inside = stage.stages if isinstance(stage, Composition) and stage.name == cls.name else (stage,)
+            stages += [one for one in inside if one.expand(deep=True).name != "identity"]
+        if not args:
+            raise TypeError(f"{who}: got no transforms. Pass at least one, or identity(), which does nothing.")
+        cls._refuse(stages)
+        if len(stages) < 2:
+            return stages[0] if stages else identity()
+        return cls._from_arguments({"stages": tuple(stages)})
+
+    @classmethod
+    def _refuse(cls, stages: list[Transform]) -> None:
+        """Refuse a stage that cannot be where it is."""
+        for before, stage in itertools.combinations(stages, 2):
+            if "first" in stage.facts:
+                raise TypeError(
+                    f"{cls._who()}: {stage!r} cannot come after {before!r}, which would get scaled gradients. "
+                    "Put it first, or put the others inside it."
+                )
+            if before.facts.sometimes and "idle" not in stage.facts:
+                raise TypeError(
+                    f"{cls._who()}: {stage!r} cannot come after {before!r}, which makes its step at some updates "
+                    "only; at the others it would get zeros, and still decay, count or keep statistics. Put it inside: "
+                    f"{before.name}(... >> {stage.name}(...), ...)."
+                )
+            if "last" in before.facts:
+                raise TypeError(
+                    f"{cls._who()}: {stage!r} cannot come after {before!r}, whose updates decide the bits of the "
+                    "params and must be applied unchanged. Put it last, or put the others inside it."
+                )
 
     def _rebuilt(self, arguments: dict[str, Any]) -> Transform:
         return self.factory(*arguments["stages"])
@@ -51,11 +85,9 @@ class Composition(Transform):
         inside = [f"({s!r})" if isinstance(s, Chain) else repr(s) for s in self.stages]
         return f" {self.symbol} ".join(inside)
 
-    @property
+    @functools.cached_property
     def facts(self) -> Facts:
-        if "facts" not in self._cache:
-            self._cache["facts"] = in_a_row(tuple([stage.facts for stage in self.stages]))
-        return self._cache["facts"]
+        return in_a_row(tuple([stage.facts for stage in self.stages]))
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -64,172 +96,109 @@ class Composition(Transform):
     @property
     def parts(self) -> dict[Place, Part]:
         found: dict[Place, Part] = {}
-        for stage, keys in self._layout():
+        for stage, keys in self._layout:
             names = dict(keys)
             found |= {(names[place[0]], *place[1:]): part for place, part in stage.parts.items()}
         return found
 
+    @functools.cached_property
     def _layout(self) -> list[tuple[Transform, list[tuple[str, str]]]]:
         """Each stage with its entries in the state: (the name it gives itself, its name in the composition)."""
-        if "layout" not in self._cache:
-            names = iter(numbered(self.slots))
-            self._cache["layout"] = [(s, [(own, next(names)) for own in numbered(s.slots)]) for s in self.stages]
-        return self._cache["layout"]
+        names = iter(numbered(self.slots))
+        return [(stage, [(own, next(names)) for own in numbered(stage.slots)]) for stage in self.stages]
 
     def _init(self, params: Params) -> State:
         state: State = {}
-        for stage, keys in self._layout():
+        for stage, keys in self._layout:
             own = stage._init(params)
             state |= {key: own[name] for name, key in keys}
         return state
 
-    def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
+    def _step(
+        self,
+        updates: Updates,
+        state: State,
+        params: Params,
+        extra: dict[str, Any],
+        watch: Callable[[Transform, Updates, Updates], None] | None = None,
+    ) -> tuple[Updates, State]:
+        """The stages in order. `watch(stage, before, after)` is called with the updates before and after each."""
         new: State = {}
-        result = updates
-        for _, result, own in self._steps(updates, state, params, extra):  # noqa: B007 - the last one is returned
-            new |= own
-        return result, new
+        extra, later = self._told(updates, extra)
+        for stage, keys in self._layout:
+            before = updates
+            updates, own = stage._step(before, {name: state[key] for name, key in keys}, params, extra)
+            for name, key in keys:
+                new[key] = own[name]
+            if watch is not None:
+                watch(stage, before, updates)
+            extra = later
+        return updates, new
 
-    def _steps(
-        self, updates: Updates, state: State, params: Params, extra: dict[str, Any]
-    ) -> Iterator[tuple[Transform, Updates, State]]:
-        """Stage by stage: the stage, the updates behind it, and its part of the new state."""
-        extras = self._extras(updates, extra)
-        for stage, keys in self._layout():
-            updates, own = stage._step(updates, {name: state[key] for name, key in keys}, params, next(extras))
-            yield stage, updates, {key: own[name] for name, key in keys}
-
-    def _extras(self, updates: Updates, extra: dict[str, Any]) -> Any:
+    def _told(self, updates: Updates, extra: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The extra arguments of the first stage, and those of the others."""
         raise NotImplementedError
 
 
 class Chain(Composition):
-    """One after another: each reads what the one before wrote."""
+    """One after another: each gets the output of the one before."""
 
-    __slots__ = ()
     symbol = ">>"
 
-    def _extras(self, updates: Updates, extra: dict[str, Any]) -> Any:
-        yield extra  # the first stage may be told what to measure; the others measure what flows
-        extra = {name: value for name, value in extra.items() if name != "observed"}
-        while True:
-            yield extra
+    def _told(self, updates: Updates, extra: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        # Only the first stage gets `observed`; the others measure their input.
+        return extra, {name: value for name, value in extra.items() if name != "observed"}
 
 
 class Join(Composition):
-    """Side by side: each scaling is measured on the gradient that came in."""
+    """Side by side: each scaling measures the incoming gradient."""
 
-    __slots__ = ()
     symbol = "+"
 
-    def _extras(self, updates: Updates, extra: dict[str, Any]) -> Any:
-        extra = {"observed": updates} | extra
-        while True:
-            yield extra
-
-
-def _is_identity(stage: Transform) -> bool:
-    expanded = stage.expand(deep=True)
-    return expanded.name == "identity"
-
-
-def _flat(kind: type[Composition], stages: tuple[Transform, ...]) -> list[Transform]:
-    """The stages, those of the same kind of composition opened, those that do nothing dropped."""
-    flat: list[Transform] = []
-    for stage in stages:
-        flat.extend(stage.stages if isinstance(stage, kind) else [stage])
-    return [stage for stage in flat if not _is_identity(stage)]
-
-
-def _composition(kind: type[Composition]) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
-    """The factory of a composition; it may return less than one: the only stage that is left, or identity()."""
-
-    def decorate(body: Callable[..., Any]) -> Callable[..., Transform]:
-        node = record.define(kind, body)
-
-        @functools.wraps(body)
-        def compose(*stages: Any) -> Transform:
-            flat = _flat(kind, _given(f"gradtx.{body.__name__}", stages))
-            if kind is Join:
-                for stage in flat[1:]:
-                    _refuse_unobservable(stage)
-            _refuse_misplaced(f"gradtx.{body.__name__}", flat)
-            if len(flat) < 2:
-                return flat[0] if flat else identity()
-            return node._from_arguments({"stages": tuple(flat)})
-
-        return record.enter(node, compose)
-
-    return decorate
-
-
-def _given(who: str, stages: tuple[Any, ...]) -> tuple[Transform, ...]:
-    """The stages as transforms; at least one."""
-    if not stages:
-        raise TypeError(f"{who}: got no transforms; pass at least one, or use identity() for one that does nothing.")
-    return tuple(as_transform(stage, f"{who}: stage {index}") for index, stage in enumerate(stages))
-
-
-def _refuse_unobservable(stage: Transform) -> None:
-    if "unobserved" in stage.facts:
-        raise TypeError(
-            f"gradtx.join: {stage!r} cannot stand right of +: it cannot be told to measure the gradient that came in. "
-            "Put it first, or use >> if it is to read what the transforms before it wrote."
-        )
-
-
-def _refuse_misplaced(who: str, stages: list[Transform]) -> None:
-    for stage in stages[1:]:
-        if "first" in stage.facts:
-            raise TypeError(
-                f"{who}: {stage!r} cannot stand behind {stages[0]!r}, which would see gradients that are still scaled. "
-                "Put it first, or the others inside it."
-            )
-    for place, stage in enumerate(stages):
-        for behind in stages[place + 1 :] if stage.facts.sometimes else []:
-            if "idle" not in behind.facts:
+    @classmethod
+    def _refuse(cls, stages: list[Transform]) -> None:
+        for stage in stages[1:]:
+            if "unobserved" in stage.facts:
                 raise TypeError(
-                    f"{who}: {behind!r} cannot stand behind {stage!r}, which makes its step at some updates only: at "
-                    "the others it would get zeros, and decay, count or remember all the same. Put it inside: "
-                    f"{stage.name}(... >> {behind.name}(...), ...)."
+                    f"gradtx.join: {stage!r} cannot be on the right of +, since it cannot measure the incoming "
+                    "gradient. Put it first, or use >> to run it on the output of the transforms before it."
                 )
-    for stage in stages[:-1]:
-        if "last" in stage.facts:
-            raise TypeError(
-                f"{who}: {stages[-1]!r} cannot stand behind {stage!r}, whose updates decide the bits of the params and "
-                "are to be applied as they are. Put it last, or the others inside it."
-            )
+        super()._refuse(stages)
+
+    def _told(self, updates: Updates, extra: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        told = {"observed": updates} | extra
+        return told, told
 
 
-@_composition(Chain)
+@record.recorded(Chain)
 def chain(*stages: Transform) -> Transform:
-    """`a >> b`: one after another; each transform reads what the one before it wrote.
+    """`a >> b`: one after another; each transform gets the output of the one before it.
 
     Args:
-      stages: transforms, or any objects with `init` and `update` (optax's). Chains among them are opened, and stages
+      stages: transforms, or any objects with `init` and `update` (optax's). Nested chains are flattened, and stages
         that do nothing are dropped, so the composition is associative and `identity()` is neutral.
 
-    State: one flat dict, an entry for each elementary transform that has a state, in order; a repeated name gets `_2`,
-    so that a second transform of a name put in front renames the first.
+    State: one flat dict with an entry for each elementary transform that has a state, in order. A repeated name gets
+    `_2`; so a second transform with the same name, put in front, renames the first.
 
-    Errors: TypeError for no stages, a list, a factory that was not called, or a stage behind one that makes its step at
-    some updates only (`accumulate`, `conditionally_mask`), if it does something at the others too: a decay, a
-    schedule, a state.
+    Errors: TypeError for no stages, a list, or a factory that was not called; also for a decay, a schedule or a stage
+    with a state after a stage that makes its step at some updates only (`accumulate`, `conditionally_mask`), since it
+    would act at the other updates too.
 
     >>> import gradtx
     >>> gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.adam(1e-3))
     clip_by_global_norm(max_norm=1.0) >> adam(learning_rate=0.001, b1=0.9, b2=0.999, eps=1e-08)
     """
-    raise NotImplementedError  # a record only: its class says what it does
+    raise NotImplementedError  # only recorded; the class implements it
 
 
-@_composition(Join)
+@record.recorded(Join)
 def join(*stages: Transform) -> Transform:
-    """`a + b`: side by side; effects are applied left to right, each scaling is measured on the gradient that came in.
+    """`a + b`: side by side; updates pass from left to right, and each scaling measures the incoming gradient.
 
     Args:
-      stages: transforms. What cannot be told which gradient to measure (optax's objects, wrappers that decide when
-        others run) may only stand first.
+      stages: transforms. A transform that cannot take `observed` (optax's, or a wrapper that decides when others run)
+        must come first.
 
     State: as `chain`.
 
@@ -239,12 +208,12 @@ def join(*stages: Transform) -> Transform:
     >>> gradtx.join(gradtx.scale_by_momentum(), gradtx.scale_by_rms()) == gradtx.scale_by_adam().expand()
     True
     """
-    raise NotImplementedError  # a record only: its class says what it does
+    raise NotImplementedError  # only recorded; the class implements it
 
 
 @transform
 def identity() -> Rule:
-    """Leaves the updates as they are; neutral in both compositions.
+    """Returns the updates unchanged; neutral in both compositions.
 
     State: none.
 
@@ -263,10 +232,10 @@ def identity() -> Rule:
 
 @transform
 def stateless(f: Callable[[Updates, Params], Updates]) -> Rule:
-    """A transform without memory from a function of the updates and the params.
+    """A transform without state, made from a function of the updates and the params.
 
     Args:
-      f: `f(updates, params) -> updates`; params are None where update was given none. It is called under JAX's
+      f: `f(updates, params) -> updates`; params is None if update was called without params. It is called under JAX's
         standard dtype promotion rules, and the result is cast to the dtype of the updates.
 
     State: none. Extra arguments: none.

@@ -1,4 +1,4 @@
-"""Values from JSON."""
+"""Transforms and schedules from JSON."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -10,7 +10,7 @@ from gradtx.core.record import Recorded, registry
 
 
 def from_config(config: Mapping[str, Any]) -> Any:
-    """Rebuild a transform or schedule from `to_config()`'s JSON.
+    """Rebuilds a transform or schedule from the JSON that `to_config()` gives.
 
     >>> import gradtx
     >>> gradtx.from_config(gradtx.adam(1e-3).to_config()) == gradtx.adam(1e-3)
@@ -19,7 +19,7 @@ def from_config(config: Mapping[str, Any]) -> Any:
     is_config = isinstance(cast(Any, config), Mapping) and set(config) == {"name", "arguments"}
     if not (is_config and isinstance(config["name"], str) and isinstance(config["arguments"], Mapping)):
         raise ValueError(
-            f"gradtx.from_config: got {config!r}; allowed: a dict of a 'name' and 'arguments', as to_config gives."
+            f"gradtx.from_config: config is {config!r}; it must be a dict of 'name' and 'arguments', as from to_config."
         )
     name = config["name"]
     if name not in registry:
@@ -28,16 +28,13 @@ def from_config(config: Mapping[str, Any]) -> Any:
             "Import the module that defines it first."
         )
     node = cast(type[Recorded], cast(Any, registry[name]).node)
-    positional: list[Any] = []
     arguments = cast(Mapping[str, Any], config["arguments"])
     keywords = {key: _decode(value) for key, value in arguments.items()}
     if any(_has_batch(value) for value in keywords.values()):  # a sweep: built under vmap, so not by a call
         contained = {p.name: tuple(keywords[p.name]) for p in node._parameters if p.container is tuple}
         return node._from_arguments(keywords | contained)
-    for parameter in node._parameters:
-        if parameter.variadic:
-            positional.extend(keywords.pop(parameter.name, None) or ())
-    return registry[name](*positional, **keywords)
+    rest = keywords.pop(node._rest, None) if node._rest else None
+    return registry[name](*(rest or ()), **keywords)
 
 
 def _decode(value: Any) -> Any:

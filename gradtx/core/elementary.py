@@ -1,13 +1,13 @@
 """Transforms of an author's body: a rule or a formula (`Elementary`), or another transform (`Named`).
 
-The body of an elementary transform runs with numbers that have no value; what it returns is the same for all transforms
-of the factory with these static arguments, and is kept as their `Form`. The counter, the schedules and the initial
-state are the language's.
+The body of an elementary transform runs with hyperparameters that have no values. Its result is the same for all
+transforms of the factory with these static arguments, and is kept as their `Form`. The counter, the schedules and the
+initial state are added here.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, cast, overload
 
 import jax
@@ -15,45 +15,77 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx import numerics, tree
-from gradtx.core import check, record
+from gradtx.core import check, record, values
 from gradtx.core.annotations import Kind, annotations_of, is_traced
 from gradtx.core.arguments import Static
 from gradtx.core.fields import Field, Place
-from gradtx.core.program import no_values, without_values
-from gradtx.core.rule import Facts, Params, Rule, State, Updates, Wants, around, remembers, wants
-from gradtx.core.schedule import Schedule, blame, concrete_numbers
+from gradtx.core.program import Body, Numbers, Step, no_values, without_values
+from gradtx.core.rule import Facts, Params, Rule, State, Updates, around, remembers, wants
+from gradtx.core.schedule import blame, concrete_numbers, is_schedule
 from gradtx.core.transform import Part, Transform
 
 P = ParamSpec("P")
 
 
-class Form:
-    """What the transforms of one factory have in common whose static arguments are equal, whatever their numbers are.
+class ByHand:
+    """The program of a rule that is written by hand: its own two functions, whose results are checked."""
 
-    The body runs once for it, with numbers that have no value.
+    names: Mapping[str, Any] = {}
+
+    def __init__(self, who: str, rule: Rule, body: Body):
+        self.who, self.body, self.wants = who, body, wants(rule)
+
+    def init(self, numbers: Numbers, params: Params, inner: list[Transform]) -> State:
+        """The state before the first update."""
+        rule = self.body(numbers)
+        if rule.init is None:
+            kept = {name: field.init(params, field.start) for name, field in rule.fields.items() if not field.given}
+            return kept | ({"inner": inner[0].init(params)} if inner else {})
+        fields = rule.init(params)
+        if not isinstance(cast(Any, fields), dict) or "count" in fields:
+            raise TypeError(
+                f"{self.who}.init: returned {fields!r}; it must return a dict of fields, none called 'count'."
+            )
+        for name in rule.fields.keys() - fields.keys():
+            raise ValueError(
+                f"{self.who}: the Rule declares the field {name!r}, which init did not return; it returned: "
+                f"{', '.join(fields) or 'none'}."
+            )
+        return fields
+
+    def update(self, step: Step, own: State, inner: list[Transform]) -> tuple[Updates, State]:
+        """One step, with the keyword arguments that the author's update names."""
+        there = {"observed": step.updates, "count": step.count, "params": step.params} | step.extra
+        named = {name: value for name, value in there.items() if name in self.wants.names}
+        if self.wants.passes_on:
+            named |= step.extra
+        returned: Any = self.body(step.numbers).update(step.updates, own, **named)
+        if not isinstance(returned, tuple) or len(cast(Any, returned)) != 2:
+            raise TypeError(f"{self.who}.update: returned {returned!r}; it must return a pair (updates, state).")
+        result, new = cast(tuple[Any, Any], returned)
+        who = f"{self.who}.update"
+        check.check_unchanged(who, "the updates it returned", result, "those it was given", step.updates)
+        check.check_unchanged(who, "the state it returned", new, "the old state", own)
+        return tree.cast_like(result, step.updates), tree.cast_like(new, own)
+
+
+class Form:
+    """What all transforms of a factory with equal static arguments have in common, whatever their hyperparameters.
+
+    The body runs once for it, with hyperparameters that have no values.
     """
 
     def __init__(self, node: "Elementary"):
         self.who, self._node_type, self._statics = node._who(), type(node), node._fixed()
         self._nonzero = [p.name for p in node._parameters if _is_nonzero(node._arguments[p.name])]
-        found: list[Any] = []
         children = {p.name: node._arguments[p.name] for p in node._parameters if p.is_child}
         hyper = {p.name: _abstract(children[p.name]) for p in node._parameters if p.kind is Kind.HYPER}
 
-        def read(numbers: dict[str, Any]) -> None:
-            found.append(self._read(children | numbers))
+        def read(numbers: Numbers) -> None:
+            self._read(children | numbers)
 
         with blame(node.name), no_values(self.who):
             jax.eval_shape(read, hyper)
-        self.facts, self.timed, self.wanted, self.fields, self.has_init, self.remembers, self.program = found[0]
-
-    facts: Facts
-    timed: bool
-    wanted: Wants
-    fields: dict[str, Field]
-    has_init: bool
-    remembers: bool
-    program: Any
 
     def body(self, children: dict[str, Any]) -> Rule:
         """The rule, with these numbers and transforms."""
@@ -63,25 +95,24 @@ class Form:
         _asked[self._node_type] = _asked.get(self._node_type, frozenset()) | asked
         return rule
 
-    def _read(self, children: dict[str, Any]) -> tuple[Any, ...]:
+    def _read(self, children: dict[str, Any]) -> None:
         rule = self.body(children)
         if not isinstance(cast(Any, rule), Rule):
-            raise TypeError(f"{self.who}: its body returned {rule!r}, and is annotated to return a Rule.")
+            raise TypeError(f"{self.who}: its body returned {rule!r}; it must return a Rule, as annotated.")
         inner = [child for _, child in record.children(children) if isinstance(child, Transform)]
         wanted = wants(rule) if rule.formula is None else rule.formula.wanted(rule)
         for child in inner:
             if child.facts.required and not wanted.passes_on:
                 needed = ", ".join(sorted(child.facts.required))
                 raise TypeError(
-                    f"{self.who}: {child!r} needs {needed}, which its update does not pass on; let it accept "
-                    "**extra and hand that to inner.update."
+                    f"{self.who}: {child!r} needs {needed}, which its update does not pass on. Let it accept "
+                    "**extra and pass that to inner.update."
                 )
-        timed = wanted.count or any(p.kind is Kind.HYPER for p in self._node_type._parameters)
-        facts = around(rule, wanted, [child.facts for child in inner])
-        program = None if rule.formula is None else rule.formula.program(self.who, rule, self.body)
-        fields = {name: field for name, field in without_values(rule.fields).items() if not field.given}
-        remembered = remembers(rule) or bool(inner)
-        return facts, timed, wanted, fields, rule.init is not None, remembered, program
+        self.timed = "count" in wanted.names or any(p.kind is Kind.HYPER for p in self._node_type._parameters)
+        self.facts = around(rule, wanted, [child.facts for child in inner])
+        self.fields = {name: field for name, field in without_values(rule.fields).items() if not field.given}
+        self.remembers = self.timed or remembers(rule) or bool(inner)
+        self.program: Any = (ByHand if rule.formula is None else rule.formula.program)(self.who, rule, self.body)
 
 
 def _abstract(value: Any) -> Any:
@@ -90,38 +121,34 @@ def _abstract(value: Any) -> Any:
     def number(_: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((), np.float32)
 
-    return jax.tree.map(number, value, is_leaf=_is_schedule)
+    return jax.tree.map(number, value, is_leaf=is_schedule)
 
 
 _forms: dict[Any, Form] = {}
 _asked: dict[type, frozenset[str]] = {}
-"""By factory the hyperparameters of which its body asks whether they are 0 (`numerics.is_nonzero`)."""
+"""For each factory, the hyperparameters that its body compares with 0 (`numerics.is_nonzero`)."""
 _MOST_FORMS = 1024
 
 
 class Elementary(Transform):
     """A transform whose body returns a Rule."""
 
-    __slots__ = ()
-
     def _probe(self) -> None:
         _ = self._form
 
-    @property
+    @functools.cached_property
     def _form(self) -> Form:
-        if "form" not in self._cache:
-            form = _forms.get((type(self), *self._kinds())) or Form(self)
-            key = (type(self), *self._kinds())  # the first body of a factory says what it asks about
-            # What is built while tracing may hold tracers, in functions among the static arguments.
-            if not any(map(callable, self._fixed().values())) or not self._traced:
-                if len(_forms) >= _MOST_FORMS:
-                    del _forms[next(iter(_forms))]
-                _forms[key] = form
-            self._cache["form"] = form
-        return self._cache["form"]
+        form = _forms.get((type(self), *self._kinds())) or Form(self)
+        key = (type(self), *self._kinds())  # the first body of a factory shows what it compares with 0
+        # What is built while tracing may hold tracers, in functions among the static arguments.
+        if not any(map(callable, self._fixed().values())) or not self._traced:
+            if len(_forms) >= _MOST_FORMS:
+                del _forms[next(iter(_forms))]
+            _forms[key] = form
+        return form
 
     def _kinds(self) -> Iterator[Any]:
-        """What a form depends on: static arguments by value, the others by structure; and the 0 that is asked about."""
+        """What a form depends on: static arguments by value, the others by structure, and which numbers are 0."""
         for name in sorted(_asked.get(type(self), ())):
             yield _is_nonzero(self._arguments[name])
         for p in self._parameters:
@@ -129,7 +156,7 @@ class Elementary(Transform):
             if p.kind is Kind.STATIC:
                 yield Static(value)
             elif p.kind is not Kind.HYPER or isinstance(value, tuple | dict):
-                yield jax.tree.structure(value, is_leaf=_is_schedule if p.kind is Kind.HYPER else None)
+                yield jax.tree.structure(value, is_leaf=is_schedule if p.kind is Kind.HYPER else None)
             else:
                 yield value is None
 
@@ -137,23 +164,20 @@ class Elementary(Transform):
         """The static arguments."""
         return {p.name: self._arguments[p.name] for p in self._parameters if not p.is_child}
 
-    def expand(self, *, deep: bool = False) -> Transform:
-        return self
-
-    @property
+    @functools.cached_property
     def facts(self) -> Facts:
         facts = self._form.facts
-        if "idle" in facts and any(_is_schedule(child) for _, child in record.children(self._arguments)):
-            return dataclasses.replace(facts, traits=facts.traits - {"idle"})  # time does not stand still
+        if "idle" in facts and any(is_schedule(child) for _, child in record.children(self._arguments)):
+            return dataclasses.replace(facts, traits=facts.traits - {"idle"})  # a schedule depends on the count
         return facts
 
     @property
     def slots(self) -> tuple[str, ...]:
-        return (self.name,) if self._form.timed or self._form.remembers else ()
+        return (self.name,) if self._form.remembers else ()
 
     @property
     def fields(self) -> dict[str, Field]:
-        """What it remembers, by name, the state of transforms inside apart."""
+        """The fields of its own state, by name, without those of inner transforms."""
         return self._form.fields
 
     @property
@@ -162,18 +186,16 @@ class Elementary(Transform):
         return self._form.timed
 
     def numbers_after(self, entry: State, steps: Any) -> State:
-        """What it remembers of the whole tree after `steps` steps, if that depends on the steps alone."""
+        """Its fields of the whole tree after `steps` steps, if they depend only on the number of steps."""
         program = self._form.program
-        if program is None or "once" not in program.names:
-            return {}
         names = [name for name, field in self.fields.items() if field.per == "tree" and name != "key"]
-        if not names or not program.names["once"].keys() <= {*names, "count"}:
+        if not names or "once" not in program.names or not program.names["once"].keys() <= {*names, "count"}:
             return {}
         dtype = tree.precision(entry)
 
         def step(count: Any, numbers: State) -> State:
-            arguments = self._children(self._numbers(count, dtype))
-            made = program.step("once", dtype)(arguments, None, program.named("once", numbers | {"count": count + 1}))
+            run = program.run("once", dtype, self._numbers(count, dtype))
+            made = run(None, program.named("once", numbers | {"count": count + 1}))
             return {name: made[name] for name in numbers}
 
         first = {name: entry[name] for name in names}
@@ -188,112 +210,59 @@ class Elementary(Transform):
                 own |= {(self.name, *inside, *deeper): part for deeper, part in child.parts.items()}
         return own
 
-    def _numbers(self, count: Any, dtype: np.dtype[Any]) -> dict[str, Any]:
-        """The arguments as the body is given them at this count, in this dtype."""
-        key = ("numbers", dtype)
-        if key not in self._cache:
-            numbers = concrete_numbers(self, count, dtype)
-            fixed = all(isinstance(leaf, float) for leaf in jax.tree.leaves(self)) and not any(
-                _is_schedule(child) for _, child in record.children(self._arguments)
-            )
-            if not fixed:
-                return numbers
-            self._cache[key] = numbers
-        return self._cache[key]
+    def _numbers(self, count: Any, dtype: np.dtype[Any]) -> Numbers:
+        """The hyperparameters and the transforms inside as the body is given them, at this count and in this dtype."""
+        known = self._known_numbers
+        if known is not None and dtype in known:
+            return known[dtype]
+        numbers = concrete_numbers(self, count, dtype)
+        numbers = {p.name: numbers[p.name] for p in self._parameters if p.is_child}
+        if known is not None:
+            known[dtype] = numbers
+        return numbers
+
+    @functools.cached_property
+    def _known_numbers(self) -> dict[np.dtype[Any], Numbers] | None:
+        """The same by dtype, where they depend on nothing else."""
+        children = [child for _, child in record.children(self._arguments)]
+        fixed = all(isinstance(leaf, float) for leaf in jax.tree.leaves(self)) and not any(map(is_schedule, children))
+        return {} if fixed else None
 
     def _init(self, params: Params) -> State:
         if not self.slots:
             return {}
-        form = self._form
         with jax.named_scope(self.name), blame(f"{self.name}.init"):
-            if "real" in form.facts:
-                check.refuse_complex(f"{self._who()}.init", self.name, params)
+            self._refuse_complex("init", params)
             numbers = self._numbers(0, tree.precision(params))
-            if form.program is not None:
-                fields = form.program.init(self._children(numbers), params, self._inner)
-            else:
-                fields = self._init_by_hand(self._call(numbers), params)
-        return {self.name: ({"count": jnp.zeros((), jnp.int32)} if form.timed else {}) | fields}
-
-    def _init_by_hand(self, rule: Rule, params: Params) -> State:
-        if rule.init is not None:
-            fields = rule.init(params)
-            if not isinstance(cast(Any, fields), dict) or "count" in fields:
-                raise TypeError(
-                    f"{self._who()}.init: returned {fields!r}; allowed: a dict of fields, none called 'count'."
-                )
-            for name in rule.fields.keys() - fields.keys():
-                raise ValueError(
-                    f"{self._who()}: the Rule declares the field {name!r}, which init has not made; its fields: "
-                    f"{', '.join(fields) or 'none'}."
-                )
-            return fields
-        declared = {name: field.init(params, field.start) for name, field in rule.fields.items() if not field.given}
-        return declared | ({"inner": self._inner[0].init(params)} if self._inner else {})
-
-    @property
-    def _inner(self) -> list[Transform]:
-        """The transforms among its arguments."""
-        if "inner" not in self._cache:
-            children = record.children(self._arguments)
-            self._cache["inner"] = [child for _, child in children if isinstance(child, Transform)]
-        return self._cache["inner"]
-
-    def _children(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Of the arguments those that are no structure."""
-        return {p.name: arguments[p.name] for p in self._parameters if p.is_child}
-
-    def _known(self, extra: dict[str, Any]) -> dict[str, Any]:
-        """The extra arguments that its update names or passes on."""
-        facts, observable = self.facts, "unobserved" not in self.facts
-        return {n: value for n, value in extra.items() if facts.takes(n) or (n == "observed" and observable)}
+            fields = self._form.program.init(numbers, params, self._inner)
+        return {self.name: ({"count": jnp.zeros((), jnp.int32)} if self._form.timed else {}) | fields}
 
     def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
         own: State = state[self.name] if self.slots else {}
-        form = self._form
+        form, facts = self._form, self._form.facts
         with jax.named_scope(self.name), blame(f"{self.name}.update"):
-            if "real" in form.facts:
-                check.refuse_complex(f"{self._who()}.update", self.name, updates)
+            self._refuse_complex("update", updates)
             dtype = tree.precision(updates, own, params)
             numbers = self._numbers(own.get("count", 0), dtype)
+            timed = {"count": numerics.saturating_increment(own["count"])} if form.timed else {}
+            told = [name for name in extra if facts.takes(name) or (name == "observed" and "unobserved" not in facts)]
+            step = Step(dtype, numbers, updates, params, timed.get("count"), {name: extra[name] for name in told})
             fields = {name: value for name, value in own.items() if name != "count"}
-            timed = {"count": numerics.saturating_increment(own["count"])} if "count" in own else {}
-            if form.program is not None:
-                count, extra = timed.get("count"), self._known(extra)
-                result, new = form.program.update(
-                    dtype, self._children(numbers), updates, fields, params, count, extra, self._inner
-                )
-            else:
-                named = self._named(updates, params, extra, timed)
-                result, new = self._by_hand(self._call(numbers), updates, fields, named)
+            result, new = form.program.update(step, fields, self._inner)
             new = timed | new
-            if check.checking():
+            if values.value_checks.get():
                 signed = [name for name, field in form.fields.items() if field.nonnegative]
-                check.check_values(self.name, result, own, new, signed)
+                values.check_values(self.name, result, own, new, signed)
         return result, ({self.name: new} if self.slots else {})
 
-    def _by_hand(self, rule: Rule, updates: Updates, fields: State, named: dict[str, Any]) -> tuple[Updates, State]:
-        returned: Any = rule.update(updates, fields, **named)
-        if not isinstance(returned, tuple) or len(cast(Any, returned)) != 2:
-            raise TypeError(f"{self._who()}.update: returned {returned!r}; allowed: a pair (updates, state).")
-        result, new = cast(tuple[Any, Any], returned)
-        who = f"{self._who()}.update"
-        check.check_unchanged(who, "the updates it returned", result, "those it was given", updates)
-        check.check_unchanged(who, "the state it returned", new, "the old state", fields)
-        return tree.cast_like(result, updates), tree.cast_like(new, fields)
+    @functools.cached_property
+    def _inner(self) -> list[Transform]:
+        """The transforms among its arguments."""
+        return [child for _, child in record.children(self._arguments) if isinstance(child, Transform)]
 
-    def _named(self, updates: Updates, params: Params, extra: dict[str, Any], timed: State) -> dict[str, Any]:
-        """The keyword arguments that the author's update names."""
-        wanted, named = self._form.wanted, self._known(extra)
-        if not (wanted.observed or wanted.passes_on):
-            named.pop("observed", None)
-        if wanted.observed:
-            named.setdefault("observed", updates)
-        if wanted.count:
-            named |= timed
-        if wanted.params:
-            named["params"] = params
-        return named
+    def _refuse_complex(self, method: str, leaves: Any) -> None:
+        if "real" in self._form.facts:
+            check.refuse_complex(f"{self._who()}.{method}", self.name, leaves)
 
 
 def _is_nonzero(value: Any) -> bool:
@@ -301,28 +270,21 @@ def _is_nonzero(value: Any) -> bool:
     return isinstance(value, float) and abs(value) >= float(np.finfo(np.float32).tiny)
 
 
-def _is_schedule(value: Any) -> bool:
-    return isinstance(value, Schedule)
-
-
 class Named(Transform):
     """A transform whose body returns another transform."""
-
-    __slots__ = ()
 
     def _probe(self) -> None:
         self.expand()
 
     def expand(self, *, deep: bool = False) -> Transform:
-        expanded = self._cache.get("expanded")
+        expanded: Transform | None = vars(self).get("_made_of")
         if expanded is None:
             with blame(self.name):
-                expanded = cast(
-                    Transform, record.coerce(Kind.TRANSFORM, self._call(self._arguments), f"{self._who()}: its result")
-                )
+                made = record.coerce(Kind.TRANSFORM, self._call(self._arguments), f"{self._who()}: its result")
+            expanded = cast(Transform, made)
             # What is built while tracing may hold tracers.
             if not self._traced and not any(is_traced(leaf) for leaf in jax.tree.leaves(expanded)):
-                self._cache["expanded"] = expanded
+                vars(self)["_made_of"] = expanded
         return expanded.expand(deep=True) if deep else expanded
 
 
@@ -333,12 +295,12 @@ def transform(body: Callable[P, Transform]) -> Callable[P, Transform]: ...
 @overload
 def transform(*, check: Callable[..., None]) -> Callable[[Callable[P, Any]], Callable[P, Transform]]: ...
 def transform(body: Any = None, *, check: Any = None) -> Any:
-    """Make a recorded transform of a function that returns a `Rule` or another transform. See the module's example.
+    """Makes a recorded transform of a function that returns a `Rule` or another transform. See the module's example.
 
     Args:
       body: the factory; its annotations say which of its arguments are hyperparameters, and in which range.
-      check: a function of the same arguments that raises where they do not go together. Only here hyperparameters have
-        their values; a number that JAX traces has none here either.
+      check: a function of the same arguments that raises an error if they do not fit together. Unlike in the body,
+        hyperparameters have their values here, unless JAX traces them.
     """
     if body is None:
         return functools.partial(transform, check=check)
@@ -346,7 +308,7 @@ def transform(body: Any = None, *, check: Any = None) -> Any:
     returns = hints.get("return")
     bases: dict[Any, type[Transform]] = {Rule: Elementary, Transform: Named}
     if returns not in bases:
-        raise TypeError(f"{body.__name__}: its return annotation is {returns!r}; allowed: Rule or Transform.")
+        raise TypeError(f"{body.__name__}: its return annotation is {returns!r}; it must be Rule or Transform.")
     node = record.define(bases[returns], body, hints)
     node._check = None if check is None else staticmethod(check)
     return record.factory_of(node)

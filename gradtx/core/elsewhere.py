@@ -1,7 +1,7 @@
-"""What optax's names are called here: `gradtx.trace` says `scale_by_momentum(decay, form="sum")`.
+"""The gradtx spelling of optax's names: the error for `gradtx.trace` says `scale_by_momentum(decay, form="sum")`.
 
-Each of optax's public names is one of gradtx, or stands here: with the expression that does the same, or with where it
-is. The page "Coming from optax" lists them all. So are the arguments that optax's functions of the same name have.
+Each public name of optax either exists in gradtx or is listed here, with the equivalent expression or the place where
+to find it. So are arguments that only optax's functions have. The page "Coming from optax" lists all names.
 """
 
 import types
@@ -29,130 +29,112 @@ MADE: Final = {
     "trace": 'scale_by_momentum(decay, form="sum")',
     "zero_nans": "zero_nonfinite()",
 }
-"""The expression that does the same, in the argument names of gradtx."""
+"""The equivalent expression, in the argument names of gradtx."""
 
 _NOTES: Final = {
-    "inject_hyperparams": "numbers are leaves of every optimizer: tx.replace(learning_rate=...), or in a TrainState "
+    "inject_hyperparams": "hyperparameters are leaves already: tx.replace(learning_rate=...), or in a TrainState "
     "tunable(adam(learning_rate)) and tune(state, learning_rate=...)",
-    "named_chain": "stages have names already: gradtx.find(state, name)",
-    "selective_transform": "the mask says what is trained, freeze_mask what is not",
+    "named_chain": "stages already have names: gradtx.find(state, name)",
+    "selective_transform": "the mask selects the trained leaves, freeze_mask the frozen ones",
     "stateless_with_tree_map": "f gets the trees: stateless(lambda updates, params: jax.tree.map(f, updates, params))",
 }
 
-_LOSSES: Final = """convex_kl_divergence cosine_distance cosine_similarity ctc_loss ctc_loss_with_forward_probs
-generalized_kl_divergence hinge_loss huber_loss kl_divergence l2_loss log_cosh losses ntxent safe_softmax_cross_entropy
-sigmoid_binary_cross_entropy sigmoid_focal_loss smooth_labels softmax_cross_entropy
-softmax_cross_entropy_with_integer_labels squared_error"""
-
-_METHODS: Final = """adan fromage keep_params_nonnegative lbfgs noisy_sgd normalize_by_update_norm novograd
-optimistic_adam optimistic_adam_v2 optimistic_gradient_descent polyak_sgd scale_by_adan
-scale_by_backtracking_linesearch scale_by_distance_over_gradients scale_by_lbfgs scale_by_novograd
-scale_by_optimistic_gradient scale_by_param_block_norm scale_by_polyak scale_by_sm3
-scale_by_zoom_linesearch sm3"""
-
-_STATES: Final = """AdaptiveGradClipState AddDecayedWeightsState AddNoiseState ApplyEvery ApplyIfFiniteState
-ClipByGlobalNormState ClipState ConditionallyMaskState ConditionallyTransformState EmaState FactoredState
-InjectHyperparamsState InjectStatefulHyperparamsState LookaheadState MaskedNode MaskedState MonitorState MultiStepsState
+_OTHERS: Final = {
+    "a loss is any function of the params; optax.losses has this one": """
+convex_kl_divergence cosine_distance cosine_similarity ctc_loss ctc_loss_with_forward_probs
+generalized_kl_divergence hinge_loss huber_loss kl_divergence l2_loss log_cosh losses ntxent
+safe_softmax_cross_entropy sigmoid_binary_cross_entropy sigmoid_focal_loss smooth_labels softmax_cross_entropy
+softmax_cross_entropy_with_integer_labels squared_error""",
+    "stay with optax for it: optax.{name}(...), alone or in gradtx.chain": """
+adan fromage keep_params_nonnegative lbfgs noisy_sgd normalize_by_update_norm novograd optimistic_adam
+optimistic_adam_v2 optimistic_gradient_descent polyak_sgd scale_by_adan scale_by_backtracking_linesearch
+scale_by_distance_over_gradients scale_by_lbfgs scale_by_novograd scale_by_optimistic_gradient
+scale_by_param_block_norm scale_by_polyak scale_by_sm3 scale_by_zoom_linesearch sm3""",
+    "a state is plain dicts by name: gradtx.find(state, name)": """
+AdaptiveGradClipState AddDecayedWeightsState AddNoiseState ApplyEvery ApplyIfFiniteState ClipByGlobalNormState
+ClipState ConditionallyMaskState ConditionallyTransformState EmaState FactoredState InjectHyperparamsState
+InjectStatefulHyperparamsState LookaheadState MaskedNode MaskedState MonitorState MultiStepsState
 MultiTransformState NonNegativeParamsState PartitionState ScaleByAdaDeltaState ScaleByAdamState ScaleByAdanState
 ScaleByAmsgradState ScaleByBacktrackingLinesearchState ScaleByBeliefState ScaleByLBFGSState ScaleByLionState
 ScaleByNovogradState ScaleByRStdDevState ScaleByRmsState ScaleByRpropState ScaleByRssState ScaleBySM3State
-ScaleByScheduleState ScaleByTrustRatioState ScaleByZoomLinesearchState ScaleState SnapshotState TraceState ZeroNansState
-ZoomLinesearchInfo init_empty_state"""
-
-_WORDS: Final = {
-    "LookaheadParams": "the params are the fast ones, the slow ones are gradtx.find(state, 'slow')",
-    "ShouldSkipUpdateFunction": "accumulate(inner, every, skip_nonfinite=True)",
-    "WrappedSchedule": "a gradtx schedule is a value already",
-    "contrib": "what it has in common with gradtx is at the top: gradtx.schedule_free, gradtx.sam, "
-    "gradtx.reduce_on_plateau, gradtx.split_real_and_imaginary; for the rest stay with optax.contrib",
-    "inject_stateful_hyperparams": "any hyperparameter may be a schedule; for one with a state of its own stay with "
-    "optax",
-    "incremental_update": "averages of the params are wrappers: gradtx.exponential_averaging(inner, decay, "
-    "debias=False), with decay = 1 - step_size; for a target network stay with optax",
-    "measure_with_ema": "gradtx.monitor(inner) keeps norms and rates; for other measures stay with optax",
-    "microbatch": "gradtx.accumulate(inner, every), or gradtx.minimize with a batch_size",
-    "microbatching": "gradtx.accumulate(inner, every), or gradtx.minimize with a batch_size",
-    "periodic_update": "jnp.where of the count; for a target network stay with optax",
-    "power_iteration": "gradtx.landscape.lanczos(operator)",
-    "second_order": "gradtx.landscape: hessian, fisher, diagonal",
-    "skip_large_updates": "a clip, such as gradtx.clip_by_global_norm; to skip the whole step stay with optax",
-    "skip_not_finite": "accumulate(inner, every, skip_nonfinite=True)",
-    "snapshot": "gradtx.monitor(inner) keeps norms and rates; for other measures stay with optax",
-    "transforms": "what it has in common with gradtx is at the top: gradtx.masked, gradtx.accumulate, gradtx.partition",
-    "tree_map_params": "the state is plain dicts: jax.tree.map over gradtx.find(state, name)",
-    "tree_utils": "jax.tree and gradtx.global_norm; gradtx.find(state, name) for tree_get",
-    "with_extra_args_support": "every gradtx transform takes the extra arguments that it names",
+ScaleByScheduleState ScaleByTrustRatioState ScaleByZoomLinesearchState ScaleState SnapshotState TraceState
+ZeroNansState ZoomLinesearchInfo init_empty_state""",
+    "stay with optax for it": """
+assignment bias_correction experimental matrix_inverse_pth_root multi_normal nnls per_example_global_norm_clip
+per_example_layer_norm_clip perturbations projections safe_increment safe_int32_increment safe_norm
+safe_root_mean_squares scale_gradient update_infinity_moment update_moment update_moment_per_elem_norm
+value_and_grad_from_state""",
+    "the params are the fast weights; gradtx.find(state, 'slow') gives the slow ones": "LookaheadParams",
+    "accumulate(inner, every, skip_nonfinite=True)": "ShouldSkipUpdateFunction skip_not_finite",
+    "a gradtx schedule is already a value": "WrappedSchedule",
+    "what gradtx also has is at the top level: gradtx.schedule_free, gradtx.sam, "
+    "gradtx.reduce_on_plateau, gradtx.split_real_and_imaginary; for the rest stay with optax.contrib": "contrib",
+    "any hyperparameter may be a schedule; for one with a state of its own stay with optax": (
+        "inject_stateful_hyperparams"
+    ),
+    "averages of the params are wrappers: gradtx.exponential_averaging(inner, decay, debias=False), with "
+    "decay = 1 - step_size; for a target network stay with optax": "incremental_update",
+    "gradtx.monitor(inner) keeps norms and rates; for other measures stay with optax": "measure_with_ema snapshot",
+    "gradtx.accumulate(inner, every), or gradtx.minimize with a batch_size": "microbatch microbatching",
+    "jnp.where on the count; for a target network stay with optax": "periodic_update",
+    "gradtx.landscape.lanczos(operator)": "power_iteration",
+    "gradtx.landscape: hessian, fisher, diagonal": "second_order",
+    "a clip, such as gradtx.clip_by_global_norm; to skip the whole step stay with optax": "skip_large_updates",
+    "what gradtx also has is at the top level: gradtx.masked, gradtx.accumulate, gradtx.partition": "transforms",
+    "the state is plain dicts: jax.tree.map over gradtx.find(state, name)": "tree_map_params",
+    "jax.tree and gradtx.global_norm; gradtx.find(state, name) for tree_get": "tree_utils",
+    "every gradtx transform takes the extra arguments that it names": "with_extra_args_support",
 }
-
-_STAY: Final = """assignment bias_correction experimental matrix_inverse_pth_root multi_normal nnls
-per_example_global_norm_clip per_example_layer_norm_clip perturbations projections safe_increment safe_int32_increment
-safe_norm safe_root_mean_squares scale_gradient update_infinity_moment update_moment update_moment_per_elem_norm
-value_and_grad_from_state"""
+"""What to write instead of the others."""
 
 HINTS: Final[dict[str, str]] = {
-    **dict.fromkeys(_LOSSES.split(), "a loss is any function of the params; optax.losses has this one"),
-    **{name: f"stay with optax for it: optax.{name}(...), alone or in gradtx.chain" for name in _METHODS.split()},
-    **dict.fromkeys(_STATES.split(), "a state is plain dicts by name: gradtx.find(state, name)"),
-    **dict.fromkeys(_STAY.split(), "stay with optax for it"),
-    **_WORDS,
+    **{name: hint.format(name=name) for hint, names in _OTHERS.items() for name in names.split()},
     **{name: "; ".join([made, *([_NOTES[name]] if name in _NOTES else [])]) for name, made in MADE.items()},
 }
 """By optax's name, what to write instead."""
 
 
-_INNER: Final = "inner, the first argument"
-_MASKS: Final = "mask, one for the decay and the ratio; for two masks see gradtx.lars"
-_BIAS: Final = (
-    "leave it out, or write scale_by_momentum(b1, form=...) + scale_by_rms(b2, eps, maximum='corrected', debias=...) "
-    ">> scale_by_learning_rate(learning_rate)"
-)
-_COUNT: Final = "leave it out; the function is given the count"
-_ALWAYS: Final = "leave it out; trees like the params are always masked"
-_ONE_UPDATE: Final = "leave it out; both gradients are taken in one update"
-_WARMUP: Final = "learning_rate=warmup_constant_schedule(0.0, learning_rate, warmup_steps)"
-_STORED: Final = 'gradtx.stored(tx, dtype) around it; fields=("z",) stores z alone, as optax does'
-_MODE: Final = "leave it out for 'hard'; for the others stay with optax"
-
-ARGUMENTS: Final[dict[str, dict[str, str]]] = {
-    "accumulate": {
-        "opt": _INNER,
-        "every_k_schedule": "every",
-        "should_skip_update_fn": "skip_nonfinite=True",
-        "accumulator_dtype": "stored(accumulate(...), dtype, ('accumulated',))",
-    },
-    "adadelta": {"weight_decay_mask": "mask"},
-    "add_noise": {"seed": "key, an int"},
-    "amsgrad": {"bias_correction_mu": _BIAS, "bias_correction_nu": _BIAS},
-    "conditionally": {"forward_extra_args": _COUNT},
-    "conditionally_mask": {"forward_extra_args": _COUNT},
-    "lars": {"weight_decay_mask": _MASKS, "trust_ratio_mask": _MASKS},
-    "lookahead": {"fast_optimizer": _INNER},
-    "masked": {"mask_compatible_extra_args": _ALWAYS},
-    "monitor": {"measures": "leave it out; norms and rates are kept; for other measures stay with optax"},
-    "nadam": {"nesterov": "leave it out; the one without is adam"},
-    "nadamw": {"nesterov": "leave it out; the one without is adamw"},
-    "partition": {"mask_compatible_extra_args": _ALWAYS},
-    "scale_by_factored_rms": {"decay_rate_fn": "decay_rate, of 1 - t^(-decay_rate); for others stay with optax"},
-    "sam": {
-        "optimizer": _INNER,
-        "adv_optimizer": "rho, the radius",
-        "sync_period": _ONE_UPDATE,
-        "reset_state": _ONE_UPDATE,
-        "opaque_mode": _ONE_UPDATE,
-        "batch_axis_name": "leave it out; grad_fn takes the mean over devices",
-    },
-    "scale_by_lion": {"mode": _MODE, "smooth_beta": _MODE},
-    "scale_by_rms": {"bias_correction": "debias"},
-    "schedule_free": {"base_optimizer": _INNER, "state_dtype": _STORED},
-    "schedule_free_adamw": {"warmup_steps": _WARMUP, "state_dtype": _STORED},
-    "schedule_free_sgd": {"warmup_steps": _WARMUP, "state_dtype": _STORED},
-    "skip_nonfinite": {"max_consecutive_errors": "max_consecutive"},
-    "train_only": {"optimizer": _INNER, "freeze_mask": "mask, the opposite: it says what is trained"},
+ARGUMENTS: Final = {
+    "inner, the first argument": "accumulate.opt lookahead.fast_optimizer sam.optimizer "
+    "schedule_free.base_optimizer train_only.optimizer",
+    "every": "accumulate.every_k_schedule",
+    "skip_nonfinite=True": "accumulate.should_skip_update_fn",
+    "stored(accumulate(...), dtype, ('accumulated',))": "accumulate.accumulator_dtype",
+    "mask": "adadelta.weight_decay_mask",
+    "key, an int": "add_noise.seed",
+    "leave it out, or write scale_by_momentum(b1, form=...) + scale_by_rms(b2, eps, maximum='corrected', "
+    "debias=...) >> scale_by_learning_rate(learning_rate)": "amsgrad.bias_correction_mu amsgrad.bias_correction_nu",
+    "leave it out; the function gets the count": (
+        "conditionally.forward_extra_args conditionally_mask.forward_extra_args"
+    ),
+    "mask, which is for both the decay and the ratio; for two masks see gradtx.lars": (
+        "lars.weight_decay_mask lars.trust_ratio_mask"
+    ),
+    "leave it out; trees like the params are always masked": (
+        "masked.mask_compatible_extra_args partition.mask_compatible_extra_args"
+    ),
+    "leave it out; norms and rates are recorded; for other measures stay with optax": "monitor.measures",
+    "leave it out; without it the method is adam": "nadam.nesterov",
+    "leave it out; without it the method is adamw": "nadamw.nesterov",
+    "decay_rate, of 1 - t^(-decay_rate); for others stay with optax": "scale_by_factored_rms.decay_rate_fn",
+    "rho, the radius": "sam.adv_optimizer",
+    "leave it out; both gradients are taken in one update": "sam.sync_period sam.reset_state sam.opaque_mode",
+    "leave it out; grad_fn takes the mean over devices": "sam.batch_axis_name",
+    "leave it out for 'hard'; for the others stay with optax": "scale_by_lion.mode scale_by_lion.smooth_beta",
+    "debias": "scale_by_rms.bias_correction",
+    'gradtx.stored(tx, dtype) around it; fields=("z",) stores z alone, as optax does': (
+        "schedule_free.state_dtype schedule_free_adamw.state_dtype schedule_free_sgd.state_dtype"
+    ),
+    "learning_rate=warmup_constant_schedule(0.0, learning_rate, warmup_steps)": (
+        "schedule_free_adamw.warmup_steps schedule_free_sgd.warmup_steps"
+    ),
+    "max_consecutive": "skip_nonfinite.max_consecutive_errors",
+    "mask, the opposite: it selects the trained leaves": "train_only.freeze_mask",
 }
-"""By function, the arguments that only optax's has, and what to write instead."""
-
+"""What to write instead of the arguments that only optax's functions have."""
 
 REMOVED: Final = {
+    "fewest": "min_leaves",
     "state_dtype": 'gradtx.stored(tx, dtype) around any transform; fields=("mu",) stores some of its statistics',
 }
 """By name, the arguments that version 0.1 had, and what to write instead."""
@@ -179,22 +161,22 @@ RULE: Final = {
 
 
 def of_rule(error: TypeError) -> str:
-    """What to write for an argument of `Rule` that an error is about, or ""."""
+    """The replacement for an argument of `Rule` that an error is about, or ""."""
     words = str(error)
     found = [name for name in RULE if "Rule.__init__" in words and f"argument {name!r}" in words]
     return f"Version 0.1 had {found[0]}. Instead: {RULE[found[0]]}." if found else ""
 
 
 def argument(function: str, name: str) -> str:
-    """What an error adds about an argument that only optax's function has, or that version 0.1 had, or ""."""
-    if name in REMOVED and name not in ARGUMENTS.get(function, {}):
-        return f" Version 0.1 had it. Instead: {REMOVED[name]}."
-    hint = ARGUMENTS.get(function, {}).get(name)
-    return f" optax has it. Instead: {hint}." if hint else ""
+    """The hint in an error about an argument that only optax's function has, or that version 0.1 had, or ""."""
+    for hint, places in ARGUMENTS.items():
+        if f"{function}.{name}" in places.split():
+            return f" optax has it. Instead: {hint}."
+    return f" Version 0.1 had it. Instead: {REMOVED[name]}." if name in REMOVED else ""
 
 
 ATTRIBUTES: Final = {
-    "gradient_transformation": "leave it out: an optimizer is one already",
+    "gradient_transformation": "leave it out: an optimizer already is one",
     "has_updated": "gradtx.find(state, 'micro_step') == 0",
 }
 """By attribute or method of optax's objects, what to write instead."""
@@ -203,9 +185,9 @@ ATTRIBUTES: Final = {
 def missing(name: str, caller: types.FrameType) -> AttributeError | ImportError:
     """The error for a name that gradtx does not have.
 
-    Of an AttributeError in `from gradtx import name` Python would drop the words.
+    In `from gradtx import name` Python would drop the text of an AttributeError.
     """
-    import dis  # here: it takes longer than all of this file
+    import dis  # imported here, because it takes longer than this whole file
 
     if name in ("landscape", "plot", "testing"):
         hint = f" before it is imported: import gradtx.{name}."

@@ -1,12 +1,12 @@
-"""What a transform remembers, declared field by field.
+"""Fields: the state of a transform, declared one by one.
 
-A field says its shape, its dtype, where it starts, and what may be done with it:
+A field declares its shape, its dtype, its initial value, and what may be done with it:
 
 - `like()`: shaped like the parameter. Momentum keeps one, the average of gradients.
 - `squares()`: the same, real and never negative. RMSProp keeps one, the average of squared gradients.
 - `sums(axis)`: one number for each row or column. Adafactor keeps two in place of `squares()`.
 
-From it follow `init`, the bytes, the sign, how the state is sharded, and whether `stored` may keep it in fewer bits.
+`init`, the bytes, the sign, the sharding, and whether `stored` may keep it in fewer bits follow from the declaration.
 """
 
 import dataclasses
@@ -39,20 +39,20 @@ def _none(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One number or array that a transform remembers, for each leaf or for the whole tree.
+    """One number or array in the state of a transform, for each leaf or for the whole tree.
 
     Args:
       start: the value before the first update: a number, a dict of numbers, "params" (a copy), "identity", or
         "largest", the largest number of the dtype.
-      axes: of a parameter's shape the axes of the state: the parameter's own, by index, or a `Length`.
+      axes: a function from the parameter's shape to the axes of the field: the parameter's, by index, or a `Length`.
       per: one for each "leaf", or one for the whole "tree".
       dtype: "compute" (at least float32), "params" (that of the parameter), "count" (int32), "flag" (bool), or "key"
         (a random key).
-      real: real also where the parameter is complex.
+      real: real even if the parameter is complex.
       nonnegative: never below 0.
-      exact: why it may not be stored in fewer bits, in words; None if it may.
+      exact: the reason why it must not be stored in fewer bits; None if it may.
       low: whether it is a statistic, which `stored` keeps in fewer bits.
-      given: whether it is an extra argument of `update` and not remembered.
+      given: whether it is an extra argument of `update` instead of a part of the state.
     """
 
     start: Any = 0.0
@@ -71,7 +71,7 @@ class Field:
         return self.low and self.per == "leaf" and self.dtype == "compute" and self.axes is not _none
 
     def init(self, params: PyTree, start: Any) -> Any:
-        """The field before the first update, `start` being its value."""
+        """The field before the first update, with the value `start`."""
         if self.per == "leaf":
             return jax.tree.map(functools.partial(self._at_leaf, start=start), params)
         if self.dtype == "key":
@@ -104,7 +104,7 @@ class Field:
         return sharding.with_axes_of(made, leaf, self.kept_axes(jnp.shape(leaf)))
 
     def kept_axes(self, shape: tuple[int, ...]) -> list[int | None]:
-        """Of each axis of the state the axis of the parameter whose sharding it has; None for replicated ones."""
+        """For each axis of the field, the axis of the parameter whose sharding it has; None if it is replicated."""
         axes = self.axes(shape)
         return [None if isinstance(axis, Length) or axes.count(axis) > 1 else axis for axis in axes]
 
@@ -114,7 +114,7 @@ def like(start: Any = 0.0, *, exact: str | None = None) -> Field:
 
     Args:
       start: a number or hyperparameter, the value before the first update.
-      exact: why `stored` must leave it in full precision, in words.
+      exact: the reason why `stored` must keep it in full precision.
     """
     return Field(start, exact=exact)
 
@@ -125,12 +125,12 @@ def squares(start: Any = 0.0, *, exact: str | None = None) -> Field:
 
 
 def copy(*, dtype: Literal["compute", "params"] = "compute", low: bool = True) -> Field:
-    """A copy of the parameter that `init` was given, in at least float32 or in its own dtype."""
+    """A copy of the parameter given to `init`, in at least float32 or in its own dtype."""
     return Field("params", dtype=dtype, low=low)
 
 
 def remainder() -> Field:
-    """Zeros in the shape and dtype of the parameter: what rounding has taken off it."""
+    """The part that rounding has taken off, in the shape and dtype of the parameter; zeros at first."""
     return Field(dtype="params")
 
 
@@ -178,36 +178,30 @@ def flag() -> Field:
 
 
 def key(seed: int = 0) -> Field:
-    """A random key. The field is called `key`; a formula that names it is given a new one for each leaf and step."""
+    """A random key. The field must be called `key`; a formula that names it gets a new key for each leaf and step."""
     return Field(seed, axes=_none, per="tree", dtype="key")
 
 
 def weights(*names: str) -> Field:
-    """The sum of the weights of an average, two numbers for the whole tree; of several averages, by their names.
+    """The sum of the weights of an average, two numbers for the whole tree; for several averages, by their names.
 
-    `averages.debiasing` moves one, `averages.debiasing_each` several.
+    `averages.debiasing` updates one, `averages.debiasing_each` several.
     """
     one = {"given": 0.0, "left": 1.0}
     return Field(dict.fromkeys(names, one) or one, axes=_none, per="tree", nonnegative=True)
 
 
 def argument(per: Literal["leaf", "tree"] = "tree") -> Field:
-    """An extra argument of `update`: one number, or a tree like the params. It is not remembered."""
+    """An extra argument of `update`: one number, or a tree like the params. It is not part of the state."""
     return Field(per=per, given=True)
 
 
 # The fields of a whole state ------------------------------------------------------------------------------------------
 
 Place = tuple[str, ...]
-"""Where something is in a state, by names: ("scale_by_rms", "nu")."""
+"""A place in a state, by names: ("scale_by_rms", "nu")."""
 
 
 def at(state: Any, place: Place) -> Any:
-    """What a state has at a place."""
+    """The value at a place in a state."""
     return functools.reduce(lambda node, name: node[name], place, state)
-
-
-def put(state: Any, place: Place, value: Any) -> Any:
-    """A copy of the state with another value at a place."""
-    name, *rest = place
-    return state | {name: put(state[name], tuple(rest), value) if rest else value}

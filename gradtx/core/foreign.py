@@ -1,5 +1,6 @@
-"""Objects with `init` and `update` from elsewhere, optax's for example, among gradtx's transforms, and the way back."""
+"""Transforms of other libraries, such as optax, among gradtx's transforms, and the conversion to optax."""
 
+import functools
 import importlib
 import inspect
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax
 
 from gradtx import tree
-from gradtx.core import check, record
+from gradtx.core import check, record, values
 from gradtx.core.annotations import Kind
 from gradtx.core.fields import Place
 from gradtx.core.rule import Facts, Params, State, Updates
@@ -16,15 +17,10 @@ from gradtx.core.transform import Part, Transform
 
 
 class Foreign(Transform):
-    """An object with `init` and `update` from elsewhere."""
-
-    __slots__ = ()
+    """An object of another library with `init` and `update`."""
 
     def _probe(self) -> None:
         _check_pair(self._arguments["object"], self._who())
-
-    def expand(self, *, deep: bool = False) -> Transform:
-        return self
 
     @property
     def _title(self) -> str:
@@ -41,15 +37,12 @@ class Foreign(Transform):
     def slots(self) -> tuple[str, ...]:
         return (self._title,)
 
-    @property
-    def _update_parameters(self) -> list[inspect.Parameter]:
-        return list(inspect.signature(self._arguments["object"].update).parameters.values())
-
-    @property
+    @functools.cached_property
     def facts(self) -> Facts:
-        # It cannot be asked what it does, nor told which gradient to measure.
-        named = frozenset(p.name for p in self._update_parameters if p.kind is p.KEYWORD_ONLY)
-        any_extra = any(p.kind is p.VAR_KEYWORD for p in self._update_parameters)
+        # Its properties are not known, and it cannot take `observed`.
+        parameters = inspect.signature(self._arguments["object"].update).parameters.values()
+        named = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        any_extra = any(p.kind is p.VAR_KEYWORD for p in parameters)
         return Facts(reach="tree", traits=frozenset({"unobserved"}), extra=named, any_extra=any_extra)
 
     @property
@@ -61,27 +54,26 @@ class Foreign(Transform):
 
     def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
         known = {name: value for name, value in extra.items() if self.facts.takes(name)}
-        with jax.named_scope(self._title), blame(f"foreign.update ({self._title})"), check.foreign_call():
+        with jax.named_scope(self._title), blame(f"foreign.update ({self._title})"), check.foreign_call(True):
             old = state[self._title]
             result, new = self._arguments["object"].update(updates, old, params, **known)
             result, new = tree.cast_like(result, updates), tree.cast_like(new, old)
-            if check.checking():
-                check.check_values(self._title, result, {}, {"state": new}, [])
+            if values.value_checks.get():
+                values.check_values(self._title, result, {}, {"state": new}, [])
         return result, {self._title: new}
 
 
 @record.recorded(Foreign)
 def foreign(object: Any) -> Transform:  # noqa: A002 - any object at all
-    """Any object with `init` and `update` as a transform; compositions and wrappers apply it by themselves.
+    """Any object with `init` and `update` as a transform; compositions and wrappers apply this automatically.
 
     Args:
-      object: has `init(params)` and `update(updates, state, params)`. Compared by its own equality. It is given the
-        extra arguments that its update names; all of them where that takes `**extra_args`. Those that it passes on to
-        a gradtx transform inside it are left out there if that does not accept them.
+      object: has `init(params)` and `update(updates, state, params)`. Compared by its own equality. It gets the extra
+        arguments that its update names, or all of them if that takes `**extra_args`. If it passes them on to a gradtx
+        transform inside it, those that the inner transform does not accept are dropped.
 
-    State: its own, as it is, under the name of the function that made it. It cannot be told which gradient to
-    measure, so in `a + b` it may only stand first. Called here, not translated: it computes in the precision it is
-    given.
+    State: its own state, unchanged, under the name of the function that made it. It cannot take `observed`, so in
+    `a + b` it must come first. It is called as it is, and computes in the precision of its inputs.
 
     Errors: TypeError for an object without init and update.
 
@@ -90,22 +82,21 @@ def foreign(object: Any) -> Transform:  # noqa: A002 - any object at all
     >>> tx.update(jnp.array([3.0]), tx.init(jnp.zeros(1)))[0]
     Array([-0.5], dtype=float32)
     """
-    raise NotImplementedError  # a record only: Foreign says what it does
+    raise NotImplementedError  # only recorded; Foreign implements it
 
 
 def _check_pair(value: Any, where: str) -> None:
-    if record.is_factory(value):
-        raise TypeError(f"{where} is the factory gradtx.{value.node.name} itself; call it: {value.node.name}(...).")
+    record.refuse_factory(value, where)
     kind = type(value).__name__
     if kind in ("list", "tuple"):
         maker = where.partition(":")[0].removeprefix("gradtx.")
-        raise TypeError(f"{where} is a {kind}; pass the transforms themselves: {maker}(*transforms).")
+        raise TypeError(f"{where} is a {kind}. Pass the transforms themselves: {maker}(*transforms).")
     if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
-        raise TypeError(f"{where} is {value!r}; allowed: a transform, or any object with init and update.")
+        raise TypeError(f"{where} is {value!r}; it must be a transform, or any object with init and update.")
 
 
 def as_transform(value: Any, where: str) -> Transform:
-    """A transform as it is; any other object with init and update recorded as `foreign`; anything else refused."""
+    """A transform unchanged; any other object with init and update recorded as `foreign`; anything else refused."""
     if isinstance(value, Transform):
         return value
     _check_pair(value, where)
@@ -118,9 +109,9 @@ record.enter_coercion(Kind.TRANSFORM, as_transform)
 def to_optax(tx: Any) -> Any:
     """A transform as optax's own `GradientTransformationExtraArgs`; needs optax installed.
 
-    Anything with init and update is one. A gradtx transform works unmodified in optax.chain, TrainState and
-    nnx.Optimizer. Two cases need this function: extra arguments (`value=...`) through optax.chain, and array
-    hyperparameters in nnx.Optimizer. Extra arguments that the transform does not accept are dropped, as optax expects.
+    Most uses do not need it: a gradtx transform works unchanged in optax.chain, TrainState and nnx.Optimizer. Two cases
+    do: extra arguments (`value=...`) through optax.chain, and array hyperparameters in nnx.Optimizer. Extra arguments
+    that the transform does not accept are dropped, as optax expects.
 
     >>> import gradtx
     >>> type(gradtx.to_optax(gradtx.adam(1e-3))).__name__

@@ -1,4 +1,4 @@
-"""Formulas: what happens to one leaf, and the program that the language makes of it.
+"""Formulas: what happens to one leaf, and how it becomes a program.
 
     def update(g, *, mu):                                  # one leaf, in the compute dtype
         mu = b * mu + (1 - b) * g
@@ -6,13 +6,13 @@
 
     return per_element(update, mu=fields.like())
 
-A formula names what it wants: the fields it has declared, `observed` (the gradient to measure), `params`, `count`
-(int32, 1 at the first update), `key`, and extra arguments. It returns the update, and what it remembers by name.
-Hyperparameters come by closure. What needs sums over all leaves has up to three passes: `measure`, leaf by leaf, whose
-results are added up; `once`, for what is one number for the whole tree; and the update itself.
+A formula names its inputs: the declared fields, `observed` (the gradient to measure), `params`, `count` (int32, 1 at
+the first update), `key`, and extra arguments. It returns the update, and the new values of its fields by name. It
+closes over the hyperparameters. A formula that needs sums over all leaves has up to three passes: `measure`, leaf by
+leaf, whose results are added up; `once`, for numbers of the whole tree; and the update itself.
 
-A formula is one program: the body runs with numbers that have no value yet, and what it computes is compiled once for
-each dtype and shape, whatever the numbers are.
+A formula is one program: the body runs with hyperparameters that have no values yet, and its computation is compiled
+once for each dtype and shape, whatever the hyperparameters are.
 """
 
 import dataclasses
@@ -20,18 +20,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
-import numpy as np
-
 from gradtx.core import selection
 from gradtx.core.fields import Field
-from gradtx.core.program import Body, Pass, Program, names_in
-from gradtx.core.rule import Reach, Rule, Wants
+from gradtx.core.program import Pass, Program, names_in
+from gradtx.core.rule import OFFERED, Reach, Rule, Wants
 
-PyTree = Any
-Numbers = dict[str, Any]
-Dtype = np.dtype[Any]
-
-OFFERED = frozenset({"observed", "params", "count"})
 RESERVED = OFFERED | {"inner", "groups", "updates"}
 
 
@@ -40,37 +33,26 @@ RESERVED = OFFERED | {"inner", "groups", "updates"}
 
 @dataclasses.dataclass(frozen=True)
 class Formula:
-    """The passes of a formula before its update; a mask of the leaves that it is for, None for all; and `stack`."""
+    """The passes of a formula by name; the mask of its leaves, None for all; and `stack`."""
 
-    measure: Pass = None
-    once: Pass = None
-    only: Any = None
-    stack: bool = False
+    passes: dict[str, Pass]
+    only: Any
+    stack: bool
+    program = Program
 
     def wanted(self, rule: Rule) -> Wants:
-        """What the passes name, checked against what there is."""
-        passes = {"measure": self.measure, "once": self.once, "update": rule.update}
-        wanted = names_of(rule, passes, without_leaf="once", closed=self.measure is None and self.once is None)
+        """The names that the passes want, checked against those that exist."""
+        alone = self.passes["measure"] is None and self.passes["once"] is None
+        wanted = names_of(rule, without_leaf="once", closed=alone)
         for name, field in rule.fields.items():
-            if field.per == "tree" and not field.given and name != "key" and self.once is None:
+            if field.per == "tree" and not field.given and name != "key" and self.passes["once"] is None:
                 raise TypeError(
-                    f"{rule.update.__name__}: the field {name!r} is one for the whole tree, and there is no `once` to "
-                    f"move it: per_{rule.reach}(update, once=once, {name}=...)."
+                    f"{rule.update.__name__}: the field {name!r} is one for the whole tree, but no `once` updates "
+                    f"it: per_{rule.reach}(update, once=once, {name}=...)."
                 )
-        given = frozenset(name for name, field in rule.fields.items() if field.given and name in wanted)
-        by_params = selection.is_function(self.only)
-        return Wants(
-            params="params" in wanted or by_params,
-            params_required=wanted.get("params", by_params),
-            observed="observed" in wanted,
-            count="count" in wanted,
-            extra=given,
-            extra_required=frozenset(name for name in given if wanted[name]),
-        )
-
-    def program(self, who: str, rule: Rule, body: Body) -> "Program":
-        """The program of a rule with this formula."""
-        return Program(who, rule, body)
+        given = OFFERED | {name for name, field in rule.fields.items() if field.given}
+        by_params = {"params": True} if selection.is_function(self.only) else {}
+        return Wants(by_params | {name: needed for name, needed in wanted.items() if name in given})
 
 
 def per_element(
@@ -82,18 +64,18 @@ def per_element(
     traits: tuple[str, ...] = (),
     **fields: Field,
 ) -> Rule:
-    """A formula that treats each element of a leaf by itself; small leaves may be joined end to end (`pack`).
+    """A formula that works element by element; small leaves may be joined end to end (`pack`).
 
     Args:
       update: `update(u, *, names...)`, returning u, or (u, {field: value}) with fields. See the module.
-      measure: `measure(u, *, names...)`, returning {name: total(x), norm(x) or largest(x)}, added up over all leaves;
-        or (that, {field: value}) where it moves fields as well.
-      once: `once(*, names...)`, returning {name: number}: the fields of the whole tree, and what the update names.
-      only: which leaves it is for, a mask (see `masked`); None for all. The others pass.
+      measure: `measure(u, *, names...)`, returning {name: total(x), norm(x) or largest(x)}, summed over all leaves; or
+        a pair of that and {field: value} if it updates fields as well.
+      once: `once(*, names...)`, returning {name: number}: fields of the whole tree, and numbers for the update.
+      only: a mask of the leaves that it applies to (see `masked`), None for all; the others pass through.
       traits: see `Rule`.
-      fields: what is remembered, by name (`gradtx.fields`).
+      fields: the state, by name (`gradtx.fields`).
     """
-    return _formula("element", update, Formula(measure, once, only), traits, fields)
+    return _formula("element", (measure, once, update), fields, traits, only)
 
 
 def per_matrix(
@@ -106,13 +88,13 @@ def per_matrix(
     traits: tuple[str, ...] = (),
     **fields: Field,
 ) -> Rule:
-    """A formula for a matrix; other leaves are refused by name: `by_shape` routes them elsewhere.
+    """A formula for a matrix; other leaves raise an error, unless `by_shape` routes them elsewhere.
 
     Args:
-      stack: run matrices of one shape as one batch, whose state stays leaf by leaf.
       update, measure, once, only, traits, fields: as `per_element`.
+      stack: run matrices of the same shape as one batch; their state stays leaf by leaf.
     """
-    return _formula("matrix", update, Formula(measure, once, only, stack), traits, fields)
+    return _formula("matrix", (measure, once, update), fields, traits, only, stack)
 
 
 def per_leaf(
@@ -125,55 +107,61 @@ def per_leaf(
     **fields: Field,
 ) -> Rule:
     """A formula for a leaf of any shape, whose elements may depend on each other. Its arguments: see `per_element`."""
-    return _formula("leaf", update, Formula(measure, once, only), traits, fields)
+    return _formula("leaf", (measure, once, update), fields, traits, only)
 
 
 def per_tree(update: Callable[..., Any], once: Pass = None, *, traits: tuple[str, ...] = (), **fields: Field) -> Rule:
-    """A formula for the whole tree: it is given trees and returns trees. Its arguments: see `per_element`."""
-    return _formula("tree", update, Formula(once=once), traits, fields)
+    """A formula for the whole tree: it takes and returns trees. Its arguments: see `per_element`."""
+    return _formula("tree", (None, once, update), fields, traits)
 
 
 def _formula(
-    reach: Reach, update: Callable[..., Any], formula: Formula, traits: tuple[str, ...], fields: dict[str, Field]
+    reach: Reach,
+    passes: tuple[Pass, Pass, Callable[..., Any]],
+    fields: dict[str, Field],
+    traits: tuple[str, ...],
+    only: Any = None,
+    stack: bool = False,
 ) -> Rule:
     check_fields(f"gradtx.per_{reach}", fields)
-    more = {"sums": formula.measure is not None, "leaves": formula.only is not None}
+    named: dict[str, Pass] = dict(zip(("measure", "once", "update"), passes, strict=True))
+    more = {"sums": named["measure"] is not None, "leaves": only is not None}
     traits = (*traits, *(name for name, holds in more.items() if holds))
-    return Rule(update=update, reach=reach, fields=fields, traits=traits, formula=formula)
+    return Rule(update=passes[-1], reach=reach, fields=fields, traits=traits, formula=Formula(named, only, stack))
 
 
 def check_fields(who: str, fields: dict[str, Field]) -> None:
-    """Refuse what is no field, and names that are taken."""
+    """Refuse anything but fields, and reserved names."""
     for name, field in fields.items():
         if not isinstance(cast(Any, field), Field):
-            raise TypeError(f"{who}: {name} is {field!r}; allowed: a field, such as gradtx.fields.like().")
+            raise TypeError(f"{who}: {name} is {field!r}; it must be a field, such as gradtx.fields.like().")
         if name in RESERVED or (name == "key") != (field.dtype == "key"):
-            why = "only a random key is called so" if name == "key" else "that is what the language calls its own"
-            why = "a random key is called key" if field.dtype == "key" else why
-            raise ValueError(f"{who}: a field is called {name!r}, but {why}; choose another name.")
+            why = "only a random key may have that name" if name == "key" else "that name is reserved"
+            why = "a random key must be called key" if field.dtype == "key" else why
+            raise ValueError(f"{who}: a field is called {name!r}, but {why}. Choose another name.")
 
 
-def names_of(rule: Rule, passes: dict[str, Pass], *, without_leaf: str, closed: bool) -> dict[str, bool]:
-    """What some passes name, and whether it must be there; `closed` if nothing but fields and what is offered can be.
+def names_of(rule: Rule, *, without_leaf: str, closed: bool) -> dict[str, bool]:
+    """The names that the passes want, and whether each is required; `closed` if only fields and `OFFERED` are allowed.
 
-    `without_leaf` is the pass that is not given what flows through.
+    `without_leaf` is the pass that does not get the update.
     """
     wanted: dict[str, bool] = {}
-    for title, function in passes.items():
+    for title, function in rule.formula.passes.items():
         if function is None:
             continue
         names, leads = names_in(function)
         if leads == (title == without_leaf):
-            allowed = f"{title}(*, names)" if title == without_leaf else f"{title}(u, *, names), u being what flows"
-            raise TypeError(f"{function.__name__}{inspect.signature(function)}; allowed: {allowed}.")
+            allowed = f"{title}(*, names)" if title == without_leaf else f"{title}(u, *, names), where u is the update"
+            raise TypeError(f"{function.__name__}{inspect.signature(function)}; it must be {allowed}.")
         wanted |= {name: needed or wanted.get(name, False) for name, needed in names.items()}
     for name, needed in wanted.items():
         if closed and needed and name not in OFFERED and name not in rule.fields:
             raise TypeError(
-                f"{rule.update.__name__} names {name!r}, which is neither a field nor offered; fields: "
-                f"{', '.join(rule.fields) or 'none'}; offered: {', '.join(sorted(OFFERED))}. Declare it: "
+                f"{rule.update.__name__} names {name!r}, which is neither a field nor provided; fields: "
+                f"{', '.join(rule.fields) or 'none'}; provided: {', '.join(sorted(OFFERED))}. Declare it: "
                 f"{name}=fields.like(), or {name}=fields.argument() for an extra argument."
             )
     for name in rule.fields.keys() - wanted.keys() - {"key"}:
-        raise TypeError(f"{rule.update.__name__}: the field {name!r} is declared, and no pass names it.")
+        raise TypeError(f"{rule.update.__name__}: the field {name!r} is declared, but no pass names it.")
     return wanted

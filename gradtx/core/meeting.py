@@ -1,15 +1,15 @@
-"""Values that meet are sharded alike, on a mesh with explicit axes.
+"""One sharding for all values of a parameter, on a mesh with explicit axes.
 
-There the sharding of an array is part of its type, as its dtype is. JAX adds a whole array and a sharded one, to a sum
-that is sharded; it refuses to choose between the two, as `where` and the branches of `cond` do. Where state is sharded
-and the params are whole (ZeRO), they meet in every formula. So a step is made where the state lies:
+There the sharding of an array is part of its type, like its dtype. JAX can add a replicated and a sharded array, and
+the sum is sharded. But it does not choose between the two in `where` and in the branches of `cond`. If the state is
+sharded and the params are replicated (ZeRO), both occur in every formula. So a step has the sharding of the state:
 
-    before:  gradient, params <- resharded as the state of the parameter is
-    after:   state <- as the state before;   updates <- as the gradients
+    before:  gradient, params <- resharded like the state of the parameter
+    after:   state <- sharded as before;   updates <- sharded like the gradients
 
-Gradients and params are what moves, since to cut a whole array costs nothing; state moves only where the parts of one
-parameter's state differ. A parameter without state is updated where its gradient or the parameter itself is cut more
-finely. With automatic axes no type says how a leaf is sharded, and the compiler chooses.
+Gradients and params are resharded, since cutting a replicated array costs nothing. State is resharded only if the parts
+of one parameter's state differ. A parameter without state is updated with the finer sharding of its gradient and the
+parameter itself. With automatic axes, types do not say how a leaf is sharded, and the compiler chooses.
 """
 
 import math
@@ -28,7 +28,7 @@ Path = tuple[Any, ...]
 
 
 class Places:
-    """The paths of a tree like the params, which tell of leaves of other trees to which parameter they belong."""
+    """The paths of a tree like the params; they tell to which parameter a leaf of another tree belongs."""
 
     def __init__(self, like: Any):
         self._shapes = {path: jnp.shape(leaf) for path, leaf in _with_paths(like)}
@@ -43,7 +43,7 @@ class Places:
 def together(
     who: str, updates: Updates, state: State, params: Params, extra: dict[str, Any]
 ) -> tuple[Updates, State, Params, dict[str, Any]]:
-    """What an update is given, all that belongs to one parameter sharded alike; as it is where no type says more."""
+    """The inputs of an update, with one sharding for each parameter; unchanged if the types do not say more."""
     if all(sharding.of(leaf) is None for leaf in jax.tree.leaves((updates, state, params))):
         return updates, state, params, extra
     _refuse_meshes(who, {"updates": updates, "params": params, "state": state})
@@ -57,7 +57,7 @@ def together(
         return jax.tree_util.tree_map_with_path(at_leaf, values)
 
     def asked_as_given(function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function of the user's, called with params that are sharded as those that the user has."""
+        """A function of the user, called with params that are sharded like the user's."""
 
         def call(at: Params, *args: Any, **kwargs: Any) -> Any:
             return moved(function(sharding.all_like(at, params), *args, **kwargs))
@@ -74,7 +74,7 @@ def together(
 
 
 def _finest(places: Places, values: Any) -> dict[Path | None, NamedSharding]:
-    """By parameter the sharding of that of its leaves which is cut most finely; of several the first."""
+    """For each parameter the finest sharding of its leaves; of several the first."""
     found: dict[Path | None, NamedSharding] = {}
     for path, leaf in _with_paths(values):
         shape, here = jnp.shape(leaf), sharding.of(leaf)
@@ -96,6 +96,6 @@ def _refuse_meshes(who: str, trees: dict[str, Any]) -> None:
         if mesh != meshes[0][1]:
             raise ValueError(
                 f"{who}: {name} is on the mesh {dict(mesh.shape)}, {meshes[0][0]} on {dict(meshes[0][1].shape)}; "
-                "allowed: one mesh. Put gradients, params and state on the same: jax.device_put(state, "
+                "both must be on one mesh. Move gradients, params and state to it: jax.device_put(state, "
                 "NamedSharding(mesh, PartitionSpec(...)))."
             )

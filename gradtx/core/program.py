@@ -4,7 +4,7 @@
     once      the whole tree  -> numbers for the update, and the fields of the whole tree
     update    leaf by leaf    -> the updates, and the fields of each leaf
 
-All is computed in one dtype, float64 if one of the leaves is and else float32, and comes back in the dtypes that came.
+All passes compute in one dtype, float64 if any leaf has it and else float32. The results have the dtypes of the inputs.
 """
 
 import contextlib
@@ -12,8 +12,8 @@ import dataclasses
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,30 +35,42 @@ Body = Callable[[Numbers], Rule]
 Columns = dict[str, list[Any]]
 
 
-@functools.lru_cache(maxsize=4096)
+class Step(NamedTuple):
+    """The inputs of a program at one step, besides its state."""
+
+    real: Dtype
+    """The dtype to compute in."""
+    numbers: Numbers
+    """The hyperparameters and the transforms inside, by name."""
+    updates: PyTree
+    params: PyTree
+    count: Any
+    extra: dict[str, Any]
+
+
 def names_in(function: Callable[..., Any]) -> tuple[dict[str, bool], bool]:
-    """The names that a pass wants, and whether each must be there; and whether it takes what flows first."""
+    """The names that a pass wants, and whether each is required; and whether its first argument is the update."""
     parameters = list(inspect.signature(function).parameters.values())
     leads = bool(parameters) and parameters[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     for p in parameters:
         if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
             raise TypeError(
-                f"{function.__name__}: {p.name} stands for any arguments; allowed: names, of fields and of what the "
-                "language offers (observed, params, count, key)."
+                f"{function.__name__}: {p.name} stands for any arguments; a pass must name each field and each of "
+                "observed, params, count and key that it needs."
             )
     return {p.name: p.default is p.empty for p in (parameters[1:] if leads else parameters)}, leads
 
 
 @contextlib.contextmanager
 def no_values(who: str) -> Generator[None]:
-    """While this is open, a body or a formula runs with numbers that have no value; a branch on one is refused."""
+    """In this context a body or a formula runs with numbers that have no values; a branch on one is refused."""
     try:
         yield
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
         raise TypeError(
-            f"{who}: it asks for the value of a number while it is compiled; allowed: arithmetic. Hyperparameters may "
-            "be schedules, or of many optimizers at once, so a branch is written jnp.where(condition, one, other), and "
-            "a check of an argument belongs in its annotation, or in @transform(check=...)."
+            f"{who}: it reads the value of a traced number. Hyperparameters have no value here, since they may "
+            "be schedules, or many at once. Write jnp.where(condition, one, other) for a branch, and "
+            "check an argument by its annotation, or in @transform(check=...)."
         ) from error
     except TypeError as error:
         if words := elsewhere.of_rule(error):
@@ -67,7 +79,7 @@ def no_values(who: str) -> Generator[None]:
 
 
 def without_values(fields: Mapping[str, Field]) -> dict[str, Field]:
-    """Fields of a body that ran without values: where one starts at a hyperparameter is not known."""
+    """The fields of a body that ran without values; initial values that are hyperparameters are not known."""
     unknown = {name for name, field in fields.items() if isinstance(field.start, Tracer)}
     return {
         name: dataclasses.replace(field, start=None) if name in unknown else field for name, field in fields.items()
@@ -75,88 +87,75 @@ def without_values(fields: Mapping[str, Field]) -> dict[str, Field]:
 
 
 class Compiled:
-    """Some passes over leaves, each compiled once for each dtype and shape. `body(numbers)` gives the rule anew."""
+    """Passes over leaves, each compiled once for each dtype and shape. `body(numbers)` makes the rule again."""
 
-    def __init__(self, who: str, rule: Rule, body: Body, passes: Callable[[Rule], dict[str, Pass]]):
-        self.who, self.body, self.passes, self.reach = who, body, passes, rule.reach
-        self.fields = without_values(rule.fields)
+    def __init__(self, who: str, rule: Rule, body: Body):
+        self.who, self.body, self.reach, self.stack = who, body, rule.reach, rule.formula.stack
         self.needs_whole = rule.reach != "element" and "norms" not in rule.traits
-        self.unread: set[str] = set()
-        self.names = {title: names_in(f)[0] for title, f in passes(rule).items() if f is not None}
+        self.fields = without_values(rule.fields)
         self.kept = {name: field for name, field in self.fields.items() if not field.given}
-        self.of_leaves = {name for name, field in self.fields.items() if field.per == "leaf"}
-        self.of_tree = {name for name, field in self.kept.items() if field.per == "tree"} - {"key"}
+        self.at_numbers = [name for name, field in rule.fields.items() if isinstance(field.start, Tracer)]
+        self.starts: Callable[[Numbers], Numbers] = jax.jit(self._starts)
+        self.names = {title: names_in(f)[0] for title, f in rule.formula.passes.items() if f is not None}
         self.jitted: dict[str, Callable[..., Any]] = {
             title: jax.jit(self._run, static_argnums=(0, 1, 2), inline=True) for title in self.names
         }
-        traced = [name for name, field in rule.fields.items() if isinstance(field.start, Tracer)]
-
-        def starts(numbers: Numbers) -> dict[str, Any]:
-            return {name: body(numbers).fields[name].start for name in traced}
-
-        self.starts: Callable[[Numbers], dict[str, Any]] | None = jax.jit(starts) if traced else None
 
     def first(self, numbers: Numbers, params: PyTree) -> State:
         """The fields before the first update."""
         self.refuse_others(params)
-        starts: dict[str, Any] = {} if self.starts is None else self.starts(numbers)
+        starts = self.starts(numbers) if self.at_numbers else {}
         return {name: field.init(params, starts.get(name, field.start)) for name, field in self.kept.items()}
 
+    def _starts(self, numbers: Numbers) -> dict[str, Any]:
+        """The initial values of the fields that start at a hyperparameter."""
+        fields = self.body(numbers).fields
+        return {name: fields[name].start for name in self.at_numbers}
+
     def refuse_others(self, values: PyTree) -> None:
-        """Refuse what is no matrix, for a formula of matrices; and shards, for one of whole leaves."""
+        """Refuse leaves that are not matrices, for a formula of matrices; and shards, for one of whole leaves."""
         if self.needs_whole and sharding.named_axes() and any(map(sharding.axes_of, jax.tree.leaves(values))):
             raise ValueError(
                 f"{self.who}: it needs whole leaves, and axis_name={sharding.named_axes()} says that these are shards; "
-                "allowed inside shard_map: what works element by element or by norms. Gather the leaves, or call "
+                "inside shard_map only element-wise formulas and norms are possible. Gather the leaves, or call "
                 "update outside shard_map."
             )
         for path, leaf in tree.named_leaves(values) if self.reach == "matrix" else ():
             if jnp.ndim(leaf) != 2:
                 raise ValueError(
-                    f"{self.who}: the leaf at {path} has {jnp.ndim(leaf)} axes; allowed: matrices, which have 2. Route "
+                    f"{self.who}: the leaf at {path} has {jnp.ndim(leaf)} axes; it must be a matrix with 2 axes. Route "
                     f"the others elsewhere: by_shape(matrix={self.who.removeprefix('gradtx.')}(...), other=adam(...))."
                 )
 
-    def each(
-        self,
-        title: str,
-        real: Dtype,
-        numbers: Numbers,
-        us: list[Any],
-        shared: Any,
-        columns: dict[str, list[Any]],
-        stack: bool = False,
-    ) -> list[Any]:
-        """One pass over all leaves: what `us` has of each, with what is one for all and what is of each leaf."""
-        fixed, step = self.named(title, shared, columns), self.step(title, real)
+    def each(self, title: str, step: Step, us: list[Any], shared: Any, columns: Columns) -> list[Any]:
+        """One pass over all leaves: the leaves `us`, with values shared by all and values of each leaf."""
+        fixed, run = self.named(title, shared, columns), self.run(title, step.real, step.numbers)
         mine = [(name, columns[name]) for name in self.names[title] if name in columns]
         rows = [(u, {name: column[i] for name, column in mine}) for i, u in enumerate(us)]
 
-        def one(u: Any, own: dict[str, Any]) -> Any:
-            return step(numbers, u, fixed | own)
+        def one(u: Any, own: Numbers) -> Any:
+            return run(u, fixed | own)
 
-        return _in_batches(one, rows) if stack and len(rows) > 1 else [one(u, own) for u, own in rows]
+        return _in_batches(one, rows) if self.stack and title == "update" else [one(*row) for row in rows]
 
-    def step(self, title: str, real: Dtype) -> Callable[..., Any]:
+    def run(self, title: str, real: Dtype, numbers: Numbers) -> Callable[..., Any]:
         """A pass as a program in this precision; another one inside shard_map, where sums go over axes of the mesh."""
-        return functools.partial(self.jitted[title], title, real, sharding.named_axes())
+        return functools.partial(self.jitted[title], title, real, sharding.named_axes(), numbers)
 
     def named(self, title: str, shared: dict[str, Any], columns: Any = ()) -> dict[str, Any]:
-        """What a pass names, of what is one for the whole tree."""
+        """The values of the whole tree that a pass names."""
         names = self.names[title]
         for name, needed in names.items():
             if needed and name not in shared and name not in columns:
                 there = sorted({*shared, *columns})
                 raise TypeError(
-                    f"{self.who}: its {title} names {name!r}, which neither a field nor a pass before it gives; there "
-                    f"are: {', '.join(there)}."
+                    f"{self.who}: its {title} names {name!r}, which is neither a field nor from an earlier pass; "
+                    f"allowed: {', '.join(there)}."
                 )
         return {name: shared[name] for name in names if name in shared and name not in columns}
 
-    def _run(
-        self, title: str, real: Dtype, over: tuple[str, ...], numbers: Numbers, u: Any, named: dict[str, Any]
-    ) -> Any:
-        """One pass over one leaf, traced: all in the compute dtype, and back in the dtypes that came."""
+    def _run(self, title: str, real: Dtype, over: tuple[str, ...], numbers: Numbers, u: Any, named: Numbers) -> Any:
+        """One pass over one leaf, traced: computed in the compute dtype, returned in the dtypes of the inputs."""
 
         def wide(x: Any) -> Any:
             x = jnp.asarray(x)
@@ -165,66 +164,56 @@ class Compiled:
         def number(x: Array) -> Array:
             return x.astype(real)
 
-        function: Any = self.passes(self.body(jax.tree.map(number, numbers)))[title]
+        function: Any = self.body(jax.tree.map(number, numbers)).formula.passes[title]
         given = jax.tree.map(wide, named)
         # Standard promotion: real numbers scale complex leaves, and a count is one.
         with no_values(self.who), jax.numpy_dtype_promotion("standard"):
             made = function(**given) if u is None else function(jax.tree.map(wide, u), **given)
         return self.finished(title, made, u, named, real)
 
-    def finished(self, title: str, made: Any, u: Any, named: dict[str, Any], real: Dtype) -> Any:
-        """What a pass returned, checked, in the dtypes that came."""
+    def finished(self, title: str, made: Any, u: Any, named: Numbers, real: Dtype) -> Any:
+        """The result of a pass, checked, in the dtypes of the inputs."""
         raise NotImplementedError
 
-    def checked(self, made: Any, named: dict[str, Any], needed: set[str], *, more: bool = False) -> dict[str, Any]:
-        """The fields that a pass returned, in the dtypes that they have."""
-        fields = as_dict(made)
-        if fields is None or not (needed <= fields.keys() if more else needed == fields.keys()):
-            got = repr(made) if fields is None else ", ".join(fields) or "none"
-            raise TypeError(
-                f"{self.who}: it returned the fields {got}; needed: {', '.join(sorted(needed)) or 'none'}. A pass "
-                "returns each field that it names, with its new value."
-            )
+    def refuse_fields(self, made: Any, needed: Collection[str]) -> NoReturn:
+        """Refuse what is not a dict of the right fields."""
+        got = repr(made) if as_dict(made) is None else ", ".join(made) or "none"
+        raise TypeError(
+            f"{self.who}: it returned the fields {got}; needed: {', '.join(sorted(needed)) or 'none'}. A pass returns "
+            "each field that it names, with its new value."
+        )
 
-        self.unread |= fields.keys() & self.kept.keys() - named.keys()
-
-        def like(name: str, value: Any) -> Any:
-            if name not in self.kept or name in self.unread:
-                return value
-            return jax.tree.map(functools.partial(self.like, f"the field {name!r}"), value, named[name])
-
-        return {name: like(name, value) for name, value in fields.items()}
-
-    def settled(self, new: State, own: State) -> State:
-        """The new fields; those that a pass wrote and did not read are looked at here."""
-        for name in self.unread & new.keys():
-            new[name] = jax.tree.map(functools.partial(self.like, f"the field {name!r}"), new[name], own[name])
-        return {name: new.get(name, own[name]) for name in own}
+    def as_before(self, made: Numbers, old: Numbers, unread: str | None = None) -> Numbers:
+        """The result of a pass, each field in the dtype of its old value; of a pass `unread`, those it did not get."""
+        named = self.names[unread] if unread else ()
+        settled = dict(made)
+        for name, value in made.items():
+            if name in old and name in self.kept and name not in named:
+                settled[name] = jax.tree.map(functools.partial(self.like, f"the field {name!r}"), value, old[name])
+        return settled
 
     def like(self, what: str, new: Any, old: Any, real: Any = None) -> Any:
-        """A value that the author returned, in the dtype of the one that came; another kind or shape is refused."""
+        """A value that the author returned, in the dtype of the old one; another kind or shape is refused."""
         new = jnp.asarray(new)
         if new.shape != jnp.shape(old):
-            raise ValueError(
-                f"{self.who}: {what} has shape {new.shape}; allowed: the shape that came, {jnp.shape(old)}."
-            )
+            raise ValueError(f"{self.who}: {what} has shape {new.shape}; it must keep the shape {jnp.shape(old)}.")
         wanted = new.dtype if real is None else tree.compute_dtype(old, precision=real)
         kinds = tree.is_complex(new) == tree.is_complex(old) and tree.is_discrete(new) == tree.is_discrete(old)
         if new.dtype != wanted or not kinds:
             raise TypeError(
-                f"{self.who}: {what} has dtype {new.dtype}; allowed: the dtype that came, "
+                f"{self.who}: {what} has dtype {new.dtype}; it must keep the dtype "
                 f"{tree.dtype_of(old) if real is None else wanted}."
             )
         return new.astype(tree.dtype_of(old))
 
 
-def as_dict(made: Any) -> dict[str, Any] | None:
-    """What a pass returned, if that is a dict."""
-    return cast(dict[str, Any], made) if isinstance(made, dict) else None
+def as_dict(made: Any) -> Numbers | None:
+    """The result of a pass, if it is a dict."""
+    return cast(Numbers, made) if isinstance(made, dict) else None
 
 
 def _in_batches(step: Callable[..., Any], rows: Sequence[tuple[Any, Any]]) -> list[Any]:
-    """One step for each row, those of one shape and dtype as one batch."""
+    """One step for each row; rows of the same shape and dtype run as one batch."""
     kinds: dict[Any, list[int]] = {}
     for index, row in enumerate(rows):
         kinds.setdefault(str(tree.shapes(row)), []).append(index)
@@ -243,12 +232,12 @@ class Program(Compiled):
     """A formula as a program."""
 
     def __init__(self, who: str, rule: Rule, body: Body):
-        def passes(rule: Rule) -> dict[str, Pass]:
-            return {"measure": rule.formula.measure, "once": rule.formula.once, "update": rule.update}
-
-        super().__init__(who, rule, body, passes)
-        self.only, self.stack, self.whole = rule.formula.only, rule.formula.stack, rule.reach == "tree"
-        self.measured: set[str] = set()
+        super().__init__(who, rule, body)
+        self.only, self.whole = rule.formula.only, rule.reach == "tree"
+        self.of_tree = {name for name, field in self.kept.items() if field.per == "tree"} - {"key"}
+        of_leaves = {name for name, field in self.kept.items() if field.per == "leaf"}
+        self.read = {title: names.keys() & of_leaves for title, names in self.names.items()}
+        self.copies = {name for name in of_leaves if self.kept[name].start == "params"}
 
     def init(self, numbers: Numbers, params: PyTree, inner: list[Any]) -> State:
         """The state before the first update."""
@@ -256,103 +245,98 @@ class Program(Compiled):
             params = selection.keep(params, selection.flags(self.who, self.only, params, params))
         return self.first(numbers, params)
 
-    def update(
-        self,
-        real: Dtype,
-        numbers: Numbers,
-        u: PyTree,
-        own: State,
-        params: PyTree,
-        count: Any,
-        extra: Numbers,
-        inner: list[Any],
-    ) -> tuple[PyTree, State]:
+    def update(self, step: Step, own: State, inner: list[Any]) -> tuple[PyTree, State]:
         """One step of the whole tree."""
         if self.only is None:
-            return self._update(real, numbers, u, own, params, count, extra)
-        keep = functools.partial(selection.keep, chosen=selection.flags(self.who, self.only, u, params))
-        trees = {name: keep(extra[name]) for name in extra.keys() & (self.of_leaves | {"observed"})}
-        weights = None if params is None else keep(params)
-        result, new = self._update(real, numbers, keep(u), own, weights, count, extra | trees)
-        return selection.put(result, u, keep.keywords["chosen"]), new
+            return self._update(step, own)
+        chosen = selection.flags(self.who, self.only, step.updates, step.params)
+        keep = functools.partial(selection.keep, chosen=chosen)
+        trees = {"observed", *(name for name, field in self.fields.items() if field.per == "leaf")}
+        extra = {name: keep(value) if name in trees else value for name, value in step.extra.items()}
+        params = None if step.params is None else keep(step.params)
+        result, new = self._update(step._replace(updates=keep(step.updates), params=params, extra=extra), own)
+        return selection.put(result, step.updates, chosen), new
 
-    def _update(
-        self, real: Dtype, numbers: Numbers, u: PyTree, own: State, params: PyTree, count: Any, extra: Numbers
-    ) -> tuple[PyTree, State]:
+    def _update(self, step: Step, own: State) -> tuple[PyTree, State]:
+        u = step.updates
         self.refuse_others(u)
         structure = cast(Any, jax.tree.structure(u))
         flat: Callable[[Any], list[Any]] = (lambda value: [value]) if self.whole else jax.tree.leaves
-        us = flat(u)
-        columns = {"observed": flat(extra.get("observed", u))}
-        columns["params"] = [None] * len(us) if params is None else flat(params)
-        shared: dict[str, Any] = {"count": count}
-        new: State = {}
+        us, new = flat(u), dict(own)
+        columns = {"observed": flat(step.extra.get("observed", u))}
+        columns["params"] = [None] * len(us) if step.params is None else flat(step.params)
+        shared: dict[str, Any] = {"count": step.count}
         for name, field in self.fields.items():
+            if field.given and name not in step.extra:
+                continue
+            value = step.extra[name] if field.given else own[name]
             if name == "key":
-                new[name], columns[name] = _drawn(own[name], len(us))
-            elif not field.given or name in extra:
-                value = extra[name] if field.given else own[name]
-                if field.per == "leaf":
-                    columns[name] = flat(value)
-                else:
-                    shared[name] = self._number(name, value) if field.given else value
+                new[name], columns[name] = _drawn(value, len(us))
+            elif field.per == "leaf":
+                columns[name] = flat(value)
+            elif field.given and jnp.shape(value):
+                raise ValueError(
+                    f"{self.who}.update: {name} has shape {jnp.shape(value)}; it must be one number. Pass its mean."
+                )
+            else:
+                shared[name] = value
+
+        def moved(rows: list[Any], needed: set[str], allowed: set[str]) -> Columns:
+            """The fields that a pass has moved, of each leaf."""
+            returned: Numbers = rows[0][1] if rows else {}
+            if rows and not needed <= returned.keys() <= allowed:
+                self.refuse_fields(returned, needed)
+            made = {name: [fields[name] for _, fields in rows[: len(us)]] for name in returned}
+            for name, column in made.items():
+                new[name] = column[0] if self.whole else structure.unflatten(column)
+            return made
+
+        measured: Columns = {}
         if "measure" in self.names:
             # A tree without leaves is measured as one leaf without elements.
             nothing = [jnp.zeros(0)]
             some = (us, columns) if us else (nothing, dict.fromkeys(columns, nothing))
-            rows = self.each("measure", real, numbers, some[0], shared, some[1])
-            for name in rows[0][1]:
-                columns[name] = [row[1][name] for row in rows][: len(us)]
-                new[name] = structure.unflatten(columns[name])
-            shared |= {name: sum_up([row[0][name] for row in rows], real) for name in rows[0][0]}
+            rows = self.each("measure", step, some[0], shared, some[1])
+            left = self.read["measure"] - self.read["update"] - self.copies
+            measured = moved(rows, left, self.read["measure"])
+            columns |= measured
+            shared |= {name: sum_up([sums[name] for sums, _ in rows], step.real) for name in rows[0][0]}
         if "once" in self.names:
-            made = self.step("once", real)(numbers, None, self.named("once", shared))
-            shared |= made
-            new |= {name: made[name] for name in self.of_tree}
-        rows = self.each("update", real, numbers, us, shared, columns, self.stack)
-        for name in (own.keys() & self.names["update"].keys()) - new.keys():
-            parts = [row[1][name] for row in rows]
-            new[name] = parts[0] if self.whole else structure.unflatten(parts)
-        result = rows[0][0] if self.whole else structure.unflatten([row[0] for row in rows])
-        return result, self.settled(new, own)
+            made = self.run("once", step.real, step.numbers)(None, self.named("once", shared))
+            shared |= self.as_before(made, own, unread="once")
+            new |= {name: shared[name] for name in self.of_tree}
+        rows = self.each("update", step, us, shared, columns)
+        needed = self.read["update"] - measured.keys()
+        moved(rows, needed - self.copies, needed)
+        return rows[0][0] if self.whole else structure.unflatten([u for u, _ in rows]), new
 
-    def _number(self, name: str, value: Any) -> Any:
-        if jnp.shape(value):
-            raise ValueError(
-                f"{self.who}.update: {name} has shape {jnp.shape(value)}; allowed: one number. Pass its mean."
-            )
-        return value
-
-    def finished(self, title: str, made: Any, u: Any, named: dict[str, Any], real: Dtype) -> Any:
+    def finished(self, title: str, made: Any, u: Any, named: Numbers, real: Dtype) -> Any:
         if title == "once":
-            return self.checked(made, named, self.of_tree, more=True)
-        own = {name for name in named if name in self.kept and name in self.of_leaves}
-        is_pair = isinstance(made, tuple) and (own or not self.whole)
+            if as_dict(made) is None or not self.of_tree <= made.keys():
+                self.refuse_fields(made, self.of_tree)
+            return self.as_before(made, named)
+        is_pair = isinstance(made, tuple) and (self.read[title] or not self.whole)
         parts = cast(tuple[Any, ...], made if is_pair else (made, {}))
         if len(parts) != 2:
             raise TypeError(
-                f"{self.who}: its {title} returned {len(parts)} values; allowed: one, or a pair whose second is a dict "
-                "of fields."
+                f"{self.who}: its {title} returned {len(parts)} values; it must return one, or one and a "
+                "dict of fields."
             )
         first, fields = parts
-        if title == "measure":
-            sums = as_dict(first)
-            if sums is None or not all(isinstance(value, Summed) for value in sums.values()):
-                raise TypeError(
-                    f"{self.who}: its measure returned {first!r}; allowed: a dict of total(x), norm(x), largest(x)."
-                )
-            self.measured = set(as_dict(fields) or ())
-            left = {name for name in own - self.names["update"].keys() if self.kept[name].start != "params"}
-            return first, self.checked(fields, named, (own & self.measured) | left)
-        needed = own - self.measured
-        given = as_dict(fields)
-        if given is not None:  # what is a copy of the params stays, unless it is returned
-            fields = {name: named[name] for name in needed if self.kept[name].start == "params"} | given
-        new = self.checked(fields, named, needed)
-        return jax.tree.map(functools.partial(self.like, "the update", real=real), first, u), new
+        if as_dict(fields) is None:
+            self.refuse_fields(fields, self.read[title])
+        moved = self.as_before(fields, named)
+        if title == "update":
+            return jax.tree.map(functools.partial(self.like, "the update", real=real), first, u), moved
+        sums = as_dict(first)
+        if sums is None or not all(isinstance(value, Summed) for value in sums.values()):
+            raise TypeError(
+                f"{self.who}: its measure returned {first!r}; it must return a dict of total(x), norm(x) or largest(x)."
+            )
+        return sums, moved
 
 
 def _drawn(bits: Array, number: int) -> tuple[Array, list[Array]]:
-    """From a key's bits those of the next step's key, and a key for each leaf."""
+    """From the bits of a key, those of the key for the next step, and a key for each leaf."""
     following, now = jax.random.split(cast(Array, jax.random.wrap_key_data(bits)))
     return jax.random.key_data(following), [jax.random.fold_in(now, index) for index in range(number)]

@@ -1,4 +1,4 @@
-"""Names for annotations, as programs for optax write them."""
+"""Names for annotations, as in programs for optax."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -17,11 +17,11 @@ TransformUpdateExtraArgsFn = TransformUpdateFn
 
 
 class EmptyState(NamedTuple):
-    """The state of a transform of your own that remembers nothing."""
+    """The state of your own transform without state."""
 
 
 class Pair(NamedTuple):
-    """Two functions, `init` and `update`, by which compositions and wrappers call a transform that is written so."""
+    """A pair of functions, `init` and `update`, as a transform."""
 
     init: TransformInitFn
     update: TransformUpdateFn
@@ -29,10 +29,10 @@ class Pair(NamedTuple):
 
 @runtime_checkable
 class GradientTransformation(Protocol):
-    """What has `init` and `update`: a transform of gradtx, of optax, or your own.
+    """An object with `init` and `update`: a transform of gradtx, of optax, or your own.
 
-    For annotations, and for `isinstance`. Code that asks for optax's own class needs `gradtx.to_optax(tx)`.
-    Called with two functions, as programs for optax define transforms of their own, it gives the pair of them.
+    For annotations, and for `isinstance`. Code that checks for optax's own class needs `gradtx.to_optax(tx)`.
+    Called with two functions, as in programs for optax, it makes a transform of them.
 
     >>> import gradtx, optax
     >>> isinstance(gradtx.adam(1e-3), gradtx.GradientTransformation)

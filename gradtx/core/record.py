@@ -1,15 +1,15 @@
 """The recorded value: what transforms and schedules have in common.
 
 A call of a decorated factory records its arguments in a node of a type generated for that factory. The node is a
-pytree: hyperparameters, transforms and schedules are its children, everything else is its structure. It never runs
-the author's code when JAX takes it apart and puts it together again.
+pytree: hyperparameters, transforms and schedules are its children, everything else is its structure. The author's
+code never runs when JAX flattens and unflattens it.
 """
 
 import functools
 import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, NoReturn, Self, TypeVar, cast
+from typing import Any, ClassVar, NoReturn, ParamSpec, Self, TypeVar, cast
 
 import jax
 
@@ -26,8 +26,6 @@ registry: Mapping[str, Callable[..., Any]] = types.MappingProxyType(_registry)
 class Recorded:
     """A call of a factory, as a value."""
 
-    __slots__ = ("__weakref__", "_arguments", "_cache")
-
     _kind: ClassVar[Kind]
     name: ClassVar[str]
     """The name of the factory."""
@@ -35,65 +33,54 @@ class Recorded:
     _parameters: ClassVar[tuple[Parameter, ...]]
     _signature: ClassVar[inspect.Signature]
     _placed: ClassVar[tuple[str, ...]]
-    _defaults: ClassVar[dict[str, Any] | None]
+    _rest: ClassVar[str | None]
+    _defaults: ClassVar[dict[str, Any]]
+    _required: ClassVar[frozenset[str]]
     _body: ClassVar[Callable[..., Any]]
     _check: ClassVar[Callable[..., None] | None] = None
 
     _arguments: dict[str, Any]
-    _cache: dict[Any, Any]
 
     @classmethod
     def _from_arguments(cls, arguments: dict[str, Any]) -> Self:
         node = object.__new__(cls)
-        object.__setattr__(node, "_arguments", arguments)
-        object.__setattr__(node, "_cache", {})
+        vars(node)["_arguments"] = arguments
         return node
 
     @classmethod
-    def _from_call(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
+    def _from_call(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         arguments = cls._bound(args, kwargs)
-        if arguments is None:
-            arguments = cls._bound_with_words(args, kwargs)
         return cls._checked({p.name: cls._normalize(p, arguments[p.name]) for p in cls._parameters})
 
     @classmethod
-    def _bound(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
-        """The arguments by name, the usual ones filled in; None for a call that needs more thought."""
-        if cls._defaults is None:
-            return None
-        given = dict(zip(cls._placed, args, strict=False)) | kwargs
-        fits = len(given) == len(args) + len(kwargs) and given.keys() <= cls._defaults.keys()
-        arguments = cls._defaults | given
-        return arguments if fits and not any(value is inspect.Parameter.empty for value in arguments.values()) else None
+    def _bound(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by name, with defaults filled in; arguments that do not fit are refused."""
+        placed = dict(zip(cls._placed, args, strict=False))
+        given, rest = placed | kwargs, args[len(placed) :]
+        fits = cls._required <= given.keys() <= cls._defaults.keys() and len(given) == len(placed) + len(kwargs)
+        if not fits or cls._rest in kwargs or (rest and not cls._rest):
+            known = ", ".join(cls._defaults) or "none"
+            raise TypeError(f"{cls._who()}: {cls._misfit(args, kwargs)} Its arguments: {known}.")
+        return cls._defaults | given | ({cls._rest: rest} if cls._rest else {})
 
     @classmethod
-    def _bound_with_words(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The same by `inspect`; what does not fit is refused."""
-        known = [parameter.name for parameter in cls._parameters]
-        try:
-            for name in kwargs:
-                if name not in known:
-                    hint = elsewhere.argument(cls.name, name) or suggestion(name, known)
-                    raise TypeError(f"got an unexpected keyword argument {name!r}.{hint}")
-            cls._check_positions(args)
-            bound = cls._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            problem = str(error) if str(error)[-1] in ".?" else f"{error}."
-            raise TypeError(f"{cls._who()}: {problem} Its arguments: {', '.join(known) or 'none'}.") from None
-        bound.apply_defaults()
-        return bound.arguments
-
-    @classmethod
-    def _check_positions(cls, args: tuple[Any, ...]) -> None:
-        """Refuse more arguments than have a position."""
-        parameters = cls._signature.parameters.values()
-        placed = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-        named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-        if len(args) > len(placed) and named and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
-            raise TypeError(
-                f"{len(args)} arguments were given by position; allowed: {', '.join(placed)}. Give the others by "
+    def _misfit(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """What is wrong with a call."""
+        for name in kwargs:
+            if name not in cls._defaults:
+                hint = elsewhere.argument(cls.name, name) or suggestion(name, cls._defaults)
+                return f"got an unexpected keyword argument {name!r}.{hint}"
+        named = [parameter.name for parameter in cls._parameters if parameter.keyword_only]
+        if len(args) > len(cls._placed) and named and not cls._rest:
+            return (
+                f"{len(args)} arguments were given by position; allowed: {', '.join(cls._placed)}. Give the others by "
                 f"keyword: {named[0]}=..."
             )
+        try:
+            cls._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            return f"{error}."
+        raise NotImplementedError  # _bound and Python have the same rules
 
     @classmethod
     def _checked(cls, arguments: dict[str, Any]) -> Self:
@@ -105,7 +92,7 @@ class Recorded:
         return node
 
     def _probe(self) -> None:
-        raise NotImplementedError  # each family says how its body is run
+        """Run the body, or check the arguments; each family in its own way."""
 
     @classmethod
     def _normalize(cls, parameter: Parameter, value: Any) -> Any:
@@ -113,14 +100,13 @@ class Recorded:
             return None
         if parameter.container is None:
             return cls._normalize_one(parameter, value)
-        if parameter.container is dict:
-            if not isinstance(value, Mapping):
-                raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; allowed: a dict.")
-            items = cast(Mapping[Any, Any], value).items()
-            return {key: cls._normalize_one(parameter, item) for key, item in items}
-        if not isinstance(value, (tuple, list)):
-            raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; allowed: a tuple or list.")
-        return tuple(cls._normalize_one(parameter, item) for item in cast(tuple[Any, ...], value))
+        is_dict = parameter.container is dict
+        if not isinstance(value, Mapping if is_dict else (tuple, list)):
+            allowed = "a dict" if is_dict else "a tuple or list"
+            raise TypeError(f"{cls._who()}: {parameter.name} is {value!r}; it must be {allowed}.")
+        if is_dict:
+            return {key: cls._normalize_one(parameter, item) for key, item in cast(Any, value).items()}
+        return tuple(cls._normalize_one(parameter, item) for item in cast(Any, value))
 
     @classmethod
     def _normalize_one(cls, parameter: Parameter, value: Any) -> Any:
@@ -142,36 +128,26 @@ class Recorded:
 
     def _call(self, arguments: Mapping[str, Any]) -> Any:
         """Run the author's body with these arguments."""
-        positional: list[Any] = []
-        keywords: dict[str, Any] = {}
-        for parameter in self._parameters:
-            if parameter.variadic:
-                positional.extend(arguments[parameter.name])
-            elif parameter.keyword_only:
-                keywords[parameter.name] = arguments[parameter.name]
-            else:
-                positional.append(arguments[parameter.name])
-        return type(self)._body(*positional, **keywords)
+        placed = [arguments[name] for name in self._placed]
+        named = {p.name: arguments[p.name] for p in self._parameters if p.keyword_only}
+        return type(self)._body(*placed, *(arguments[self._rest] if self._rest else ()), **named)
 
     # Reading and changing ---------------------------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
         if hasattr(type(self), name):
-            return object.__getattribute__(self, name)  # a property of ours failed: let its own error be seen
+            return object.__getattribute__(self, name)  # a property failed: show its own error
         if name.startswith("_"):
             raise AttributeError(name)
         if name in self._arguments:
             return copied(self._arguments[name])
-        owners = self._owners(name)
-        if len(owners) == 1:
-            return getattr(owners[0][1], name)
-        raise AttributeError(self._not_one(name, owners))
+        return getattr(self._owner(name, self._arguments, AttributeError)[1], name)
 
     def replace(self, **changes: Any) -> Self:
         """The same value with some arguments changed, checked like a new call.
 
-        An argument that is not this value's own is looked for in the transforms it contains, and must be found in
-        exactly one of them: `(clip(1.0) >> adam(1e-3)).replace(learning_rate=3e-4)`.
+        An argument that is not its own is looked up in the transforms inside, and exactly one of them must have it:
+        `(clip(1.0) >> adam(1e-3)).replace(learning_rate=3e-4)`.
         """
         arguments = dict(self._arguments)
         parameters = {parameter.name: parameter for parameter in self._parameters}
@@ -179,37 +155,32 @@ class Recorded:
             if name in parameters:
                 arguments[name] = self._normalize(parameters[name], value)
                 continue
-            owners = self._owners(name, arguments)
-            if len(owners) != 1:
-                raise TypeError(self._not_one(name, owners))
-            path, owner = owners[0]
+            path, owner = self._owner(name, arguments, TypeError)
             arguments = set_in(arguments, path, owner.replace(**{name: value}))
         return cast(Self, self._rebuilt(arguments))
 
     def _rebuilt(self, arguments: dict[str, Any]) -> "Recorded":
         return self._checked(arguments)
 
-    def _owners(self, name: str, arguments: dict[str, Any] | None = None) -> "list[tuple[tuple[Any, ...], Recorded]]":
-        """The recorded children, with their places, in which an argument of this name is to be found."""
-        found: list[tuple[tuple[Any, ...], Recorded]] = []
-        for place, child in children(self._arguments if arguments is None else arguments):
-            if child._kind is Kind.TRANSFORM and (name in child._arguments or child._owners(name)):
-                found.append((place, child))
-        return found
-
-    def _not_one(self, name: str, owners: "list[tuple[tuple[Any, ...], Recorded]]") -> str:
+    def _owner(
+        self, name: str, arguments: dict[str, Any], error: type[Exception]
+    ) -> "tuple[tuple[Any, ...], Recorded]":
+        """The one transform in these arguments that has an argument of this name, and its place."""
+        transforms = [pair for pair in children(arguments) if pair[1]._kind is Kind.TRANSFORM]
+        owners = [(place, child) for place, child in transforms if name in child._names()]
+        if len(owners) == 1:
+            return owners[0]
         if owners:
             names = ", ".join(child.name for _, child in owners)
-            return (
-                f"{self._who()}: {name!r} is an argument of several of its transforms ({names}); build that one anew."
+            raise error(
+                f"{self._who()}: {name!r} is an argument of several of its transforms ({names}); rebuild that one."
             )
-        own = self._names()
-        known = elsewhere.ATTRIBUTES.get(name)
+        own, known = self._names(), elsewhere.ATTRIBUTES.get(name)
         hint = f" Instead: {known}." if known else suggestion(name, own)
-        return f"{self._who()} has no argument {name!r}.{hint} Its arguments: {', '.join(own) or 'none'}."
+        raise error(f"{self._who()} has no argument {name!r}.{hint} Its arguments: {', '.join(own) or 'none'}.")
 
     def _names(self) -> list[str]:
-        """The names of its arguments, and of those of the transforms it contains."""
+        """The names of its arguments and of those of the transforms inside."""
         names = [parameter.name for parameter in self._parameters]
         for _, child in children(self._arguments):
             names.extend(name for name in child._names() if child._kind is Kind.TRANSFORM and name not in names)
@@ -217,7 +188,7 @@ class Recorded:
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(
-            f"{self._who()} is a value and cannot be changed; use .replace({name}=...) to get a new one."
+            f"{self._who()} is a value and cannot be changed. Use .replace({name}=...) to get a new one."
         )
 
     def __delattr__(self, name: str) -> NoReturn:
@@ -225,16 +196,20 @@ class Recorded:
 
     # Equality, hash, copies -------------------------------------------------------------------------------------------
 
+    @functools.cached_property
     def _identity(self) -> Any:
-        if "identity" not in self._cache:
-            self._cache["identity"] = tuple(freeze(value) for value in self._arguments.values())
-        return self._cache["identity"]
+        return tuple(freeze(value) for value in self._arguments.values())
+
+    @functools.cached_property
+    def _statics(self) -> tuple[Static, ...]:
+        """The static arguments, as a treedef has them."""
+        return tuple(Static(self._arguments[p.name]) for p in self._parameters if not p.is_child)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._identity() == cast(Recorded, other)._identity()
+        return type(self) is type(other) and self._identity == cast(Recorded, other)._identity
 
     def __hash__(self) -> int:
-        return hash((type(self), self._identity()))
+        return hash((type(self), self._identity))
 
     def __copy__(self) -> Self:
         return self
@@ -259,17 +234,17 @@ class Recorded:
 
     def to_config(self) -> dict[str, Any]:
         """The call as JSON: `{"name": ..., "arguments": {...}}`, to be read by `from_config`."""
-        arguments = {p.name: self._encoded(p) for p in self._parameters}
+        arguments: dict[str, Any] = {}
+        for p in self._parameters:
+            value: Any = self._arguments[p.name]
+            is_tuple = p.container is tuple and value is not None  # as its parameter says, so that a list will do
+            arguments[p.name] = encode(list(cast(Any, value)) if is_tuple else value, f"{self._who()}: {p.name}")
         return {"name": self.name, "arguments": arguments}
-
-    def _encoded(self, parameter: Parameter) -> Any:
-        value, where = self._arguments[parameter.name], f"{self._who()}: {parameter.name}"
-        if parameter.container is tuple and value is not None:
-            return [encode(item, where) for item in value]  # known to be a tuple
-        return encode(value, where)
 
 
 R = TypeVar("R", bound=Recorded)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @functools.cache
@@ -279,32 +254,30 @@ def _reserved(base: type[Recorded]) -> frozenset[str]:
 
 
 def define(base: type[R], body: Callable[..., Any], hints: Mapping[str, Any] | None = None) -> type[R]:
-    """Generate the node type of a factory and make it known to JAX; `hints` are the annotations, if read already."""
+    """Generate the node type of a factory and register it with JAX; `hints` are the annotations, if already read."""
     name, signature = body.__name__, inspect.signature(body)
     hints = annotations_of(body) if hints is None else hints
+    parameters = parameters_of(name, signature, hints, _reserved(base))
+    rest = next((p.name for p in parameters if p.variadic), None)
     members = {
-        "__slots__": (),
         "__module__": body.__module__,
         "__doc__": body.__doc__,
         "name": name,
         "_body": staticmethod(body),
-        "_parameters": parameters_of(name, signature, hints, _reserved(base)),
+        "_parameters": parameters,
         "_signature": signature,
-        "_placed": tuple(p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD),
-        "_defaults": None
-        if any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values())
-        else {p.name: p.default for p in signature.parameters.values()},
+        "_placed": tuple(p.name for p in parameters if not (p.keyword_only or p.variadic)),
+        "_rest": rest,
+        "_defaults": {p.name: p.default for p in parameters},
+        "_required": frozenset(p.name for p in parameters if p.default is inspect.Parameter.empty) - {rest},
     }
     node = cast(type[R], types.new_class(name, (base,), exec_body=lambda namespace: namespace.update(members)))
-    children = [parameter.name for parameter in node._parameters if parameter.is_child]
-    statics = [parameter.name for parameter in node._parameters if not parameter.is_child]
+    children = [parameter.name for parameter in parameters if parameter.is_child]
+    statics = [parameter.name for parameter in parameters if not parameter.is_child]
     keys = [ArgumentKey(child) for child in children]
 
     def flatten(node: R) -> tuple[tuple[Any, ...], tuple[Static, ...]]:
-        arguments = node._arguments
-        if "statics" not in node._cache:
-            node._cache["statics"] = tuple(Static(arguments[name]) for name in statics)
-        return tuple(arguments[name] for name in children), node._cache["statics"]
+        return tuple(node._arguments[name] for name in children), node._statics
 
     def flatten_with_keys(node: R) -> tuple[tuple[tuple[ArgumentKey, Any], ...], tuple[Static, ...]]:
         values, aux = flatten(node)
@@ -312,29 +285,29 @@ def define(base: type[R], body: Callable[..., Any], hints: Mapping[str, Any] | N
 
     def unflatten(aux: tuple[Static, ...], values: Iterable[Any]) -> R:
         arguments = dict(zip(children, values, strict=True)) | {n: s.value for n, s in zip(statics, aux, strict=True)}
-        return node._from_arguments({p.name: arguments[p.name] for p in node._parameters})
+        return node._from_arguments({p.name: arguments[p.name] for p in parameters})
 
     jax.tree_util.register_pytree_with_keys(node, flatten_with_keys, unflatten, flatten)
     return node
 
 
-def recorded(base: type[R]) -> Callable[[Callable[..., Any]], Callable[..., R]]:
+def recorded(base: type[Recorded]) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """A decorator that makes a factory of nodes of this base."""
     return lambda body: factory_of(define(base, body))
 
 
-def factory_of(node: type[R]) -> Callable[..., R]:
+def factory_of(node: type[Recorded]) -> Callable[..., Any]:
     """The function that users call: it records its arguments in a node."""
 
     @functools.wraps(node._body)
-    def factory(*args: Any, **kwargs: Any) -> R:
+    def factory(*args: Any, **kwargs: Any) -> Recorded:
         return node._from_call(args, kwargs)
 
     return enter(node, factory)
 
 
 def _place(factory: Any) -> tuple[str, int]:
-    """Where a factory is written: a module run as a script and imported as well defines it twice."""
+    """Where a factory is defined: a module that runs as a script and is imported too defines it twice."""
     code = factory.node._body.__code__
     return code.co_filename, code.co_firstlineno
 
@@ -353,9 +326,11 @@ def enter(node: type[R], factory: Callable[..., Any]) -> Callable[..., Any]:
     return factory
 
 
-def is_factory(value: Any) -> bool:
-    """Whether this is a factory that was passed without being called."""
-    return isinstance(getattr(value, "node", None), type) and issubclass(value.node, Recorded)
+def refuse_factory(value: Any, where: str) -> None:
+    """Refuse a factory that was passed without being called."""
+    node = getattr(value, "node", None)
+    if isinstance(node, type) and issubclass(node, Recorded):
+        raise TypeError(f"{where} is the factory gradtx.{node.name} itself. Call it: {node.name}(...).")
 
 
 def _restore(factory: Any, arguments: dict[str, Any]) -> Recorded:
@@ -367,17 +342,17 @@ _coercions: dict[Kind, Callable[[Any, str], Recorded]] = {}
 
 
 def enter_coercion(kind: Kind, coercion: Callable[[Any, str], Recorded]) -> None:
-    """Say how a value becomes a schedule or a transform; each family enters its own."""
+    """Register how a value becomes a schedule or a transform; each family registers its own."""
     _coercions[kind] = coercion
 
 
 def coerce(kind: Kind, value: Any, where: str) -> Recorded:
-    """The value as a schedule or transform, or a refusal that says `where`."""
+    """The value as a schedule or transform, or an error that says `where`."""
     return _coercions[kind](value, where)
 
 
 def children(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], Recorded]]:
-    """The recorded values directly inside arguments, with their places."""
+    """The recorded values directly inside the arguments, with their places."""
     if isinstance(value, Recorded):
         return [(place, value)]
     found: list[tuple[tuple[Any, ...], Recorded]] = []

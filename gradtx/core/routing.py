@@ -1,9 +1,9 @@
-"""Routes: other transforms for other leaves, chosen by path, by shape, or leaf by leaf.
+"""Routing: different transforms for different leaves, chosen by path, by shape, or leaf by leaf.
 
     partition({"matrices": muon_like, "vectors": adam(1e-3)}, {"*/kernel": "matrices", "*": "vectors"})
     by_shape(matrix=muon_like, other=scale_by_adam())
 
-A route is part of the language, so that a named method can have a fallback for the leaves that it is not defined for.
+With routing, a named method can have a fallback for leaves on which it is not defined.
 """
 
 import warnings
@@ -19,13 +19,13 @@ PyTree = Any
 State = dict[str, Any]
 Flags = tuple[bool, ...]
 MASKED = ("idle", "leaves", "integers")
-"""What holds of a rule that gives some leaves to transforms inside."""
+"""The traits of a rule that passes some leaves to transforms inside."""
 
 
 def on_leaves(
     inner: Transform, chosen: Flags, updates: PyTree, state: State, params: PyTree, extra: dict[str, Any]
 ) -> tuple[PyTree, State]:
-    """The update of the chosen leaves only: the others are None in what comes back."""
+    """The update of the chosen leaves only; the others are None in the result."""
 
     def down(values: PyTree) -> PyTree:
         return selection.keep(values, chosen)
@@ -37,7 +37,7 @@ def on_leaves(
 
 
 def asking(spec: Any, update: Callable[..., Any]) -> Callable[..., Any]:
-    """The update; where a function of the params says which leaves are meant, params are required."""
+    """The update; if a function of the params selects the leaves, params are required."""
     if not selection.is_function(spec):
         return update
 
@@ -49,23 +49,22 @@ def asking(spec: Any, update: Callable[..., Any]) -> Callable[..., Any]:
 
 @transform
 def partition(transforms: dict[str, Transform], param_labels: Any) -> Rule:
-    """Gives each leaf to the transform of its group.
+    """Updates each leaf with the transform of its group.
 
-    Source: as optax.partition. Learning rates, schedules, decays and any other argument for each group are those of
-    the group's transform.
+    Source: as optax.partition. So each group has its own learning rate, schedule, decay or any other argument.
 
     Args:
       transforms: a dict of transforms by the group's name.
-      param_labels: the name of each leaf's group, said as a mask is (see `masked`), with names in place of bools:
+      param_labels: the name of each leaf's group, written like a mask (see `masked`), with names in place of bools:
         `{"*/kernel": "matrices", "*": "vectors"}`, or `lambda path, leaf: "vectors" if leaf.ndim < 2 else "matrices"`.
-        Leaves of integers or bools belong in a group of `freeze("*")`.
+        Leaves with an integer or bool dtype belong in a group with `freeze("*")`.
 
-    State: `{"partition": {"groups": {group: its transform's state}}}`, leaves of other groups being None in it;
+    State: `{"partition": {"groups": {group: its transform's state}}}`, in which leaves of other groups are None;
     `find(state, "matrices/nu")` reads it.
 
-    Errors: ValueError for a label without a transform, with the leaf's path; TypeError where some groups but not
-    all take scaled gradients; those of `masked`. A warning for a transform without a leaf. `groups(tx, params)` prints
-    what is where.
+    Errors: ValueError for a label without a transform, with the leaf's path; TypeError if some groups but not all take
+    scaled gradients; those of `masked`. A warning for a transform without leaves. `groups(tx, params)` prints the
+    leaves of each group.
 
     >>> import gradtx, jax.numpy as jnp
     >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
@@ -88,12 +87,12 @@ def by_shape(matrix: Transform, other: Transform) -> Rule:
 
     Args:
       matrix: the transform of leaves with exactly two axes.
-      other: that of the others: vectors, scalars, the kernels of convolutions.
+      other: the transform of all others: vectors, scalars, the kernels of convolutions.
 
-    State: `{"by_shape": {"groups": {"matrix": ..., "other": ...}}}`, leaves of the other group being None in each.
-    `find(state, "matrix/mu")` reads one of them, `find(state, "mu")` what both have, as one tree.
+    State: `{"by_shape": {"groups": {"matrix": ..., "other": ...}}}`, in which leaves of the other group are None.
+    `find(state, "matrix/mu")` reads the field of one group, `find(state, "mu")` that of both, as one tree.
 
-    Errors: TypeError where one of the two takes scaled gradients and the other does not.
+    Errors: TypeError if one of the two takes scaled gradients and the other does not.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.by_shape(matrix=gradtx.scale_by_sign(), other=gradtx.scale(0.5))
@@ -111,7 +110,7 @@ def shape_of(path: str, leaf: Any) -> str:
 
 def _routed(who: str, transforms: dict[str, Transform], param_labels: Any) -> Rule:
     """Each leaf to the transform of its label."""
-    by_rule = param_labels is shape_of  # which asks the gradients as well as the params, and may leave a route empty
+    by_rule = param_labels is shape_of  # reads shapes of params or gradients, and may leave a route empty
     _refuse_wrong_groups(who, transforms)
 
     def labels(updates: PyTree, params: PyTree) -> tuple[str, ...]:
@@ -139,27 +138,27 @@ def _routed(who: str, transforms: dict[str, Transform], param_labels: Any) -> Ru
 
 def _refuse_wrong_groups(who: str, transforms: dict[str, Transform]) -> None:
     if not transforms:
-        raise ValueError(f"{who}: got no transforms; pass a dict of at least one.")
+        raise ValueError(f"{who}: transforms is empty; it must be a dict of at least one.")
     for name in transforms:
         if type(name) is not str:
-            raise TypeError(f"{who}: a group is called {name!r}; allowed: a str.")
+            raise TypeError(f"{who}: a group is called {name!r}; it must be a str.")
     scaled = [name for name, tx in transforms.items() if "first" in tx.facts]
     if scaled and len(scaled) < len(transforms):
         raise TypeError(
-            f"{who}: the group {scaled[0]!r} takes gradients that are still scaled, and others do not: "
-            f"{transforms[scaled[0]]!r}. Put it around."
+            f"{who}: the group {scaled[0]!r} scales the gradients back, and the other groups would get scaled ones: "
+            f"{transforms[scaled[0]]!r}. Put {who.removeprefix('gradtx.')} inside it."
         )
 
 
 def labels_of(
     who: str, transforms: dict[str, Transform], param_labels: Any, updates: PyTree, params: PyTree
 ) -> tuple[str, ...]:
-    """The label of each leaf, for each of which there is a transform."""
+    """The label of each leaf; each label has a transform."""
     labels = selection.labels(who, param_labels, updates, params, argument="param_labels")
     for path, label in zip(selection.paths(updates), labels, strict=True):
         if label not in transforms:
             raise ValueError(
-                f"{who}: the leaf {path!r} has the label {label!r}, for which there is no transform; there are: "
+                f"{who}: the leaf {path!r} has the label {label!r}, for which there is no transform; allowed: "
                 f"{', '.join(map(repr, transforms))}."
             )
     return labels

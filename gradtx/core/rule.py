@@ -1,10 +1,10 @@
-"""What an author's body returns, and the facts that code and tests may ask about a transform."""
+"""Rules, which an author's body returns, and the facts of a transform, for code and tests."""
 
 import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple
 
 from gradtx.core.fields import Field
 
@@ -16,18 +16,18 @@ Reach = Literal["element", "matrix", "leaf", "tree"]
 _REACHES: tuple[Reach, ...] = ("element", "matrix", "leaf", "tree")
 
 TRAITS = {
-    "real": "complex leaves are refused by name",
-    "integers": "leaves of integers and bools may be among those it is given; it computes with none of them",
-    "leaves": "it tells leaves apart (a mask does), so that they cannot be joined end to end",
+    "real": "it refuses complex leaves",
+    "integers": "it accepts integer and bool leaves, but does not compute with them",
+    "leaves": "it distinguishes leaves (as a mask does), so that they cannot be joined end to end",
     "sums": "it sums over all leaves",
-    "norms": "it reads a leaf as a whole by its norm alone, which sees all shards inside shard_map",
-    "unobserved": "it cannot be told which gradient to measure, so it may only stand first in `a + b`",
-    "nonfinite": "it deals with gradients that are not finite by itself",
-    "idle": "updates of zero pass through as zero and change nothing in its state",
-    "descends": "it makes a step of a direction, by a learning rate and the sign of a descent",
-    "clips": "it limits the size of what flows through, which `monitor` then reports",
+    "norms": "it needs a whole leaf only for its norm, which includes all shards inside shard_map",
+    "unobserved": "it cannot take `observed`, so it must come first in `a + b`",
+    "nonfinite": "it handles gradients that are not finite",
+    "idle": "updates of zero pass through as zero and do not change its state",
+    "descends": "it turns a direction into a step, with a learning rate and the sign of descent",
+    "clips": "it limits the size of the updates, which `monitor` then reports",
 }
-"""What a rule may say about itself besides, by name."""
+"""Further properties that a rule may declare, by name."""
 
 _OF_ALL = frozenset({"idle", "integers"})
 _OF_THE_FIRST = frozenset({"unobserved"})
@@ -35,36 +35,32 @@ _OF_ANY = frozenset(TRAITS) - _OF_ALL - _OF_THE_FIRST
 _FROM_INSIDE = frozenset({"leaves", "sums", "unobserved", "descends"})
 
 
-def _missing(*args: Any) -> Any:
-    raise NotImplementedError
-
-
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """The pure pair (init, update), and what may be asked about it.
+    """A pair of pure functions, init and update, with their properties.
 
-    `per_element`, `per_matrix`, `per_leaf` and `per_tree` make one of a formula. By hand it is written for what has
-    transforms inside:
+    `per_element`, `per_matrix`, `per_leaf` and `per_tree` make a rule from a formula. Write one by hand for a transform
+    with transforms inside:
 
     Args:
-      init: `init(params) -> dict of fields`; None for the declared fields, and the state of the transform inside
-        under "inner".
-      update: `update(updates, state, ...) -> (updates, state)`. It names what else it wants: `params` (positional,
+      init: `init(params) -> dict of fields`; None for the declared fields, and the state of the inner transform under
+        "inner".
+      update: `update(updates, state, ...) -> (updates, state)`. It names its other inputs: `params` (positional,
         required unless it has a default); keyword-only `observed` (the gradient to measure, see `join`), `count` (1
-        at the first update), and any extra argument, required unless it has a default. `**extra` passes on whatever
+        at the first update), and any extra argument, required unless it has a default. `**extra` receives whatever
         the transforms among the factory's arguments accept.
       reach: what the update of one element depends on: that "element" alone, its "matrix" or "leaf", or the "tree";
-        None for the reach of the transforms inside, or the tree where there are none.
-      fields: what it remembers, by name (see `gradtx.fields`).
-      place: "first" if the gradients it is given are not to be touched before; "last" if what it returns is to be
-        applied as it is, in float32 whatever the gradients are.
+        None for the reach of the inner transforms, or the tree if there are none.
+      fields: its state, by name (see `gradtx.fields`).
+      place: "first" if no transform may change the gradients before it; "last" if its updates must be applied
+        unchanged, in float32 whatever the dtype of the gradients.
       acts: "always", or "sometimes" if it makes its step at some updates only (`accumulate`).
-      traits: what else holds, any of `TRAITS`.
-      formula: what `per_element` and its like, and `through`, add: passes that are compiled.
+      traits: further properties, any of `TRAITS`.
+      formula: compiled passes, which `per_element` and its like, and `through`, add.
     """
 
     init: Callable[[Params], State] | None = None
-    update: Callable[..., Any] = _missing
+    update: Any = None
     reach: Reach | None = None
     fields: Mapping[str, Field] = dataclasses.field(default_factory=dict[str, Field])
     place: Literal["first", "last"] | None = None
@@ -73,85 +69,75 @@ class Rule:
     formula: Any = None
 
     def __post_init__(self) -> None:
-        if self.update is _missing:
+        if self.update is None:
             raise TypeError("gradtx.Rule: update is missing; allowed: Rule(init, update), or Rule(update=update).")
         if self.reach not in (*_REACHES, None):
             raise ValueError(f"gradtx.Rule: reach is {self.reach!r}; allowed: {', '.join(map(repr, _REACHES))}, None.")
         for trait in self.traits:
             if trait not in TRAITS:
-                raise ValueError(f"gradtx.Rule: {trait!r} is not a trait; allowed: {', '.join(map(repr, TRAITS))}.")
+                raise ValueError(f"gradtx.Rule: traits has {trait!r}; allowed: {', '.join(map(repr, TRAITS))}.")
 
 
-@dataclasses.dataclass(frozen=True)
-class Wants:
-    """What an author's update names."""
+OFFERED = frozenset({"observed", "params", "count"})
+"""The inputs that every update may name."""
 
-    params: bool
-    params_required: bool
-    observed: bool
-    count: bool
-    extra: frozenset[str]
-    extra_required: frozenset[str]
+
+class Wants(NamedTuple):
+    """The names that an author's update wants, and whether each is required; `passes_on` if it also takes `**extra`."""
+
+    names: dict[str, bool]
     passes_on: bool = False
 
-
-@functools.lru_cache(maxsize=4096)
-def _wants(code: Any, defaults: int, keyword_defaults: frozenset[str]) -> Wants:
-    names = code.co_varnames[: code.co_argcount]
-    keywords = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
-    if len(names) < 2 or names[2:] not in ((), ("params",)):
-        raise TypeError(
-            f"{code.co_name}({', '.join(names)}): allowed: update(updates, state) or update(updates, state, params), "
-            "and behind a * whatever else it wants: observed, count, extra arguments."
-        )
-    extra = frozenset(keywords) - {"observed", "count", "params"}
-    by_keyword = "params" in keywords
-    return Wants(
-        params=len(names) > 2 or by_keyword,
-        params_required=(len(names) > 2 and defaults == 0) or (by_keyword and "params" not in keyword_defaults),
-        observed="observed" in keywords,
-        count="count" in keywords,
-        extra=extra,
-        extra_required=extra - keyword_defaults,
-        passes_on=bool(code.co_flags & inspect.CO_VARKEYWORDS),
-    )
+    @property
+    def extra(self) -> dict[str, bool]:
+        """The extra arguments among them."""
+        return {name: needed for name, needed in self.names.items() if name not in OFFERED}
 
 
 def wants(rule: Rule) -> Wants:
-    """What the rule's update names."""
-    function = cast(Any, rule.update)
+    """The names that the update of a rule written by hand wants."""
+    function = rule.update
     if not inspect.isfunction(function):
-        raise TypeError(f"gradtx.Rule: update is {function!r}; allowed: a plain function, whose arguments can be read.")
-    return _wants(function.__code__, len(function.__defaults__ or ()), frozenset(function.__kwdefaults__ or ()))
+        raise TypeError(f"gradtx.Rule: update is {function!r}; it must be a plain function with readable arguments.")
+    parameters = list(inspect.signature(function).parameters.values())
+    placed = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if len(placed) < 2 or placed[2:] not in ([], ["params"]):
+        raise TypeError(
+            f"{function.__name__}({', '.join(placed)}); it must be update(updates, state) or update(updates, state, "
+            "params), with everything else (observed, count, extra arguments) keyword-only, after a *."
+        )
+    passes_on = parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
+    named = parameters[2 : -1 if passes_on else None]
+    return Wants({p.name: p.default is p.empty for p in named}, passes_on)
 
 
 def widest(reaches: Iterable[Reach]) -> Reach:
-    """The widest of several reaches; that of one element where there are none."""
+    """The widest of several reaches; that of one element if there are none."""
     return max((_REACHES[0], *reaches), key=_REACHES.index)
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What holds of a transform, whatever it is made of."""
+    """The properties of a transform, whatever it is made of."""
 
     reach: Reach = "element"
-    """What the update of one element depends on, sums over all leaves apart."""
+    """What the update of one element depends on, apart from sums over all leaves."""
     place: frozenset[str] = frozenset()
-    """"first": nothing may touch the gradients before it. "last": nothing may act on what it returns."""
+    """"first": no transform may change the gradients before it. "last": none may change its updates."""
     sometimes: bool = False
     """Whether it makes its step at some updates only."""
     traits: frozenset[str] = frozenset()
-    """Which of `TRAITS` hold."""
+    """The `TRAITS` that it has."""
     random: bool = False
     """Whether it draws random numbers."""
     params: bool = False
-    """Whether update must be given the params."""
+    """Whether update needs the params."""
     extra: frozenset[str] = frozenset()
     """The extra arguments that update names."""
     required: frozenset[str] = frozenset()
-    """Those that it must be given."""
+    """The extra arguments that are required."""
     any_extra: bool = False
-    """Whether it takes every extra argument: something from elsewhere in it takes `**extra_args`."""
+    """Whether it takes every extra argument, because a foreign transform in it takes `**extra_args`."""
 
     @property
     def reads(self) -> Literal["element", "leaf", "tree"]:
@@ -164,7 +150,7 @@ class Facts:
         return self.reach == "element" and "leaves" not in self.traits
 
     def __contains__(self, fact: str) -> bool:
-        """Whether a trait holds, or a place: `"clips" in tx.facts`, `"first" in tx.facts`."""
+        """Whether it has a trait or a place: `"clips" in tx.facts`, `"first" in tx.facts`."""
         return fact in self.traits or fact in self.place
 
     def takes(self, name: str) -> bool:
@@ -174,7 +160,7 @@ class Facts:
 
 @functools.lru_cache(maxsize=1024)
 def in_a_row(stages: tuple[Facts, ...]) -> Facts:
-    """The facts of several transforms, one behind another."""
+    """The facts of several transforms, one after another."""
     every, some = (combine(*(stage.traits for stage in stages)) for combine in (_all_of, _any_of))
     return Facts(
         reach=widest(stage.reach for stage in stages),
@@ -196,9 +182,9 @@ def around(rule: Rule, wanted: Wants, inner: list[Facts]) -> Facts:
     own, inside = frozenset(rule.traits), _any_of(*(one.traits for one in inner))
     everywhere = _all_of(*(one.traits for one in inner)) if inner else frozenset[str]()
     rests = not inner or "idle" in everywhere
-    if rests and not (remembers(rule) or inner or wanted.count or wanted.params):
+    if rests and not (remembers(rule) or inner or wanted.names.keys() & {"count", "params"}):
         own |= {"idle"}
-    if inner and not (wanted.observed or wanted.passes_on):
+    if inner and not ("observed" in wanted.names or wanted.passes_on):
         own |= {"unobserved"}
     return Facts(
         reach=widest([rule.reach or ("element" if inner else "tree"), *(one.reach for one in inner)]),
@@ -206,15 +192,17 @@ def around(rule: Rule, wanted: Wants, inner: list[Facts]) -> Facts:
         sometimes=rule.acts == "sometimes" or any(one.sometimes for one in inner),
         traits=(own if rests else own - {"idle"}) | (inside & _FROM_INSIDE) | (everywhere & {"nonfinite"}),
         random=any(one.dtype == "key" for one in rule.fields.values()) or any(one.random for one in inner),
-        params=wanted.params_required or (wanted.params and any(one.params for one in inner)),
-        extra=_any_of(wanted.extra, *(one.extra for one in passed_on)),
-        required=_any_of(wanted.extra_required, *(one.required for one in passed_on)),
+        params=wanted.names.get("params", False) or ("params" in wanted.names and any(one.params for one in inner)),
+        extra=_any_of(frozenset(wanted.extra), *(one.extra for one in passed_on)),
+        required=_any_of(
+            frozenset(name for name, needed in wanted.extra.items() if needed), *(one.required for one in passed_on)
+        ),
         any_extra=any(one.any_extra for one in passed_on),
     )
 
 
 def remembers(rule: Rule) -> bool:
-    """Whether a rule has a state of its own, counters and transforms inside apart."""
+    """Whether a rule has its own state, apart from counters and inner transforms."""
     return rule.init is not None or any(not one.given for one in rule.fields.values())
 
 

@@ -11,8 +11,8 @@ An author writes the function of time and the decorator records the call:
     >>> halving(0.1, every=10)(20)
     Array(0.025, dtype=float32)
 
-Its hyperparameters reach the function as arrays of the precision in which the schedule is used, `count` as an int32. A
-count beyond int32, which a call may have but no optimizer, is a whole NumPy float64.
+The function gets its hyperparameters as arrays in the precision in which the schedule is used, and `count` as an int32.
+A direct call may use a count beyond int32; then it is a whole NumPy float64.
 """
 
 import contextlib
@@ -30,22 +30,19 @@ from gradtx.core.record import Recorded
 
 P = ParamSpec("P")
 Rate = Callable[[Array], Any]
-"""What a schedule's body returns: a function of the count (int32), giving a number."""
+"""What a schedule's body returns: a function from the count (int32) to a number."""
 
 
 class Schedule(Recorded):
     """A hyperparameter that depends on time. Call it with the number of updates already made."""
 
-    __slots__ = ()
     _kind = Kind.SCHEDULE
 
     def _probe(self) -> None:
         with blame(self.name):
-            rate = self._call(placeholders(self))
+            rate = self._call(concrete_numbers(self, None, np.float32))
         if not callable(rate):
-            raise TypeError(
-                f"{self._who()}: its body returned {rate!r}; a schedule's body returns a function of the count."
-            )
+            raise TypeError(f"{self._who()}: its body returned {rate!r}; it must return a function of the count.")
 
     def __call__(self, count: Any) -> Array:
         """The value after `count` updates, in JAX's default float dtype."""
@@ -56,7 +53,7 @@ class Schedule(Recorded):
         whole = _traced_count(count) if is_traced(count) else _concrete_count(count)
         if whole is None:
             raise TypeError(
-                f"{self._who()}: the count is {count!r}; allowed: a whole number of updates made, under jit of an "
+                f"{self._who()}: the count is {count!r}; it must be a whole number of updates, under jit of an "
                 "integer dtype. Round it: jnp.round(count).astype(int)."
             )
         numbers = concrete_numbers(self, whole, dtype)
@@ -66,14 +63,14 @@ class Schedule(Recorded):
         if value.shape not in ((), whole.shape) or not real:
             raise TypeError(
                 f"{self._who()}: its function returned an array of shape {value.shape} and dtype {value.dtype}; "
-                "allowed: one real number."
+                "it must return one real number."
             )
         return jnp.broadcast_to(value, whole.shape).astype(dtype)
 
 
 @contextlib.contextmanager
 def blame(where: str) -> Generator[None]:
-    """Add to any error that passes through in which transform it happened."""
+    """Add to any error the name of the transform in which it happened."""
     try:
         yield
     except Exception as error:
@@ -82,66 +79,50 @@ def blame(where: str) -> Generator[None]:
 
 
 def concrete_numbers(node: Recorded, count: Any, dtype: Any) -> dict[str, Any]:
-    """The arguments as a body gets them: hyperparameters as numbers of `dtype`, schedules evaluated at `count`."""
+    """The arguments as a body gets them: hyperparameters in `dtype`, schedules evaluated at `count`.
+
+    Without a count it is a run at the call, when neither dtype nor count is known: then a schedule is 1.
+    """
     return {p.name: _numbers(node, p, node._arguments[p.name], count, dtype) for p in node._parameters}
 
 
 def _numbers(node: Recorded, parameter: Parameter, value: Any, count: Any, dtype: Any) -> Any:
+    def number(leaf: Any) -> Any:
+        if isinstance(leaf, Schedule):
+            return np.dtype(dtype).type(1) if count is None else leaf.at(count, dtype)
+        is_python = isinstance(leaf, (float, int))
+        made = np.dtype(dtype).type(leaf) if is_python else leaf.astype(dtype)
+        rounds = is_python or (leaf.dtype != made.dtype and made.ndim == 0)
+        if rounds and count is not None and not is_traced(made):
+            _refuse_rounded(node, parameter, leaf, made)
+        return made
+
     if parameter.kind is not Kind.HYPER or value is None:
         return value
-    if isinstance(value, tuple):
-        return tuple(_numbers(node, parameter, item, count, dtype) for item in cast(tuple[Any, ...], value))
-    if isinstance(value, dict):
-        items = cast(dict[Any, Any], value).items()
-        return {key: _numbers(node, parameter, item, count, dtype) for key, item in items}
-    if isinstance(value, Schedule):
-        return value.at(count, dtype)
-    if isinstance(value, (float, int)):
-        number = np.dtype(dtype).type(value)
-        _refuse_rounded(node, parameter, value, number)
-        return number
-    number = value.astype(dtype)
-    if value.dtype != number.dtype and number.ndim == 0 and not is_traced(number):
-        _refuse_rounded(node, parameter, value, number)
-    return number
+    return number(value) if parameter.container is None else jax.tree.map(number, value, is_leaf=is_schedule)
 
 
 def _refuse_rounded(node: Recorded, parameter: Parameter, value: Any, number: Any) -> None:
     if float(number) not in parameter.interval:
         rounded = f"which rounds to {float(number)!r} in {number.dtype}"
         raise ValueError(
-            f"gradtx.{node.name}: {parameter.name} is {value!r}, {rounded}; allowed: {parameter.interval}. "
+            f"gradtx.{node.name}: {parameter.name} is {value!r}, {rounded}; it must be {parameter.interval}. "
             f"Choose a value that {number.dtype} can tell from the limit, or compute in float64."
         )
 
 
-def placeholders(node: Recorded) -> dict[str, Any]:
-    """The arguments for a run of the body at the call, when neither dtype nor time are known."""
-
-    def placeholder(leaf: Any) -> Any:
-        if isinstance(leaf, Schedule):
-            return np.float32(1)
-        return np.float32(leaf) if isinstance(leaf, float) else leaf
-
-    def of(parameter: Parameter, value: Any) -> Any:
-        if parameter.kind is not Kind.HYPER:
-            return value
-        return jax.tree.map(placeholder, value, is_leaf=_is_schedule)
-
-    return {p.name: of(p, node._arguments[p.name]) for p in node._parameters}
-
-
-def _is_schedule(leaf: Any) -> bool:
+def is_schedule(leaf: Any) -> bool:
+    """Whether a hyperparameter is a schedule."""
     return isinstance(leaf, Schedule)
 
 
 def differs(value: Any, number: float) -> bool:
-    """Whether a hyperparameter is known not to be this number: a schedule is, a traced value is not known to be."""
+    """Whether a hyperparameter is known to differ from this number: a schedule is, a traced value is not."""
     return isinstance(value, Schedule) or (not is_traced(value) and bool(np.any(np.asarray(value) != number)))
 
 
 def _traced_count(count: Array) -> Any:
-    """A count that JAX traces: an int32, or an int64 where it may be larger and x64 is on. None if it is no integer."""
+    """A count that JAX traces: an int32, or an int64 if it may be larger and x64 is on. None if not an integer."""
     if not jnp.issubdtype(count.dtype, jnp.integer):
         return None
     wide = np.dtype(np.int32) if np.can_cast(count.dtype, np.int32) else jax.dtypes.canonicalize_dtype(np.int64)
@@ -150,7 +131,7 @@ def _traced_count(count: Array) -> Any:
 
 
 def _concrete_count(count: Any) -> Any:
-    """An int32, or beyond it a NumPy float64, which has every whole number up to 2**53. None if it is not whole."""
+    """An int32, or beyond it a NumPy float64, exact for whole numbers up to 2**53. None if it is not whole."""
     if isinstance(count, jax.Array):
         number = jnp.issubdtype(count.dtype, jnp.integer) or jnp.issubdtype(count.dtype, jnp.floating)
     elif isinstance(count, (int, float)):
@@ -168,7 +149,7 @@ def _concrete_count(count: Any) -> Any:
 
 
 def schedule(body: Callable[P, Rate]) -> Callable[P, Schedule]:
-    """Make a recorded schedule of a function that returns a function of the count. See the module's example."""
+    """Makes a recorded schedule of a function that returns a function of the count. See the module's example."""
     return cast(Callable[P, Schedule], record.factory_of(record.define(Schedule, body)))
 
 
@@ -177,10 +158,10 @@ def custom_schedule(function: Callable[[Any], Any]) -> Rate:
     """Any function of the count as a schedule; plain functions are wrapped in this wherever a schedule is allowed.
 
     Args:
-      function: `function(count) -> number`, count an int32 array, or beyond int32 a whole NumPy float64. Called
-        under JAX's standard dtype promotion rules.
+      function: `function(count) -> number`, where count is an int32 array, or beyond int32 a whole NumPy float64. It is
+        called under JAX's standard dtype promotion rules.
 
-    Errors: TypeError if the function gives anything but one real number.
+    Errors: TypeError if the function returns anything but one real number.
 
     >>> import gradtx
     >>> gradtx.custom_schedule(lambda count: 0.1 / (1 + count))(3)
@@ -199,14 +180,13 @@ def custom_schedule(function: Callable[[Any], Any]) -> Rate:
 
 
 def as_schedule(value: Any, where: str) -> Schedule:
-    """A schedule as it is; a function of the count wrapped; anything else refused."""
+    """A schedule unchanged; a function of the count wrapped; anything else refused."""
     if isinstance(value, Schedule):
         return value
-    if record.is_factory(value):
-        raise TypeError(f"{where} is the factory gradtx.{value.node.name} itself; call it: {value.node.name}(...).")
+    record.refuse_factory(value, where)
     if callable(value) and not isinstance(value, Recorded) and not isinstance(value, type):
         return custom_schedule(value)
-    raise TypeError(f"{where} is {value!r}; allowed: a schedule, or a function of the count.")
+    raise TypeError(f"{where} is {value!r}; it must be a schedule, or a function of the count.")
 
 
 record.enter_coercion(Kind.SCHEDULE, as_schedule)

@@ -1,29 +1,29 @@
-"""Which leaves are meant: masks and labels, as a tree, a function, or path patterns.
+"""Selection of leaves: masks and labels, as a tree, a function, or path patterns.
 
-A leaf's path is written `dense/kernel`. Three ways to say the same of `{"dense": {"kernel": ..., "bias": ...}}`:
+A leaf's path is written `dense/kernel`. There are three ways to select leaves of `{"dense": {"kernel": ..., "bias":
+...}}`:
 
-- a tree of values, or of the upper part of the params: `{"dense": {"kernel": True, "bias": False}}`, `{"dense": True}`;
-- a function of the path and the leaf, `lambda path, leaf: leaf.ndim > 1`; or of the whole params, giving such a tree;
-- patterns: `"*/kernel"`, several in a tuple, or `{"*/kernel": True, "*": False}`, where the first that matches wins.
+- a tree of values like the params or their upper part: `{"dense": {"kernel": True, "bias": False}}`, `{"dense": True}`;
+- a function of the path and the leaf, `lambda path, leaf: leaf.ndim > 1`; or of the whole params, returning a tree;
+- patterns: `"*/kernel"`, several in a tuple, or `{"*/kernel": True, "*": False}`, in which the first match wins.
 
-A function is given arrays without values, which pass for arrays: what is selected can depend neither on a value nor on
-a gradient. It is asked by `init` and by every update, under jit when that is traced.
+A function gets stand-ins for arrays, without values: the selection can depend neither on a value nor on a gradient.
+`init` calls it, and so does every update (under jit, when that is traced).
 """
 
 import collections
 import fnmatch
-import functools
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 
 from gradtx import tree
 from gradtx.core.annotations import ARRAYS, is_traced
-from gradtx.core.arguments import freeze
 from gradtx.core.rule import Params
 from gradtx.core.stand_ins import StandIn
 
@@ -31,28 +31,15 @@ PyTree = Any
 Patterns = dict[str, Any]
 
 
-class _Question:
-    """A mask or labels for params of certain shapes: hashed by value, so that a tree or patterns are read once."""
+class _Question(NamedTuple):
+    """A mask or labels, for params of given shapes."""
 
-    def __init__(self, who: str, argument: str, kind: type, spec: Any, shapes: PyTree, paths: tuple[str, ...]):
-        self.who, self.argument, self.kind, self.spec, self.shapes, self.paths = (
-            who,
-            argument,
-            kind,
-            spec,
-            shapes,
-            paths,
-        )
-
-    @functools.cached_property
-    def key(self) -> tuple[Any, ...]:
-        return self.who, self.argument, freeze(self.spec), self.paths, cast(Any, jax.tree.structure(self.shapes))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Question) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
+    who: str
+    argument: str
+    kind: type
+    spec: Any
+    shapes: PyTree
+    paths: tuple[str, ...]
 
     @property
     def what(self) -> str:
@@ -61,16 +48,16 @@ class _Question:
 
 def flags(who: str, spec: Any, updates: PyTree, params: Params = None, *, argument: str = "mask") -> tuple[bool, ...]:
     """Whether each leaf is selected, in the order of the leaves."""
-    return _answer(_question(who, argument, bool, spec, updates, params))
+    return _answer(who, argument, bool, spec, updates, params)
 
 
 def labels(who: str, spec: Any, updates: PyTree, params: Params = None, *, argument: str) -> tuple[str, ...]:
     """The label of each leaf, in the order of the leaves."""
-    return _answer(_question(who, argument, str, spec, updates, params))
+    return _answer(who, argument, str, spec, updates, params)
 
 
 def is_function(spec: Any) -> bool:
-    """Whether a mask or labels are a function of the params: a tree of values may have `__call__` too."""
+    """Whether a mask or labels are a function of the params; a tree of values may have `__call__` too."""
     if not callable(spec):
         return False
     leaves: list[Any] = jax.tree.leaves(spec)
@@ -78,7 +65,7 @@ def is_function(spec: Any) -> bool:
 
 
 def paths(params: PyTree) -> tuple[str, ...]:
-    """The paths of the leaves, as patterns are matched with: `dense/kernel`.
+    """The paths of the leaves, in the form that patterns match: `dense/kernel`.
 
     The array inside a flax variable has the variable's path.
     """
@@ -95,7 +82,7 @@ def paths(params: PyTree) -> tuple[str, ...]:
 
 
 def keep(values: PyTree, chosen: tuple[bool, ...]) -> PyTree:
-    """The tree with None, which JAX passes over, where a leaf is not chosen; an empty tuple for a single such leaf."""
+    """The tree with None, which JAX skips, for leaves that are not chosen; an empty tuple for a single such leaf."""
     leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(values))
     if len(leaves) == 1 and leaves[0] is values and not chosen[0]:
         return ()  # None alone would stand for params that are missing
@@ -103,7 +90,7 @@ def keep(values: PyTree, chosen: tuple[bool, ...]) -> PyTree:
 
 
 def put(values: PyTree, into: PyTree, chosen: tuple[bool, ...]) -> PyTree:
-    """The tree `into` with the leaves of `values` at the chosen places: what `keep` took out, back in."""
+    """The tree `into` with the leaves of `values` at the chosen places: the inverse of `keep`."""
     leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(into))
     chosen_leaves: list[Any] = jax.tree.leaves(values)
     kept = iter(chosen_leaves)
@@ -112,36 +99,29 @@ def put(values: PyTree, into: PyTree, chosen: tuple[bool, ...]) -> PyTree:
     )
 
 
-def _question(who: str, argument: str, kind: type, spec: Any, updates: PyTree, params: Params) -> _Question:
+def _answer(who: str, argument: str, kind: type, spec: Any, updates: PyTree, params: Params) -> tuple[Any, ...]:
     if params is None and is_function(spec):
         raise ValueError(
-            f"{who}: {argument} is a function, which is asked about the params, and the params are missing: "
+            f"{who}: {argument} is a function of the params, and params are missing. Call "
             "tx.update(grads, state, params)."
         )
     like = updates if params is None else params
-    return _Question(who, argument, kind, spec, tree.shapes(like), paths(like))
-
-
-def _answer(question: _Question) -> tuple[Any, ...]:
-    # A function is asked anew: what it reads besides its argument may have changed since.
-    return _asked(question, question.spec) if is_function(question.spec) else _looked_up(question)
-
-
-@functools.lru_cache(maxsize=512)
-def _looked_up(question: _Question) -> tuple[Any, ...]:
+    question = _Question(who, argument, kind, spec, tree.shapes(like), paths(like))
+    if is_function(spec):
+        return _asked(question, spec)
     patterns = _as_patterns(question)
-    return _spread(question, question.spec) if patterns is None else _matched(question, patterns)
+    return _spread(question, spec) if patterns is None else _matched(question, patterns)
 
 
 def _asked(question: _Question, function: Callable[..., Any]) -> tuple[Any, ...]:
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:
-        raise TypeError(f"{question.what}: the signature of {function!r} cannot be read; wrap it in a def.") from None
+        raise TypeError(f"{question.what}: the signature of {function!r} cannot be read. Wrap it in a def.") from None
     needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(needed) not in (1, 2):
         raise TypeError(
-            f"{question.what} is a function of {len(needed)} arguments; allowed: of the path and the leaf, or of the "
+            f"{question.what} is a function of {len(needed)} arguments; it must take the path and the leaf, or the "
             "params."
         )
     params: PyTree = jax.tree.map(StandIn, question.shapes)
@@ -152,13 +132,13 @@ def _asked(question: _Question, function: Callable[..., Any]) -> tuple[Any, ...]
         else:
             given = [function(path, leaf) for path, leaf in zip(question.paths, leaves, strict=True)]
     except Exception as error:
-        error.add_note(f"{question.what} is a function of the params, and is given arrays without values.")
+        error.add_note(f"{question.what} is a function of the params, and gets arrays without values.")
         raise
     chosen = _spread(question, given) if len(needed) == 1 else _checked(question, given)
     if question.kind is bool and leaves and not any(chosen):
         warnings.warn(
             f"{question.what}, the function {getattr(function, '__name__', function)}, selects none of {len(leaves)} "
-            f"leaves, of which the first is {question.paths[0]!r}: {leaves[0].dtype}{list(leaves[0].shape)}.",
+            f"leaves; the first is {question.paths[0]!r}: {leaves[0].dtype}{list(leaves[0].shape)}.",
             stacklevel=2,
         )
     return chosen
@@ -185,7 +165,9 @@ def _as_patterns(question: _Question) -> Patterns | None:
 def _matched(question: _Question, patterns: Patterns) -> tuple[Any, ...]:
     for pattern, value in patterns.items():
         _check(question, f"[{pattern!r}]", value)
-    found = [[pattern for pattern in patterns if _matches(path, pattern)] for path in question.paths]
+    # A pattern describes the whole path; `*/kernel` does so for a `kernel` at the top too.
+    matches = [(pattern, re.compile(fnmatch.translate(pattern)).match) for pattern in patterns]
+    found = [[one for one, match in matches if match(path) or match(f"/{path}")] for path in question.paths]
     for path, matching in zip(question.paths, found, strict=True):
         if not matching:
             raise ValueError(
@@ -199,7 +181,7 @@ def _matched(question: _Question, patterns: Patterns) -> tuple[Any, ...]:
 
 
 def _refuse_useless(question: _Question, patterns: Patterns, pattern: str, found: list[list[str]]) -> None:
-    """Refuse a pattern that matches no leaf, or only such as others before it decide otherwise."""
+    """Refuse a pattern that matches no leaf, or only leaves for which an earlier pattern decides differently."""
     if not found:
         below = any(path.startswith(f"{pattern}/") for path in question.paths)
         shown = ", ".join(question.paths[:8]) + (", ..." if len(question.paths) > 8 else "")
@@ -208,20 +190,15 @@ def _refuse_useless(question: _Question, patterns: Patterns, pattern: str, found
     firsts = list(dict.fromkeys(matching[0] for matching in found))
     if pattern not in firsts and any(patterns[first] != patterns[pattern] for first in firsts):
         raise ValueError(
-            f"{question.what}: the pattern {pattern!r} decides nothing, because the first match wins and all its "
-            f"leaves match {', '.join(map(repr, firsts))} before. Put it in front."
+            f"{question.what}: the pattern {pattern!r} has no effect, because the first match wins and all its "
+            f"leaves already match {', '.join(map(repr, firsts))}. Put it in front."
         )
 
 
-def _matches(path: str, pattern: str) -> bool:
-    """Whether a pattern describes the whole path; `*/kernel` does so for a `kernel` at the top too."""
-    return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(f"/{path}", pattern)
-
-
 def _by_leaf(question: _Question, values: PyTree) -> list[Any] | None:
-    """The value for each leaf, in a tree of values or of the upper part of the params; None if it is not such.
+    """The value for each leaf, from a tree like the params or their upper part; None if it is not such a tree.
 
-    In other containers than those of the params it is the value at the leaf's path, or at that of a branch above it.
+    If the containers differ from those of the params, it is the value at the leaf's path, or at a branch above it.
     """
     try:
         return jax.tree.leaves(jax.tree.broadcast(values, question.shapes))
@@ -234,20 +211,20 @@ def _by_leaf(question: _Question, values: PyTree) -> list[Any] | None:
 
 
 def _upward(path: str) -> Iterator[str]:
-    """The path, and those of the branches that it is in."""
+    """The path, and those of the branches above it."""
     while path:
         yield path
         path = path.rpartition("/")[0]
 
 
 def _spread(question: _Question, values: PyTree) -> tuple[Any, ...]:
-    # Params without leaves take any mask: optax's tree_map_params asks with such.
+    # Params without leaves accept any mask: optax's tree_map_params uses such params.
     found = _by_leaf(question, values) if question.paths else []
     if found is None:
         raise ValueError(
             f"{question.what} has the structure {jax.tree.structure(values)}, the params have "
-            f"{jax.tree.structure(question.shapes)}; give one {question.kind.__name__} for each leaf of the params (or "
-            "for each branch of their upper part), a function of (path, leaf), or path patterns."
+            f"{jax.tree.structure(question.shapes)}; it must have one {question.kind.__name__} for each leaf of the "
+            "params (or each branch of their upper part). Or give a function of (path, leaf), or path patterns."
         )
     return _checked(question, found)
 
@@ -261,7 +238,7 @@ def _checked(question: _Question, values: list[Any]) -> tuple[Any, ...]:
 def _check(question: _Question, place: str, value: Any) -> None:
     if not (_is_flag(value) if question.kind is bool else isinstance(value, str)):
         words = "True or False" if question.kind is bool else "a str, the name of a group"
-        raise TypeError(f"{question.what}{place} is {value!r}; allowed: {words}.")
+        raise TypeError(f"{question.what}{place} is {value!r}; it must be {words}.")
 
 
 def _is_flag(value: Any) -> bool:

@@ -1,8 +1,8 @@
-"""What a function of the params is given in their place: arrays without values, that pass for arrays where asked.
+"""Stand-ins for the params, given to a function that selects leaves: they behave like arrays but have no values.
 
-A mask is a question of shapes. Programs ask it with `leaf.ndim > 1`, and also with `isinstance(leaf, jax.Array)`,
-`eqx.is_array(leaf)` or `numpy.asarray(leaf).ndim`: a stand-in answers all of these as the array would. It takes no
-memory. Whoever computes with it is told that there is no value.
+A mask depends on shapes. Programs test for them with `leaf.ndim > 1`, but also with `isinstance(leaf, jax.Array)`,
+`eqx.is_array(leaf)` or `numpy.asarray(leaf).ndim`. A stand-in answers all of these like the array. It takes no memory.
+Computing with it raises an error that says that there is no value.
 """
 
 from typing import Any, NoReturn
@@ -52,7 +52,7 @@ class StandIn:
 
     @property
     def weak_type(self) -> bool:
-        """Whether its dtype gives way to others: never."""
+        """Whether its dtype is weak: never."""
         return False
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
@@ -68,7 +68,7 @@ class StandIn:
         return f"StandIn({self.dtype}{list(self.shape)})"
 
     __hash__ = object.__hash__
-    __array_ufunc__ = None  # NumPy leaves arithmetic to the operators below, which refuse it
+    __array_ufunc__ = None  # so that NumPy uses the operators below, which raise an error
 
 
 def _refuse(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Reading a state by name, and what can be said of one before there is one: its bytes, how it is sharded."""
+"""Reading a state by name, and its bytes and sharding before it exists."""
 
 import functools
 import math
@@ -13,24 +13,24 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gradtx import sharding
 from gradtx.core import record
-from gradtx.core.annotations import Kind, as_count, is_traced
+from gradtx.core.annotations import Kind, Parameter, as_count, is_traced
 
 
 def held(state: Any) -> Any:
-    """The state, or that which a `TrainState` or an `nnx.Optimizer` holds."""
+    """The state, or the one inside a `TrainState` or an `nnx.Optimizer`."""
     return getattr(state, "opt_state", state)
 
 
 def find(state: Any, name: str) -> Any:
-    """The one entry of a state that is called `name`, however deep.
+    """The entry of a state with this name, however deeply nested.
 
     Args:
-      state: a transform's state, or what holds one as `opt_state`: a TrainState, an nnx.Optimizer.
-      name: a transform's name ("scale_by_rms"), a field's ("nu"), or a path's end ("scale_by_rms/nu") where a name is
-        not unique; in a partition with the group's name in front ("matrices/scale_by_rms/nu"). Wrappers in between
-        may be left out. What several groups have of a name is found as one tree, each leaf from its group.
+      state: a transform's state, or an object that has one as `opt_state`: a TrainState, an nnx.Optimizer.
+      name: the name of a transform ("scale_by_rms") or of a field ("nu"), or the end of a path ("scale_by_rms/nu") if a
+        name is not unique; in a partition with the group's name in front ("matrices/scale_by_rms/nu"). Wrappers in
+        between may be left out. A field of several groups is returned as one tree, with each leaf from its group.
 
-    Errors: KeyError if nothing, or more than one entry, has the name; it lists what there is.
+    Errors: KeyError if no entry, or more than one, has the name; the error lists the names.
 
     >>> import gradtx, jax.numpy as jnp
     >>> state = gradtx.adam(1e-3).init({"w": jnp.zeros(2)})
@@ -39,19 +39,23 @@ def find(state: Any, name: str) -> Any:
     """
     wanted, state = name.split("/"), held(state)
     entries = list(_entries(state, ()))
-    found = _called(wanted, entries) or _called(wanted, list(_all(state, ()))) or _called_between(wanted, entries)
+    found = (
+        [entry for entry in entries if list(entry[0][-len(wanted) :]) == wanted]
+        or [entry for entry in _all(state, ()) if list(entry[0][-len(wanted) :]) == wanted]
+        or [entry for entry in entries if fits(entry[0], wanted)]
+    )
     if len(found) == 1:
         return found[0][1]
     if (union := _union(found)) is not None:
         return union
     paths = ["/".join(path) for path, _ in (found or entries)]
     problem = f"several entries are called {name!r}" if found else f"no entry is called {name!r}"
-    hint = f" {name} is a hyperparameter: gradtx.hyperparameters(tx, state)." if _is_hyperparameter(name) else ""
+    hint = f" {name} is a hyperparameter: gradtx.hyperparameters(tx, state)." if hyperparameters_called(name) else ""
     raise KeyError(f"gradtx.find: {problem}.{hint} {'Name one of' if found else 'There are'}: {', '.join(paths)}.")
 
 
 def _union(found: list[tuple[tuple[str, ...], Any]]) -> Any:
-    """What the groups of one partition have of a name, as one tree; None if they are not such."""
+    """The entries of the groups of one partition, merged into one tree; None if they are not groups."""
     places = [path.index("groups") if "groups" in path else 0 for path, _ in found]
     if len(found) < 2 or 0 in places or len({path[:place] for (path, _), place in zip(found, places, strict=True)}) > 1:
         return None
@@ -67,21 +71,14 @@ def _is_none(value: Any) -> bool:
     return value is None
 
 
-def _is_hyperparameter(name: str) -> bool:
+def hyperparameters_called(name: str) -> list[Parameter]:
+    """The hyperparameters of this name, of all factories."""
     parameters = (p for factory in record.registry.values() for p in cast(Any, factory).node._parameters)
-    return any(p.name == name and p.kind is Kind.HYPER for p in parameters)
-
-
-def _called(wanted: list[str], entries: list[tuple[tuple[str, ...], Any]]) -> list[tuple[tuple[str, ...], Any]]:
-    return [(path, value) for path, value in entries if list(path[-len(wanted) :]) == wanted]
-
-
-def _called_between(wanted: list[str], entries: list[tuple[tuple[str, ...], Any]]) -> list[tuple[tuple[str, ...], Any]]:
-    return [(path, value) for path, value in entries if fits(path, wanted)]
+    return [p for p in parameters if p.name == name and p.kind is Kind.HYPER]
 
 
 def fits(path: tuple[str, ...], wanted: list[str]) -> bool:
-    """Whether a path has the wanted names in order, the last one last: wrappers may stand between them."""
+    """Whether a path ends with the last wanted name and has the others before it, in order; wrappers may be between."""
     rest = iter(path[:-1])
     return path[-1] == wanted[-1] and all(name in rest for name in wanted[:-1])
 
@@ -90,7 +87,7 @@ def step_count(state: Any) -> Array:
     """The number of updates that a state has seen: the largest of its counters, an int32 scalar.
 
     Args:
-      state: a transform's state, or what holds one as `opt_state`: a TrainState, an nnx.Optimizer.
+      state: a transform's state, or an object that has one as `opt_state`: a TrainState, an nnx.Optimizer.
 
     Errors: KeyError for a state without a counter.
 
@@ -105,13 +102,13 @@ def step_count(state: Any) -> Array:
 
 
 def set_step_count(state: Any, n: Any) -> Any:
-    """A copy of a state in which every counter of updates says n: schedules go on from there.
+    """A copy of a state with every counter of updates set to n; schedules continue from there.
 
     Args:
-      state: of any transform, or a tree with such in it (a TrainState, optax's tuples).
+      state: the state of any transform, or a tree that contains one (a TrainState, optax's tuples).
       n: a whole number >= 0, an int or an int32 scalar.
 
-    The averages stay as they are, and so do the weights that correct their bias. To begin anew, call init.
+    The averages do not change, nor do the weights that correct their bias. To start from scratch, call init.
 
     Errors: KeyError for a state without a counter; ValueError for a number that is not whole or below 0.
 
@@ -121,7 +118,7 @@ def set_step_count(state: Any, n: Any) -> Any:
     """
     count = as_count(n)
     if not is_traced(n) and (not isinstance(count, int) or not 0 <= count < 2**31):
-        raise ValueError(f"gradtx.set_step_count: n is {n!r}; allowed: a whole number >= 0 and below 2**31.")
+        raise ValueError(f"gradtx.set_step_count: n is {n!r}; it must be a whole number from 0 to 2**31 - 1.")
     step_count(state)
 
     def at_leaf(path: tuple[Any, ...], leaf: Any) -> Any:
@@ -148,16 +145,16 @@ def state_bytes(tx: Any, params: Any) -> int:
 
 
 def state_sharding(tx: Any, params: Any) -> Any:
-    """How the state of an optimizer is to be sharded for params that are sharded: a tree of shardings. No allocation.
+    """The sharding of an optimizer's state for sharded params: a tree of shardings. Nothing is allocated.
 
     Args:
       tx: an optimizer.
       params: the params, or their shapes with shardings (`jax.ShapeDtypeStruct(shape, dtype, sharding=...)`).
 
-    What is shaped like a parameter is sharded as that; sums over an axis keep the shardings of the other axes; the rest
-    is replicated. For `jax.jit(tx.init, out_shardings=gradtx.state_sharding(tx, params))`, and for restoring.
+    A field shaped like a parameter is sharded like it; sums over an axis keep the shardings of the other axes; the rest
+    is replicated. Use it for `jax.jit(tx.init, out_shardings=gradtx.state_sharding(tx, params))`, and for restoring.
 
-    Errors: ValueError for params of which none says how it is sharded.
+    Errors: ValueError if no parameter has a sharding.
 
     >>> import gradtx, jax, jax.numpy as jnp
     >>> from jax.sharding import NamedSharding, PartitionSpec
@@ -170,14 +167,16 @@ def state_sharding(tx: Any, params: Any) -> Any:
     known: dict[Any, Any] = dict(zip(named_paths(params), jax.tree.leaves(params), strict=True))
     whole = next((s for leaf in known.values() if (s := getattr(leaf, "sharding", None)) is not None), None)
     if whole is None:
-        raise ValueError("gradtx.state_sharding: no parameter has a sharding; give arrays, or shapes with shardings.")
+        raise ValueError("gradtx.state_sharding: no parameter has a sharding. Give arrays, or shapes with shardings.")
     whole = NamedSharding(whole.mesh, PartitionSpec()) if isinstance(whole, NamedSharding) else whole
     declared = tx.declared
 
     def at_leaf(path: tuple[Any, ...], leaf: Any) -> Any:
         names = names_of(path)
         place = next((names[:end] for end in range(len(names), 0, -1) if names[:end] in declared), None)
-        ends = [names[len(place) :]] if place else [names[start:] for start in range(len(names))]
+        inside = names[len(place) :] if place else ()
+        inside = inside[1:] if inside[:1] == ("alone",) and inside not in known else inside  # beside buckets
+        ends = [inside] if place else [names[start:] for start in range(len(names))]
         parameter: Any = next((known[end] for end in ends if end in known), None)
         found = getattr(parameter, "sharding", None)
         if place and found is not None and declared[place].per == "leaf":
@@ -201,12 +200,12 @@ def named_paths(tree: Any) -> list[tuple[str, ...]]:
 
 
 def _is_integer(value: Any) -> bool:
-    """Whether this is a counter: the params' trees in a state have floating-point leaves."""
+    """Whether this is a counter; trees like the params have floating-point leaves."""
     return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.integer)
 
 
 def _entries(state: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The named entries of a state: transforms, their fields, what is inside; not the params' trees in the fields."""
+    """The named entries of a state: transforms, their fields and inner states; not the leaves of the fields."""
     for name, entry in items(state):
         yield (*path, name), entry
         is_ours = isinstance(state, dict) and type(entry) is dict
@@ -218,13 +217,13 @@ def _entries(state: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
                 for group, inside in items(value):
                     yield (*path, name, field, group), inside
                     yield from _entries(inside, (*path, name, field, group))
-        # What comes from elsewhere: tuples of states; the dicts in a NamedTuple's fields are the params'.
+        # States of other libraries: tuples of states; dicts in the fields of a NamedTuple are trees like the params.
         if not is_ours and not (hasattr(cast(Any, state), "_fields") and isinstance(entry, dict)):
             yield from _entries(entry, (*path, name))
 
 
 def _all(state: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Everything in it that has a name, the params' trees included."""
+    """Everything in it that has a name, including trees like the params."""
     for name, value in items(state):
         yield (*path, name), value
         yield from _all(value, (*path, name))

@@ -1,10 +1,10 @@
 """Statistics stored in fewer bits than they are computed in.
 
-    stored v = round(b v + (1 - b) g²),   the rounding a random choice between the two neighbours
+    stored v = round(b v + (1 - b) g²),   where rounding chooses one of the two neighbours at random
 
-An average with decay 0.999 changes by a thousandth of itself per step, and bfloat16 has steps of 1/256 to 1/128:
-rounded to the nearest it would stand still. Rounded stochastically it is right in the mean. What is never averaged away
-(a largest value so far, a difference of two averages) says so in its field, and is refused.
+An average with decay 0.999 changes by a thousandth of itself per step, and bfloat16 has steps of 1/256 to 1/128.
+Rounded to nearest, the average would not change; rounded stochastically, it is right on average. Fields whose noise
+would not average out (a largest value so far, a difference of two averages) declare this, and are refused.
 """
 
 import dataclasses
@@ -20,18 +20,17 @@ from jax import Array
 from gradtx import numerics, tree
 from gradtx.core import check, meeting, record
 from gradtx.core.annotations import Dtype
-from gradtx.core.fields import Field, Place, at, put
+from gradtx.core.arguments import set_in
+from gradtx.core.fields import Field, Place, at
 from gradtx.core.foreign import as_transform
 from gradtx.core.rule import Facts, Params, State, Updates
-from gradtx.core.transform import Part, Transform, numbered
+from gradtx.core.transform import Part, Transform, Transparent, numbered
 
 _ALLOWED = ("bfloat16", "float32", "float64")
 
 
-class Stored(Transform):
-    """A transform, some of whose fields are kept in another dtype; its state keeps the names it has."""
-
-    __slots__ = ()
+class Stored(Transparent):
+    """A transform with some fields in another dtype; the names in its state do not change."""
 
     inner: Transform
     dtype: str
@@ -50,10 +49,10 @@ class Stored(Transform):
         for name in self.fields or ():
             if name not in known:
                 raise ValueError(
-                    f"{who}: {self.inner!r} has no statistic {name!r}; it has: {', '.join(known) or 'none'}."
+                    f"{who}: fields has {name!r}; allowed for {self.inner!r}: {', '.join(known) or 'none'}."
                 )
         if not known:
-            raise ValueError(f"{who}: {self.inner!r} has no statistics; allowed: a transform that has.")
+            raise ValueError(f"{who}: inner is {self.inner!r}; it must be a transform that has statistics.")
         for place, field in self._places:
             if field.exact is not None and self.dtype == "bfloat16":
                 raise ValueError(f"{who}: {'/'.join(place)} of {self.inner!r} cannot be in bfloat16: {field.exact}.")
@@ -64,10 +63,7 @@ class Stored(Transform):
         chosen = self.fields
         return [(p, f) for p, f in self.inner.declared.items() if f.storable and (chosen is None or p[-1] in chosen)]
 
-    def expand(self, *, deep: bool = False) -> Transform:
-        return stored(self.inner.expand(deep=deep), self.dtype, self.fields)
-
-    @property
+    @functools.cached_property
     def facts(self) -> Facts:
         return dataclasses.replace(self.inner.facts, random=True)
 
@@ -82,7 +78,7 @@ class Stored(Transform):
 
     @property
     def parts(self) -> dict[Place, Part]:
-        kept = {place for place, _ in self._places}  # once stored in one dtype, not again in another
+        kept = {place for place, _ in self._places}  # a field is stored in one dtype only
 
         def seen(place: Place, part: Part) -> Part:
             stored = {n: dataclasses.replace(f, low=False) for n, f in part.fields.items() if (*place, n) in kept}
@@ -97,10 +93,10 @@ class Stored(Transform):
             for path, leaf in tree.named_leaves(field):
                 if tree.is_complex(leaf):
                     raise TypeError(
-                        f"gradtx.stored: {'/'.join(place)} at {path} is complex ({tree.dtype_of(leaf)}); allowed: real "
-                        "leaves. Put split_real_and_imaginary around it."
+                        f"gradtx.stored: {'/'.join(place)} at {path} is complex ({tree.dtype_of(leaf)}); it must be "
+                        "real. Put split_real_and_imaginary around it."
                     )
-            state = put(state, place, self._rounded_to_nearest(field, params))
+            state = set_in(state, place, self._rounded_to_nearest(field, params))
         seed = zlib.crc32("/".join(self.inner.slots).encode())
         return state | {self._own: {"key": jax.random.key_data(jax.random.key(seed))}}
 
@@ -119,7 +115,7 @@ class Stored(Transform):
         low = [at(own, place) for place, _ in self._places]
         shapes = self._computed(own, updates if params is None else params)
         for (place, _), field in zip(self._places, low, strict=True):
-            own = put(own, place, tree.cast_like(field, at(shapes, place)))
+            own = set_in(own, place, tree.cast_like(field, at(shapes, place)))
         updates, new = self.inner._step(updates, own, params, extra)
         following, keys = numerics.leaf_keys(state[self._own]["key"], low)
 
@@ -127,20 +123,24 @@ class Stored(Transform):
             return numerics.round_stochastically(x, old.dtype, next(keys))
 
         for (place, _), old in zip(self._places, low, strict=True):
-            new = put(new, place, jax.tree.map(rounded, at(new, place), old))
+            new = set_in(new, place, jax.tree.map(rounded, at(new, place), old))
         return updates, new | {self._own: {"key": following}}
 
     def _computed(self, state: State, like: Params) -> State:
         """The shapes of the inner state, in the dtypes in which it is computed."""
-        key = ("computed", check.struct_key(like))
-        if key not in self._cache:
+        key = check.struct_key(like)
+        if key not in self._shapes:
             with check.questioned(state):
-                self._cache[key] = jax.eval_shape(self.inner._init, like)
-        return self._cache[key]
+                self._shapes[key] = jax.eval_shape(self.inner._init, like)
+        return self._shapes[key]
+
+    @functools.cached_property
+    def _shapes(self) -> dict[Any, State]:
+        return {}
 
 
 def _stored(inner: Transform, dtype: Dtype, fields: tuple[str, ...] | None = None) -> Transform:
-    raise NotImplementedError  # a record only: Stored says what it does
+    raise NotImplementedError  # only recorded; Stored implements it
 
 
 _stored.__name__ = "stored"
@@ -150,23 +150,23 @@ _node = record.define(Stored, _stored)
 def stored(inner: Any, dtype: Any, fields: Any = None) -> Transform:
     """Runs `inner` with its statistics stored in another dtype, in fewer bits; they are computed in at least float32.
 
-        v <- round(f(v)),   to one of the two neighbours, at random, so that v is right in the mean
+        v <- round(f(v)),   to one of the two neighbours, at random, so that v is right on average
 
-    Source: for the rounding Gupta et al. 2015 (arXiv 1502.02551), section 3.1.
+    Source: for the rounding, Gupta et al. 2015 (arXiv 1502.02551), section 3.1.
 
     Args:
-      inner: any transform with statistics. What it computes with is what it has stored, so the same names, checkpoints
-        and places in a composition: `stored(scale_by_momentum(), "bfloat16") + scale_by_rms()` is Adam whose first
-        average is stored low, as optax's `mu_dtype` has it.
-      dtype: jnp.bfloat16, float32 or float64; None returns `inner` as it is.
-      fields: the names of the statistics to store, ("mu",) or "mu" for example; None for all.
+      inner: any transform with statistics. Their names do not change, and it can be used anywhere in a composition:
+        `stored(scale_by_momentum(), "bfloat16") + scale_by_rms()` is Adam with its first average in bfloat16, like
+        optax's `mu_dtype`.
+      dtype: jnp.bfloat16, float32 or float64; None returns `inner` unchanged.
+      fields: the names of the statistics to store, such as ("mu",) or "mu"; None for all.
 
-    State: that of inner, the statistics in `dtype`: in bfloat16 2 bytes per parameter where there were 4; and an entry
+    State: that of inner, with the statistics in `dtype`: in bfloat16, 2 bytes per parameter instead of 4; and an entry
     `stored` with a random key, 8 bytes.
 
     Errors: ValueError for another dtype, in which statistics would be wrong without notice; for a transform without
-    statistics, or without one of these names; and for one that rounding noise would dominate (`amsgrad`'s maximum, the
-    averages of a centered RMSProp). TypeError from init for complex leaves.
+    statistics, or without one of these names; and for statistics that rounding noise would dominate (`amsgrad`'s
+    maximum, the averages of a centered RMSProp). TypeError from init for complex leaves.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.stored(gradtx.adam(1e-3), jnp.bfloat16)

@@ -1,9 +1,9 @@
-"""Sums over all leaves: what a formula measures, and how the numbers of the leaves become one.
+"""Sums over all leaves: what a formula measures, and how the results of the leaves are combined.
 
     def measure(g, *, params, start):
         return {"dot": total(g * (start - params)), "size": norm(g)}
 
-Inside `jax.shard_map` they go over the shards too, where the axes are named (`axis_name=`).
+Inside `jax.shard_map` they include the shards too, if the axes are named (`axis_name=`).
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from gradtx import sharding, tree
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Summed:
-    """What `measure` asks for: a number or an array of one leaf, and how those of all leaves become one."""
+    """A result of `measure`: a number or an array of one leaf, and how the results of all leaves are combined."""
 
     value: Array
     how: str = dataclasses.field(metadata={"static": True})
@@ -38,17 +38,17 @@ def largest(x: Array) -> Summed:
 
 
 def norm(x: Array) -> Summed:
-    """`sqrt(sum of |x|²)` over all leaves, right also where squares overflow or underflow."""
+    """`sqrt(sum of |x|²)` over all leaves, right even if squares overflow or underflow."""
     return Summed(x, "norm")
 
 
 def norm_in_units(x: Array) -> Summed:
-    """The same as a `tree.Norm`, for what is larger than any number."""
+    """The same as a `tree.Norm`, which also represents norms larger than any number of the dtype."""
     return Summed(x, "norm_in_units")
 
 
 def sum_up(parts: list[Summed], real: np.dtype[Any]) -> Any:
-    """What all leaves have measured, as one."""
+    """The results of all leaves, combined."""
     values = [part.value for part in parts]
     if parts[0].how in ("norm", "norm_in_units"):
         size = tree.norm(values)

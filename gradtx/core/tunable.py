@@ -1,7 +1,6 @@
-"""Hyperparameters kept in the state, for users whose optimizer is static."""
+"""Hyperparameters kept in the state, for programs in which the optimizer is static."""
 
 import re
-from collections.abc import Iterator
 from typing import Any, cast
 
 import jax
@@ -10,10 +9,10 @@ import numpy as np
 
 from gradtx import tree
 from gradtx.core import record
-from gradtx.core.annotations import Interval, Kind, is_traced
+from gradtx.core.annotations import Interval, is_traced
 from gradtx.core.elementary import transform
 from gradtx.core.rule import Params, Rule, State, Updates
-from gradtx.core.state import fits, items
+from gradtx.core.state import fits, hyperparameters_called, named_paths, names_of
 from gradtx.core.transform import Transform
 
 Place = tuple[str, ...]
@@ -23,11 +22,11 @@ Place = tuple[str, ...]
 def tunable(inner: Transform) -> Rule:
     """Keeps the hyperparameters of `inner` in the state, where they can be changed without recompiling.
 
-    For a transform that is a static part of something compiled (a field of TrainState, nnx.Optimizer). Where you can
-    pass the transform to your jitted function as an argument, pass `tx.replace(learning_rate=...)` instead.
+    For a transform that is static in a compiled function (a field of TrainState, nnx.Optimizer). If you can pass the
+    transform to your jitted function as an argument, pass `tx.replace(learning_rate=...)` instead.
 
     Args:
-      inner: any transform. Its hyperparameters are read at init; afterwards those in the state count.
+      inner: any transform. Its hyperparameters are read by init; later updates use those in the state.
 
     State: `{"tunable": {"hyperparameters": {name: scalar}, "inner": inner's state}}`; change them with `tune`.
 
@@ -56,48 +55,54 @@ def tunable(inner: Transform) -> Rule:
 
 
 def with_hyperparameters(tx: Transform, hyperparameters: dict[str, Any]) -> Transform:
-    """The transform with the hyperparameters that `tunable` keeps of it, by name."""
+    """The transform with the hyperparameters that `tunable` keeps, by name."""
     leaves = [hyperparameters[name] for name, _ in _named_leaves(tx)]
     return cast(Any, jax.tree.unflatten)(jax.tree.structure(tx), leaves)
 
 
 def tune(state: State, **values: Any) -> State:
-    """A copy of the state of a `tunable` transform with some hyperparameters changed, in the dtypes they have.
+    """A copy of the state of a `tunable` transform with some hyperparameters changed; their dtypes stay the same.
 
     Args:
-      state: a state with a `tunable` in it, however deep.
-      values: numbers, by the hyperparameter's name. One that several groups or several `tunable` have gets a name in
+      state: a state that contains a `tunable`, at any depth.
+      values: numbers, by the hyperparameter's name. If several groups or several `tunable` have it, put the group in
         front: `tune(state, **{"matrices/learning_rate": 0.1})`.
 
-    Errors: KeyError for a state without `tunable`, for an unknown name, or one that is not unique; it lists what there
-    is. ValueError for a number out of range.
+    Errors: KeyError for a state without `tunable`, for an unknown name, or one that is not unique; the error lists the
+    names. ValueError for a number out of range.
     """
-    kept = list(_kept(state, ()))
+    kept = _kept(state)
     if not kept:
-        raise KeyError("gradtx.tune: the state holds no hyperparameters; build the optimizer as gradtx.tunable(tx).")
-    changes: dict[Place, dict[str, Any]] = {}
+        raise KeyError("gradtx.tune: the state has no hyperparameters. Build the optimizer as gradtx.tunable(tx).")
+    changes: dict[Place, Any] = {}
     for name, value in values.items():
         place, key, old = _one(name, kept)
         if value is None or isinstance(value, (str, bool)) or jnp.shape(value) != jnp.shape(old):
-            raise TypeError(f"gradtx.tune: {name} is {value!r}; allowed: a number.")
+            raise TypeError(f"gradtx.tune: {name} is {value!r}; it must be a number.")
         if not is_traced(value):
             _check_range(key.split(".")[-1], value)
-        changes.setdefault(place, {})[key] = jnp.array(value, dtype=old.dtype, copy=True)
-    return _changed(state, (), changes)
+        changes[(*place, key)] = jnp.array(value, dtype=old.dtype, copy=True)
+
+    def at_leaf(path: tuple[Any, ...], leaf: Any) -> Any:
+        return changes.get(names_of(path), leaf)
+
+    return jax.tree_util.tree_map_with_path(at_leaf, state)
 
 
-def _kept(state: Any, place: Place) -> Iterator[tuple[Place, str, Any]]:
-    """The hyperparameters in a state: the path to the tunable that keeps them, their key there, and the number."""
-    for name, entry in items(state):
-        if name == "hyperparameters" and isinstance(state, dict):
-            yield from ((place, key, number) for key, number in entry.items())
-            return
-        yield from _kept(entry, (*place, name))
+def _kept(state: Any) -> list[tuple[Place, str, Any]]:
+    """The hyperparameters in a state: the path to where a `tunable` keeps them, their key there, and the number.
+
+    The state inside a `tunable` is not searched: its entries follow the params, which may have any name.
+    """
+    leaves = zip(named_paths(state), jax.tree.leaves(state), strict=True)
+    found = [(path[:-1], path[-1], number) for path, number in leaves if path[-2:-1] == ("hyperparameters",)]
+    outer = {place[:-1] for place, _, _ in found}
+    return [one for one in found if not any(one[0][:end] in outer for end in range(len(one[0]) - 1))]
 
 
 def _one(name: str, kept: list[tuple[Place, str, Any]]) -> tuple[Place, str, Any]:
-    """The one that is meant: the key itself, or its last name, with names of its path in front that tell it apart."""
-    paths = [(*place, *re.findall(r"\['(.*?)'\]", key), key.split(".")[-1]) for place, key, _ in kept]
+    """The hyperparameter with this name: a key, or the last part of one, with parts of its path in front if needed."""
+    paths = [(*place[:-1], *re.findall(r"\['(.*?)'\]", key), key.split(".")[-1]) for place, key, _ in kept]
     found = [index for index, (_, key, _) in enumerate(kept) if key == name] or [
         index for index, path in enumerate(paths) if fits(path, name.split("/"))
     ]
@@ -112,27 +117,13 @@ def _one(name: str, kept: list[tuple[Place, str, Any]]) -> tuple[Place, str, Any
     raise KeyError(f"gradtx.tune: no hyperparameter is called {name!r}.{hint} There are: {', '.join(names)}.")
 
 
-def _changed(state: Any, place: Place, changes: dict[Place, dict[str, Any]]) -> Any:
-    """The state with the changes at their places."""
-    if not any(other[: len(place)] == place for other in changes):
-        return state
-    if isinstance(state, dict):
-        own = cast(dict[str, Any], state)
-        if place in changes:
-            return own | {"hyperparameters": own["hyperparameters"] | changes[place]}
-        return {key: _changed(entry, (*place, str(key)), changes) for key, entry in own.items()}
-    entries = [_changed(entry, (*place, name), changes) for name, entry in items(state)]
-    return type(state)(*entries) if hasattr(state, "_fields") else type(state)(entries)  # optax's tuples
-
-
 def _check_range(name: str, value: Any) -> None:
-    """Refuse what no recorded hyperparameter of this name allows."""
-    parameters = (p for factory in record.registry.values() for p in cast(Any, factory).node._parameters)
-    intervals = [p.interval for p in parameters if p.name == name and p.kind is Kind.HYPER]
+    """Refuse a value that is out of range for every recorded hyperparameter of this name."""
+    intervals = [parameter.interval for parameter in hyperparameters_called(name)] or [Interval()]
     for number in np.ravel(np.asarray(value, dtype=float)).tolist():
-        if not any(number in interval for interval in intervals or [Interval()]):
-            allowed = " or ".join(sorted({str(interval) for interval in intervals or [Interval()]}))
-            raise ValueError(f"gradtx.tune: {name} is {number!r}; allowed: a number {allowed}.")
+        if not any(number in interval for interval in intervals):
+            allowed = " or ".join(sorted(set(map(str, intervals))))
+            raise ValueError(f"gradtx.tune: {name} is {number!r}; it must be {allowed}.")
 
 
 def _named_leaves(tx: Transform) -> list[tuple[str, Any]]:

@@ -1,15 +1,15 @@
-"""Views: another form of the tree is shown to a transform inside, and its updates are turned back.
+"""Views: an inner transform runs on another form of the tree, and its updates are converted back.
 
     u = up(inner(down(g)))
 
-A mask shows some leaves, `pack` shows leaves joined end to end, SOAP shows an eigenbasis. A view may remember
-something, and it may be refreshed every so often; then it says how what the inner transform remembers is carried along:
+A mask shows some leaves, `pack` shows leaves joined end to end, SOAP shows an eigenbasis. A view may have a state, and
+may be refreshed every few steps; then it defines how the state of the inner transform is carried along:
 
     return through(View(down, up, observe, refresh, every=10, move=move, left=fields.basis(0), ...), inner)
 
-Extra arguments go down with the gradients: trees like the params (`grad`, `observed`) are shown as gradients are, and
-functions of the params (`value_fn`, `grad_fn`) are called with what `up` makes of the inner params. The rest, `value`
-above all, passes as it is.
+Extra arguments are converted with the gradients: trees like the params (`grad`, `observed`) by `down`, like gradients;
+functions of the params (`value_fn`, `grad_fn`) are called with the result of `up` on the inner params. Others, such as
+`value`, pass unchanged.
 """
 
 import functools
@@ -22,34 +22,34 @@ import numpy as np
 from jax import Array
 
 from gradtx import numerics, tree
-from gradtx.core.fields import Field, Place, at, put
+from gradtx.core.arguments import set_in
+from gradtx.core.fields import Field, Place, at
 from gradtx.core.formula import check_fields, names_of
-from gradtx.core.program import Body, Compiled, Numbers, Pass, as_dict
+from gradtx.core.program import Body, Columns, Compiled, Numbers, Pass, Step, as_dict
 from gradtx.core.rule import Reach, Rule, State, Wants
 
 PyTree = Any
 Extra = dict[str, Any]
 Turn = Callable[[PyTree], PyTree]
 _TREES = ("grad", "observed")
-Dtype = np.dtype[Any]
 
 
 def inside(
     inner: Any, updates: PyTree, state: State, params: PyTree, extra: Extra, down: Turn, up: Turn
 ) -> tuple[PyTree, State]:
-    """The inner update of what `down` shows; what comes back is still as the inner transform made it.
+    """The inner update, on the form that `down` shows; its result is in that form too.
 
     Args:
-      inner, updates, state, params, extra: a transform, and what its update is to be given, as it is outside.
-      down: from a tree like the params to what the inner transform sees.
-      up: from params that the inner transform sees to those outside, for functions of the params.
+      inner, updates, state, params, extra: a transform, and the arguments of its update in their outer form.
+      down: converts a tree like the params to the form that the inner transform sees.
+      up: converts inner params to outer params, for functions of the params.
     """
     known = translated(extra, updates, down, up)
     return inner.update(down(updates), state, None if params is None else down(params), **known)
 
 
 def translated(extra: Extra, like: PyTree, down: Turn, up: Turn) -> Extra:
-    """The extra arguments as the inner transform is to see them; `like` is a tree of the outer params' structure."""
+    """The extra arguments in the inner form; `like` is a tree with the structure of the outer params."""
 
     def translate(name: str, value: Any) -> Any:
         def at_inner(params: PyTree, *args: Any, **kwargs: Any) -> Any:
@@ -66,7 +66,7 @@ def translated(extra: Extra, like: PyTree, down: Turn, up: Turn) -> Extra:
 
 
 def _alike(value: Any, like: PyTree) -> bool:
-    """Whether a tree has the structure of another, and its shapes or a number in place of an array."""
+    """Whether a tree has the structure of another, with the same shapes or with numbers in place of arrays."""
     leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(value))
     if structure != jax.tree.structure(like) or any(callable(leaf) for leaf in leaves):
         return False
@@ -80,20 +80,109 @@ def _alike(value: Any, like: PyTree) -> bool:
 # Views of a leaf ------------------------------------------------------------------------------------------------------
 
 
+class Seen(Compiled):
+    """A view as a program."""
+
+    def __init__(self, who: str, rule: Rule, body: Body):
+        super().__init__(who, rule, body)
+        self.every, self.moves = rule.formula.every, rule.formula.move is not None
+        self.moved: Callable[..., Array] = jax.jit(self._moved, static_argnums=1, inline=True)
+
+    def init(self, numbers: Numbers, params: PyTree, inner: list[Any]) -> State:
+        """The state before the first update."""
+        own = self.first(numbers, params)
+        step = Step(tree.precision(params), numbers, params, params, None, {})
+        return own | {"inner": inner[0].init(self._turned("down", step, own, params))}
+
+    def update(self, step: Step, own: State, inner: list[Any]) -> tuple[PyTree, State]:
+        """One step of the whole tree."""
+        u, extra = step.updates, step.extra
+        self.refuse_others(u)
+        fields = {name: value for name, value in own.items() if name != "inner"}
+        down, up = (functools.partial(self._turned, way, step, fields) for way in ("down", "up"))
+        result, state = inside(inner[0], u, own["inner"], step.params, extra, down, up)
+        result = jax.tree.map(functools.partial(self.like, "what up returned"), up(result), u)
+        g = extra.get("observed", u)
+        if "observe" in self.names:
+            fields |= self._renewed("observe", step, fields, g)
+        if "refresh" in self.names:
+            due = (step.count - 1) % numerics.within_int32(self.every) == 0
+            fields, state = numerics.branch(
+                due, lambda: self._refreshed(step, fields, g, state, inner[0].declared), lambda: (fields, state)
+            )
+        return result, fields | {"inner": state}
+
+    def _rows(self, title: str, step: Step, fields: State, values: PyTree) -> tuple[list[Any], Any]:
+        """The result of a pass for each leaf of a tree, and the structure of the tree."""
+        leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(values))
+        columns: Columns = {name: jax.tree.leaves(value) for name, value in fields.items()}
+        return self.each(title, step, leaves, {}, columns), structure
+
+    def _turned(self, way: str, step: Step, fields: State, values: PyTree) -> PyTree:
+        rows, structure = self._rows(way, step, fields, values)
+        return structure.unflatten(rows)
+
+    def _renewed(self, title: str, step: Step, fields: State, g: PyTree) -> State:
+        rows, structure = self._rows(title, step, fields, g)
+        made = {name: structure.unflatten([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+        return self.as_before(made, fields, unread=title)
+
+    def _refreshed(
+        self, step: Step, fields: State, g: PyTree, state: State, declared: dict[Place, Field]
+    ) -> tuple[State, State]:
+        """New fields of the view, and the state of the inner transform carried along."""
+        new = fields | self._renewed("refresh", step, fields, g)
+        structure = cast(Any, jax.tree.structure(g))
+        old_rows, new_rows = (
+            [dict(zip(some, row, strict=True)) for row in zip(*map(jax.tree.leaves, some.values()), strict=True)]
+            for some in (fields, new)
+        )
+        for place, field in declared.items() if self.moves else ():
+            if field.per == "leaf":
+                value = at(state, place)
+                if jax.tree.structure(value) != structure:
+                    raise TypeError(
+                        f"{self.who}: {'/'.join(place)} is stored in buckets; it must be leaf by leaf, for `move`. "
+                        "Leave pack out of the view."
+                    )
+                rows = zip(jax.tree.leaves(value), old_rows, new_rows, strict=True)
+                moved = [self.moved(step.numbers, field, x, old, now) for x, old, now in rows]
+                state = set_in(state, place, structure.unflatten(moved))
+        return new, state
+
+    def _moved(self, numbers: Numbers, field: Field, x: Array, old: Any, new: Any) -> Array:
+        move = self.body(numbers).formula.move
+        with jax.numpy_dtype_promotion("standard"):
+            return self.like("what move returned", move(x, field, old, new), x)
+
+    def finished(self, title: str, made: Any, u: Any, named: Numbers, real: np.dtype[Any]) -> Any:
+        if title not in ("down", "up"):
+            if as_dict(made) is None or not made.keys() <= self.kept.keys():
+                self.refuse_fields(made, ())
+            return self.as_before(made, named)
+        if tree.is_discrete(made) or tree.is_complex(made) != tree.is_complex(u):
+            raise TypeError(
+                f"{self.who}: what {title} returned has dtype {made.dtype}; it must keep the dtype {u.dtype}."
+            )
+        return jnp.asarray(made).astype(tree.compute_dtype(u))
+
+
 class View:
-    """Another form of each leaf, and the way back.
+    """Another form of each leaf, and the conversion back.
 
     Args:
-      down: `down(x, *, names...)`: what the inner transform sees of a leaf. The names are fields of the view.
-      up: `up(x, *, names...)`: the way back, for the updates of the inner transform.
-      observe: `observe(g, *, names...)`, returning {field: value}: after each step, from the gradient.
-      refresh: `refresh(g, *, names...)`, returning {field: value}: after the first step, and every `every` steps from
-        there on, all leaves in one branch.
-      every: steps from one refresh to the next, at least 1.
-      move: `move(x, field, old, new)`: a field of the inner transform after a refresh; `field` says what kind it is
-        (`field.nonnegative` for squares), `old` and `new` are the fields of the view, by name. None: all stay.
-      reach: "leaf", or "matrix", which refuses other leaves by name.
-      fields: what the view remembers of each leaf.
+      down: `down(x, *, names...)`: converts a leaf to the form that the inner transform sees. The names are fields of
+        the view.
+      up: `up(x, *, names...)`: converts the updates of the inner transform back.
+      observe: `observe(g, *, names...)`, returning {field: value}: new fields after each step, from the gradient.
+      refresh: `refresh(g, *, names...)`, returning {field: value}: new fields after the first step, and then every
+        `every` steps, for all leaves in one branch.
+      every: the number of steps from one refresh to the next, at least 1.
+      move: `move(x, field, old, new)`: the new value of a field of the inner transform after a refresh; `field` is its
+        declaration (`field.nonnegative` for squares), `old` and `new` are the fields of the view, by name. None keeps
+        all values.
+      reach: "leaf", or "matrix", which refuses other leaves.
+      fields: the state of the view, for each leaf.
     """
 
     def __init__(
@@ -113,114 +202,19 @@ class View:
         self.every, self.move, self.fields = every, move, fields
         self.reach: Reach = reach
 
-    def wanted(self, rule: Rule) -> Wants:
-        """What its update names."""
-        names_of(rule, self.passes, without_leaf="", closed=True)
-        none = frozenset[str]()
-        return Wants(True, False, True, self.passes["refresh"] is not None, none, none, passes_on=True)
+    stack = False
+    program = Seen
 
-    def program(self, who: str, rule: Rule, body: Body) -> "Seen":
-        """The program of a rule with this view."""
-        return Seen(who, rule, body)
+    def wanted(self, rule: Rule) -> Wants:
+        """The names that its update wants."""
+        names_of(rule, without_leaf="", closed=True)
+        counted = {"count": True} if self.passes["refresh"] is not None else {}
+        return Wants({"params": False, "observed": False} | counted, passes_on=True)
 
 
 def through(view: View, inner: Any) -> Rule:
-    """What a factory returns that runs `inner`, its argument, on what a view shows of each leaf."""
-    del inner  # the language knows it: it is the transform among the arguments of the factory
+    """The rule of a factory that runs `inner`, one of its arguments, on the form of each leaf that a view shows."""
+    del inner  # not needed: it is among the arguments of the factory
     return Rule(
         update=cast(Any, view.passes["down"]), reach=view.reach, fields=view.fields, traits=("leaves",), formula=view
     )
-
-
-class Seen(Compiled):
-    """A view as a program."""
-
-    def __init__(self, who: str, rule: Rule, body: Body):
-        super().__init__(who, rule, body, lambda rule: rule.formula.passes)
-        self.every, self.moves = rule.formula.every, rule.formula.move is not None
-        self.moved: Callable[..., Array] = jax.jit(self._moved, static_argnums=1, inline=True)
-
-    def init(self, numbers: Numbers, params: PyTree, inner: list[Any]) -> State:
-        """The state before the first update."""
-        own = self.first(numbers, params)
-        return own | {"inner": inner[0].init(self._turned("down", tree.precision(params), numbers, params, own))}
-
-    def update(
-        self,
-        real: Dtype,
-        numbers: Numbers,
-        u: PyTree,
-        own: State,
-        params: PyTree,
-        count: Any,
-        extra: Extra,
-        inner: list[Any],
-    ) -> tuple[PyTree, State]:
-        """One step of the whole tree."""
-        self.refuse_others(u)
-        fields = {name: value for name, value in own.items() if name != "inner"}
-        down, up = (functools.partial(self._turned, way, real, numbers, fields=fields) for way in ("down", "up"))
-        result, state = inside(inner[0], u, own["inner"], params, extra, down, up)
-        result, g = up(result), extra.get("observed", u)
-        result = jax.tree.map(functools.partial(self.like, "what up returned"), result, u)
-        if "observe" in self.names:
-            fields = self._renewed("observe", real, numbers, g, fields)
-        if "refresh" in self.names:
-            due = (count - 1) % numerics.within_int32(self.every) == 0
-            fields, state = numerics.branch(
-                due,
-                lambda: self._refreshed(real, numbers, g, fields, state, inner[0].declared),
-                lambda: (fields, state),
-            )
-        return result, fields | {"inner": state}
-
-    def _columns(self, fields: State) -> dict[str, list[Any]]:
-        return {name: jax.tree.leaves(value) for name, value in fields.items()}
-
-    def _turned(self, way: str, real: Dtype, numbers: Numbers, values: PyTree, fields: State) -> PyTree:
-        leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(values))
-        return structure.unflatten(self.each(way, real, numbers, leaves, {}, self._columns(fields)))
-
-    def _renewed(self, title: str, real: Dtype, numbers: Numbers, g: PyTree, fields: State) -> State:
-        leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(g))
-        rows = self.each(title, real, numbers, leaves, {}, self._columns(fields))
-        made = {name: structure.unflatten([row[name] for row in rows]) for name in (rows[0] if rows else ())}
-        return self.settled(made, fields)
-
-    def _refreshed(
-        self,
-        real: Dtype,
-        numbers: Numbers,
-        g: PyTree,
-        fields: State,
-        state: State,
-        declared: dict[Place, Field],
-    ) -> tuple[State, State]:
-        """New fields of the view, and what the inner transform remembers, carried along."""
-        new = self._renewed("refresh", real, numbers, g, fields)
-        structure = cast(Any, jax.tree.structure(g))
-        old_rows, new_rows = (
-            [dict(zip(some, row, strict=True)) for row in zip(*map(jax.tree.leaves, some.values()), strict=True)]
-            for some in (fields, new)
-        )
-        for place, field in declared.items() if self.moves else ():
-            if field.per == "leaf":
-                xs = jax.tree.leaves(at(state, place))
-                rows = zip(xs, old_rows, new_rows, strict=True)
-                moved = [self.moved(numbers, field, x, old, now) for x, old, now in rows]
-                state = put(state, place, structure.unflatten(moved))
-        return new, state
-
-    def _moved(self, numbers: Numbers, field: Field, x: Array, old: Any, new: Any) -> Array:
-        move = self.body(numbers).formula.move
-        with jax.numpy_dtype_promotion("standard"):
-            return self.like("what move returned", move(x, field, old, new), x)
-
-    def finished(self, title: str, made: Any, u: Any, named: dict[str, Any], real: Dtype) -> Any:
-        if title in ("down", "up"):
-            if tree.is_discrete(made) or tree.is_complex(made) != tree.is_complex(u):
-                raise TypeError(
-                    f"{self.who}: what {title} returned has dtype {made.dtype}; allowed: the one that came, {u.dtype}."
-                )
-            return jnp.asarray(made).astype(tree.compute_dtype(u))
-        return self.checked(made, named, (as_dict(made) or {}).keys() & self.kept.keys())

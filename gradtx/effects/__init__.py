@@ -1,11 +1,11 @@
-"""Plain effects: what acts on the update that flows through, whatever made it.
+"""Effects: transforms that act on updates, whatever method made them.
 
-An effect measures nothing of the past to decide where to go; it sizes, bounds, pulls or shakes what others decided:
+An effect does not choose a direction. It scales, limits, decays or perturbs updates that other transforms made:
 
 - `scale_by_learning_rate(lr)` ends every named method: u = -lr g is gradient descent by itself.
 - `add_decayed_weights(wd)` before it is AdamW's decay; before the direction it is L2 regularization.
 - `scale_by_trust_ratio()` before it is what LAMB does to Adam and LARS to momentum.
-- `clip_by_global_norm(1.0)` in front of all of it keeps a gradient that explodes from ruining the rest.
+- `clip_by_global_norm(1.0)` in front of everything keeps an exploding gradient from ruining the statistics.
 
-Where an effect stands is part of what it means: the compositions say so.
+The position of an effect in a composition is part of its meaning.
 """

@@ -1,16 +1,16 @@
-"""Clipping: an update that is too long is shortened, one that is not passes as it is.
+"""Clipping: an update that is too long is shortened; any other passes unchanged.
 
     u = g min(1, limit / |g|)
 
-The ways to clip differ in what |g| is taken over, and in where the limit comes from:
+The transforms differ in what |g| is taken over, and in where the limit comes from:
 
-- `clip`: each element by itself. `clip_by_leaf_norm`, `clip_by_block_rms`: each leaf. `clip_by_global_norm`: all leaves
-  together, the only one that keeps the direction.
-- `adaptive_grad_clip`: each unit of a layer, by the size of its weights.
-- `clip_by_percentile`: all leaves together, by the norms of the gradients so far.
+- `clip`: each element. `clip_by_leaf_norm`, `clip_by_block_rms`: each leaf. `clip_by_global_norm`: all leaves
+  together, which keeps the direction of the whole update.
+- `adaptive_grad_clip`: each unit of a layer, relative to the size of its weights.
+- `clip_by_percentile`: all leaves together, relative to the norms of the gradients so far.
 
-Infinite elements are the limit of ever larger ones: they share the allowed length, and the finite ones beside them
-become 0. NaN has no limit: it stays, and makes NaN of all that was measured together with it.
+Infinite elements are treated as the limit of ever larger ones: they share the allowed length, and finite elements
+beside them become 0. NaN has no such limit. It stays NaN, and so does everything measured together with it.
 """
 
 from typing import Annotated, Any
@@ -35,7 +35,7 @@ def clip(max_delta: Limit) -> Rule:
     """`u = min(max(g, -max_delta), max_delta)`, element by element.
 
     Args:
-      max_delta: a number > 0 (inf: no limit), or a schedule, in the unit of what flows through.
+      max_delta: a number > 0 (inf: no limit), or a schedule, in the unit of the updates.
 
     State: `count`, a scalar. Errors: TypeError for complex leaves, which have no order.
 
@@ -49,14 +49,14 @@ def clip(max_delta: Limit) -> Rule:
 
 @transform
 def clip_by_global_norm(max_norm: Limit) -> Rule:
-    """`u = g min(1, max_norm / |g|)`, |g| being the norm over all leaves together.
+    """`u = g min(1, max_norm / |g|)`, where |g| is the norm over all leaves together.
 
     Source: Pascanu, Mikolov, Bengio 2013 (arXiv 1211.5063), algorithm 1. PyTorch adds 1e-6 to the norm; optax and
-    this do not. The norm is right also where squares overflow, where optax returns 0, and infinite elements share
-    max_norm, where it returns NaN. Complex leaves: |g|².
+    gradtx do not. If squares overflow, the norm is still right (optax returns 0). If elements are infinite, they share
+    max_norm (optax returns NaN). Complex leaves: |g|².
 
     Args:
-      max_norm: a number > 0 (inf: no limit), or a schedule, in the unit of what flows through.
+      max_norm: a number > 0 (inf: no limit), or a schedule, in the unit of the updates.
 
     State: `count`, a scalar. Errors: ValueError for a max_norm that is not positive.
 
@@ -78,13 +78,13 @@ def _measure_norm(u: Array) -> dict[str, Summed]:
 
 @transform
 def clip_by_leaf_norm(max_norm: Limit) -> Rule:
-    """`u = g min(1, max_norm / |g|)`, |g| being the norm of each leaf by itself.
+    """`u = g min(1, max_norm / |g|)`, where |g| is the norm of each leaf.
 
     Source: Pascanu, Mikolov, Bengio 2013 (arXiv 1211.5063), algorithm 1, for each leaf; Keras calls it clipnorm.
     Complex leaves: |g|².
 
     Args:
-      max_norm: a number > 0 (inf: no limit), or a schedule, in the unit of what flows through.
+      max_norm: a number > 0 (inf: no limit), or a schedule, in the unit of the updates.
 
     State: `count`, a scalar. Errors: ValueError for a max_norm that is not positive.
 
@@ -98,13 +98,13 @@ def clip_by_leaf_norm(max_norm: Limit) -> Rule:
 
 @transform
 def clip_by_block_rms(threshold: Limit) -> Rule:
-    """`u = g min(1, threshold / rms(g))`, the root mean square being that of each leaf by itself.
+    """`u = g min(1, threshold / rms(g))`, where rms is the root mean square of each leaf.
 
     Source: as optax.clip_by_block_rms; Shazeer and Stern 2018 (arXiv 1804.04235), section 6, with d = threshold.
     Complex leaves: |g|².
 
     Args:
-      threshold: a number > 0 (inf: no limit), or a schedule, in the unit of what flows through.
+      threshold: a number > 0 (inf: no limit), or a schedule, in the unit of the updates.
 
     State: `count`, a scalar. Errors: ValueError for a threshold that is not positive.
 
@@ -122,19 +122,18 @@ def clip_by_block_rms(threshold: Limit) -> Rule:
 
 @transform
 def adaptive_grad_clip(clipping: Limit, eps: NonNegative = 1e-3, *, axis: int | tuple[int, ...] | None = None) -> Rule:
-    """`u = g min(1, clipping max(|w|, eps) / |g|)`, the norms being those of each unit of a layer.
+    """`u = g min(1, clipping max(|w|, eps) / |g|)`, where the norms are those of each unit of a layer.
 
-    Source: Brock, De, Smith, Simonyan 2021 (arXiv 2102.06171), equation 3. A unit is what feeds one output. As in
-    optax, outputs are the last axis and the norms go over the others: of a matrix over axis 0, of a convolution's
-    kernel (HWIO, DHWIO) over all but the last; of three axes (input, head, size) over axis 0. A scalar or a vector,
-    also one written (1, n), is one unit. The paper leaves the last linear layer as it is: use `masked`. Complex leaves:
-    |g|².
+    Source: Brock, De, Smith, Simonyan 2021 (arXiv 2102.06171), equation 3. A unit is the set of weights that feed one
+    output. As in optax, the norms of a matrix go over axis 0, of a convolution kernel (HWIO, DHWIO) over all axes but
+    the last, of three axes (input, head, size) over axis 0. A scalar or a vector, also of shape (1, n), is one unit.
+    The paper does not clip the last linear layer: use `masked`. Complex leaves: |g|².
 
     Args:
       clipping: a number > 0 (inf: no limit), or a schedule: the longest allowed update in units of the weights.
-        [1 / params, times the unit of what flows through]
-      eps: >= 0, a number or a schedule; the least norm a unit's weights count with, so that zeros can move. [params]
-      axis: the axes that a norm goes over, the same for all leaves; None chooses by shape as above.
+        [unit of the updates / params]
+      eps: >= 0, a number or a schedule; a lower bound of |w|, so that zero weights can move. [params]
+      axis: the axes that a norm goes over, the same for all leaves; None chooses them by shape, as above.
 
     State: `count`, a scalar. It needs the params.
 
@@ -156,7 +155,7 @@ def adaptive_grad_clip(clipping: Limit, eps: NonNegative = 1e-3, *, axis: int | 
 
 
 def _unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes of a leaf that lead into one output."""
+    """The axes of a leaf whose elements feed one output."""
     if sum(length != 1 for length in shape) <= 1:
         return tuple(range(len(shape)))
     return (0,) if len(shape) in (2, 3) else tuple(range(len(shape) - 1))
@@ -164,15 +163,15 @@ def _unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @transform
 def clip_by_percentile(percentile: Percent, window: PositiveInt = 1000) -> Rule:
-    """`u = g min(1, limit / |g|)`, limit being a percentile of the recent norms |g| over all leaves, this one included.
+    """`u = g min(1, limit / |g|)`, where limit is a percentile of the recent global norms |g|, including this one.
 
     Source: Seetharaman, Wichern, Pardo, Le Roux 2020 (arXiv 2007.14469, AutoClip). The paper keeps the norms of all
-    steps, this the last `window`. Between two norms it is interpolated linearly, as numpy.percentile does. Norms that
-    are not finite are never recorded; before the first finite one nothing is clipped.
+    steps; this transform keeps the last `window`. The percentile is interpolated linearly, as by numpy.percentile.
+    Norms that are not finite are never recorded; before the first finite one nothing is clipped.
 
     Args:
       percentile: in [0, 100], a number or a schedule; the paper takes 10: nine of ten gradients are shortened.
-      window: how many norms are remembered, at least 1.
+      window: how many norms are kept, at least 1.
 
     State: `norms`, 4 bytes for each of the window; `filled` and `next`, counters, and `count`: scalars.
 
@@ -205,11 +204,11 @@ def clip_by_percentile(percentile: Percent, window: PositiveInt = 1000) -> Rule:
 
 
 def _percentile(norms: Array, filled: Array, percent: Any) -> Array:
-    """The percentile of those that are filled in, interpolated linearly."""
-    norms = sharding.whole(norms)  # nothing is sorted across devices
+    """The percentile of the recorded norms, interpolated linearly."""
+    norms = sharding.whole(norms)  # avoids a sort across devices
     ordered = jnp.sort(jnp.where(jnp.arange(norms.size, dtype=jnp.int32) < filled, norms, jnp.inf))
     last = jnp.maximum(filled - 1, 0)
-    # Each maximum changes no value; it keeps XLA from fusing product and sum in some programs and not in others.
+    # The maxima change no value; they keep XLA from fusing product and sum in some programs and not in others.
     place = jnp.maximum((0.01 * percent).astype(norms.dtype) * last.astype(norms.dtype), 0)
     below = jnp.clip(jnp.floor(place).astype(jnp.int32), 0, last)
     low, high = (jnp.take(ordered, index) for index in (below, jnp.minimum(below + 1, last)))

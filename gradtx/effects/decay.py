@@ -1,10 +1,10 @@
-"""Weight decay: a pull on the weights themselves, towards zero or towards where they began.
+"""Weight decay: a pull on the weights themselves, towards zero or towards their initial values.
 
-Where it stands in a composition says which decay it is:
+Its position in a composition decides which decay it is:
 
-- in front of the direction, L2 regularization: the pull is averaged and scaled as if it came from the loss;
-- behind the direction, in front of the learning rate, decoupled: AdamW's;
-- behind the learning rate, with `flip_sign=True`, decoupled from the learning rate too.
+- before the direction: L2 regularization; the pull is averaged and scaled as if it came from the loss;
+- after the direction and before the learning rate: decoupled, as in AdamW;
+- after the learning rate, with `flip_sign=True`: independent of the learning rate too.
 """
 
 from typing import Any
@@ -33,26 +33,26 @@ def add_decayed_weights(
         v = w, or w - w0 with toward_initial;   u = g + weight_decay v, or g - weight_decay v with flip_sign;
         cautious: v = 0 where the step g and the pull -v oppose each other
 
-    Source: Loshchilov and Hutter 2017 (arXiv 1711.05101). In front of a learning rate the decay is lr · weight_decay
-    per step, as in PyTorch and optax; the paper's is independent of the learning rate, which is flip_sign=True behind
-    it. Cautious: Chen et al. 2025 (arXiv 2510.12402), algorithm 1, whose mask is g w >= 0, zeros included, here
-    asked of the signs so that the product cannot underflow. w0, the params given to init: Li, Grandvalet, Davoine 2018
-    (arXiv 1802.01483, L2-SP), where weight_decay is called α; the decay β of new layers there is a second one with
-    another mask.
+    Source: Loshchilov and Hutter 2017 (arXiv 1711.05101). Before a learning rate the decay is lr · weight_decay per
+    step, as in PyTorch and optax. The paper's decay is independent of the learning rate: flip_sign=True, after the
+    rate. Cautious: Chen et al. 2025 (arXiv 2510.12402), algorithm 1, whose mask is g w >= 0, zeros included; here the
+    signs are compared, so that the product cannot underflow. toward_initial: Li, Grandvalet, Davoine 2018 (arXiv
+    1802.01483, L2-SP), where weight_decay is called α and w0 are the params given to init. Their decay β of new layers
+    is a second `add_decayed_weights` with another mask.
 
     Args:
       weight_decay: a number >= 0, or a schedule. [1] per step, times the learning rate that follows.
       mask: which leaves decay; None for all. A tree of bools, a function of (path, leaf), or patterns such as
         "*/kernel": see `masked`.
-      cautious: decay only where what flows through moves the weight the same way.
-      toward_initial: pull towards the params that init was given instead of towards 0.
-      flip_sign: subtract: for what stands behind the learning rate, where updates point downhill already.
+      cautious: decay only where the update moves the weight in the same direction.
+      toward_initial: pull towards the params given to init instead of towards 0.
+      flip_sign: subtract the decay: for use after the learning rate, where updates already point downhill.
 
     State: `count`, a scalar; with toward_initial also `initial`, a copy of the selected leaves in their own dtype (4
-    bytes per parameter, of bfloat16 2). It needs the params.
+    bytes per parameter in float32, 2 in bfloat16). It needs the params.
 
-    Errors: ValueError without params, for a mask of another structure or a pattern that matches nothing, TypeError
-    for a mask that is not of bools, and for complex leaves with cautious.
+    Errors: ValueError without params, for a mask of another structure or a pattern that matches nothing; TypeError
+    for a mask with values other than bools, and for complex leaves with cautious.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.add_decayed_weights(0.5, mask={"kernel": True, "bias": False})

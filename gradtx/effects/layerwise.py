@@ -1,8 +1,8 @@
-"""Layer by layer: effects that take a leaf as one thing, a layer's weights.
+"""Layer-wise effects: each leaf is treated as a whole, as the weights of a layer.
 
-- `scale_by_trust_ratio()` makes every layer's step as long as its weights: behind Adam's direction that is LAMB, behind
+- `scale_by_trust_ratio()` makes every layer's step as long as its weights. After Adam's direction this is LAMB, after
   the plain gradient LARS.
-- `centralize()` takes off what all weights of an output have in common.
+- `centralize()` subtracts the mean over the inputs of each output.
 """
 
 from typing import Any
@@ -23,17 +23,17 @@ def scale_by_trust_ratio(
 ) -> Rule:
     """Makes the step of every leaf as long as its weights, times a coefficient.
 
-        u = trust_coefficient g |w| / (|g| + eps),   the norms not below min_norm;   u = g where |w| = 0 or |g| = 0
+        u = trust_coefficient g |w| / (|g| + eps),   norms at least min_norm;   u = g where |w| = 0 or |g| = 0
 
     Source: You, Gitman, Ginsburg 2017 (arXiv 1708.03888), equation 6; You et al. 2019 (arXiv 1904.00962), algorithm 2,
-    with φ(|w|) = max(|w|, min_norm). Arguments and the case of zero norms as optax. The norms are right also where
-    squares overflow or underflow. Complex leaves: |g|².
+    with φ(|w|) = max(|w|, min_norm). Arguments and zero norms as in optax. The norms are right even if squares overflow
+    or underflow. Complex leaves: |g|².
 
     Args:
-      min_norm: the least that a norm counts, >= 0, a number or a schedule. [params]
+      min_norm: a lower bound of both norms, >= 0, a number or a schedule. [params]
       trust_coefficient: >= 0, a number or a schedule. [1]
-      eps: >= 0, a number or a schedule, in the unit of what flows through.
-      mask: which leaves adapt; the others pass. See `masked`.
+      eps: >= 0, a number or a schedule, in the unit of the updates.
+      mask: which leaves adapt; the others pass unchanged. See `masked`.
 
     State: `count`, a scalar. It needs the params.
 
@@ -58,14 +58,14 @@ def scale_by_trust_ratio(
 
 @transform
 def centralize(*, output_axis: int = 0) -> Rule:
-    """`u = g - mean(g)`, the mean over all axes but one, for the leaves with at least two axes.
+    """`u = g - mean(g)`, the mean over all axes but one, for leaves with at least two axes.
 
-    Source: Yong et al. 2020 (arXiv 2004.01461), equation 1: the mean over what leads into one output. As in optax,
-    the first axis is taken for that of the outputs, where PyTorch has it. Kernels as Flax and Keras store them have it
+    Source: Yong et al. 2020 (arXiv 2004.01461), equation 1: the mean over the weights that feed one output. As in
+    optax, the first axis is that of the outputs, as in PyTorch's layout. In the kernels of Flax and Keras it is the
     last: output_axis=-1.
 
     Args:
-      output_axis: the axis that the mean does not go over, from -2 to 1, which every matrix has.
+      output_axis: the axis that the mean does not go over, from -2 to 1, so that every matrix has it.
 
     State: none. Errors: ValueError for another axis.
 

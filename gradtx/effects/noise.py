@@ -1,7 +1,7 @@
-"""Noise: a random push at every step, which dies away.
+"""Noise: a random perturbation at every step, which decays over time.
 
 `add_noise(eta, 0.55)` in front of a method helps it out of bad starting points. `scale_by_learning_rate(lr) >>
-add_noise(2 * lr, 0.0)`, whose noise stays, is Langevin dynamics.
+add_noise(2 * lr, 0.0)`, whose noise does not decay, is Langevin dynamics.
 """
 
 import jax
@@ -17,16 +17,16 @@ from gradtx.numerics import root
 
 @transform
 def add_noise(eta: NonNegative, gamma: NonNegative, key: NonNegativeInt = 0) -> Rule:
-    """`u = g + n`, n normal with mean 0 and variance eta / (1 + t)^gamma, t being the number of updates already made.
+    """`u = g + n`, n normal with mean 0 and variance eta / (1 + t)^gamma, where t updates were already made.
 
-    Source: Neelakantan et al. 2015 (arXiv 1511.06807), section 3: gamma = 0.55, eta one of 0.01, 0.3, 1. As optax, to
-    the bit for the same key: its t is 0 at the first update as well. Complex leaves: the variance is that of both parts
-    together.
+    Source: Neelakantan et al. 2015 (arXiv 1511.06807), section 3: gamma = 0.55, eta one of 0.01, 0.3, 1. As in optax,
+    t is 0 at the first update; for the same key the bits are the same. Complex leaves: the variance is that of both
+    parts together.
 
     Args:
-      eta: the variance at first, >= 0, a number or a schedule. [square of what flows through]
+      eta: the initial variance, >= 0, a number or a schedule. [updates²]
       gamma: how fast it decays, >= 0, a number or a schedule. [1]
-      key: the seed, an int >= 0. Two in one composition need two seeds to be independent.
+      key: the seed, an int >= 0. Two `add_noise` in one composition need different seeds to be independent.
 
     State: `key`, the bits of a random key, 8 bytes; `count`, a scalar.
 

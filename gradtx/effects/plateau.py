@@ -1,4 +1,4 @@
-"""Smaller steps once the loss stands still: a schedule that looks at the run instead of the clock."""
+"""Smaller steps once the loss stops improving: a schedule that depends on the loss instead of the step count."""
 
 from typing import Annotated, Any
 
@@ -26,26 +26,26 @@ def reduce_on_plateau(
     accumulation_size: PositiveInt = 1,
     min_scale: Fraction = 0.0,
 ) -> Rule:
-    """`u = s g`; s, which is 1 at first, is multiplied by a factor whenever the loss has not improved for a while.
+    """`u = s g`; s starts at 1 and is multiplied by a factor whenever the loss has not improved for a while.
 
-        x: the mean of `accumulation_size` values;   better: x < (1 - rtol) best - atol, and best <- x;   worse: others
-        after `patience` worse ones in a row:   s <- max(factor s, min_scale), and `cooldown` ones are not counted
+        x: the mean of `accumulation_size` losses;   better: x < (1 - rtol) best - atol, and best <- x;   worse: else
+        after `patience` worse means in a row:   s <- max(factor s, min_scale); the next `cooldown` means do not count
 
-    Source: as optax.contrib.reduce_on_plateau, and PyTorch's ReduceLROnPlateau in mode 'min', which waits for one more.
-    Where best is negative, rtol makes it easier to be better, as in both: use atol. Other than in optax rtol and atol
-    may both be 0, and rtol is below 1. A value that is NaN is worse, as is a mean with one in it, and is forgotten.
+    Source: as optax.contrib.reduce_on_plateau, and PyTorch's ReduceLROnPlateau in mode 'min', which waits for one more
+    mean. If best is negative, rtol makes it easier to be better, as in both; use atol then. Unlike in optax, rtol and
+    atol may both be 0, and rtol is below 1. A loss that is NaN makes its mean count as worse, and has no later effect.
 
     Args:
       factor: in (0, 1), a number or a schedule.
-      patience: how many worse ones it takes, at least 1.
-      rtol: in [0, 1), a number or a schedule; the share of best that counts as better.
-      atol: >= 0, a number or a schedule. [loss]
-      cooldown: how many means are not counted after a reduction, at least 0.
-      accumulation_size: how many values make one mean, at least 1: 1 for a validation loss, more for minibatches.
-      min_scale: in [0, 1], a number or a schedule: s does not fall below.
+      patience: how many worse means in a row cause a reduction, at least 1.
+      rtol: in [0, 1), a number or a schedule; the relative improvement of best that is required.
+      atol: >= 0, a number or a schedule; the absolute improvement that is required. [loss]
+      cooldown: how many means do not count after a reduction, at least 0.
+      accumulation_size: how many losses make one mean, at least 1: 1 for a validation loss, more for mini-batches.
+      min_scale: in [0, 1], a number or a schedule: the lower bound of s.
 
-    State: `scale`, `best_value` (the largest number of its dtype before there is one), `avg_value`, `avg_count`,
-    `plateau_count`, `cooldown_count` and `count`: scalars. Extra argument: `value`, the loss of this step.
+    State: `scale`, `best_value` (at first the largest number of its dtype), `avg_value`, `avg_count`, `plateau_count`,
+    `cooldown_count` and `count`: scalars. Extra argument: `value`, the loss of this step.
 
     Errors: ValueError for an argument outside its range, or a value that is not one number; TypeError from update
     without `value`.

@@ -1,4 +1,4 @@
-"""The size of the step: a number, a rate, a schedule, or only the sign.
+"""The size of the step: a factor, a learning rate, a schedule, or the sign alone.
 
 - `scale(-0.1)` is gradient descent, `scale_by_learning_rate(0.1)` the same with the sign built in.
 - `scale_by_sign()` after an average of gradients is signum.
@@ -38,7 +38,7 @@ def scale_by_learning_rate(learning_rate: NonNegative, *, flip_sign: bool = True
     Args:
       learning_rate: a number >= 0, or a schedule. [params per step] after a scaling such as Adam's, [params² per
         loss] otherwise.
-      flip_sign: False keeps the sign: up the gradient.
+      flip_sign: False keeps the sign, and ascends.
 
     State: `count`, a scalar. Errors: TypeError for None or a string, ValueError for NaN or a negative number.
 
@@ -53,13 +53,13 @@ def scale_by_learning_rate(learning_rate: NonNegative, *, flip_sign: bool = True
 
 @transform
 def scale_by_schedule(step_size_fn: Schedule) -> Transform:
-    """`u = step_size_fn(count) g`, count being the number of updates already made.
+    """`u = step_size_fn(count) g`, where count updates were already made.
 
     Args:
       step_size_fn: a schedule, or any function of the count. Its sign is kept: use `scale_by_learning_rate(schedule)`
         to descend.
 
-    State: `count`, a scalar, of the `scale` that this is.
+    State: `count`, a scalar, in the entry of `scale`.
 
     Errors: TypeError for anything but a schedule or a function.
 
@@ -75,8 +75,8 @@ def scale_by_schedule(step_size_fn: Schedule) -> Transform:
 def scale_by_sign() -> Rule:
     """`u = sign(g)`, 0 at 0.
 
-    Source: Bernstein et al. 2018 (arXiv 1802.04434), algorithm 1. Complex leaves are refused: the paper has none, and
-    libraries differ (g / |g|, or the sign of each part).
+    Source: Bernstein et al. 2018 (arXiv 1802.04434), algorithm 1. Complex leaves are refused: the paper does not define
+    them, and libraries differ (g / |g|, or the sign of each part).
 
     State: none. Errors: TypeError for complex leaves.
 

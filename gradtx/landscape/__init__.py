@@ -1,14 +1,15 @@
-"""The cost function looked at: curvature, critical points, slices, and functions to try optimizers on.
+"""The landscape of a cost function: curvature, critical points, slices, and functions to try optimizers on.
 
-- Curvature: `hessian`, `gauss_newton`, `fisher` make operators, known by their products with vectors; `lanczos` finds
-  their extreme eigenvalues, `spectral_density` the density of all, `trace` and `diagonal` their sums.
-- Critical points: `classify` says what kind of point params are and on what evidence, `find_critical_point` finds one.
+- Curvature: `hessian`, `gauss_newton`, `fisher` make linear operators, which multiply vectors. `lanczos` finds their
+  extreme eigenvalues, `spectral_density` the density of all eigenvalues, `trace` the sum of them, and `diagonal` the
+  diagonal.
+- Critical points: `classify` tells the kind of a point, with the evidence; `find_critical_point` finds one.
 - Slices: `slice_1d` and `slice_2d` evaluate a loss on a line or a plane: `random_plane`, `curved_plane`,
   `trajectory_plane`, `plane_through`, `plane_along`.
-- `functions`: Beale's, Rosenbrock's and others, with their minima and saddles; `trajectory`: the way an optimizer goes.
+- `functions`: Beale's, Rosenbrock's and others, with their minima and saddles. `trajectory`: the path of an optimizer.
 
-Params are any tree of real arrays, a loss is `loss(params)` or `loss(params, batch)` as for `gradtx.minimize`. The
-pictures of all this are in `gradtx.plot`.
+Params are any tree of real arrays, and a loss is `loss(params)` or `loss(params, batch)`, as for `gradtx.minimize`.
+`gradtx.plot` draws the results.
 
 >>> import jax.numpy as jnp
 >>> from gradtx import landscape

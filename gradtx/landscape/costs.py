@@ -1,8 +1,8 @@
-"""What is looked at: a cost of the params, averaged over mini-batches, and how it is read from what users pass.
+"""The cost of the params, averaged over mini-batches, and the checks of the arguments that define it.
 
-A quantity of a mini-batch that is a mean over its samples (the loss, its gradient, a product with its Hessian) is, for
-all samples, the mean over the mini-batches, each weighted by its size. `over_batches` adds them up one after another,
-so that memory for one batch is enough; the same quantity for all samples at once is the case of one batch.
+Some quantities are a mean over samples: the loss, its gradient, a product with its Hessian. Over all samples such a
+quantity is the mean of its values on the mini-batches, weighted by their sizes. `over_batches` adds up one batch after
+another, so memory for one batch is enough. Without a batch size, all samples are one batch.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ PyTree = Any
 
 @dataclass(frozen=True)
 class Cost:
-    """A loss of params and a batch, None where it takes none; hashable, so that compiled programs know it again."""
+    """A loss of params and a batch, which is None if there are no data; hashable, so it hits the jit cache."""
 
     who: str
     loss: losses.Loss
@@ -32,7 +32,7 @@ class Cost:
 
 
 def check_scalar(who: str, name: str, value: Any) -> Any:
-    """What a loss or a cost must return."""
+    """The value of a loss or a cost: a real scalar, else TypeError."""
     aval = jax.typeof(value) if hasattr(value, "dtype") or isinstance(value, float) else None
     if aval is not None and aval.shape == () and jnp.issubdtype(aval.dtype, jnp.floating):
         return value
@@ -43,43 +43,42 @@ def check_scalar(who: str, name: str, value: Any) -> Any:
 
 
 def check_function(who: str, name: str, value: Any, of: str) -> None:
-    """A function, which must be there."""
+    """Refuse what is not a function."""
     if not callable(value):
         raise TypeError(f"{who}: {name} is {value!r}; it must be a function of {of}.")
 
 
 def read_cost(who: str, loss: Any, data: PyTree) -> Cost:
-    """A `Cost` from a user's `loss(params)` or `loss(params, batch)`, or an error that says what is wrong with it."""
+    """A `Cost` from a user's `loss(params)` or `loss(params, batch)`."""
     read = losses.read_loss(who, loss, has_aux=False, has_data=data is not None)
     if read.wants_key:
         raise TypeError(
-            f"{who}: the loss wants a key, and a random loss has no landscape; fix the key: "
-            "lambda params: loss(params, key=key)."
+            f"{who}: the loss takes a key; it must be deterministic. Fix the key: lambda params: loss(params, key=key)."
         )
     if read.wants_model_state:
         raise TypeError(
-            f"{who}: the loss wants model_state; fix it: "
+            f"{who}: the loss takes model_state; it must be a function of the params and a batch. Fix the model_state: "
             "lambda params, batch: loss(params, batch, model_state=model_state)[0]."
         )
     return Cost(who, read)
 
 
 def check_params(who: str, params: PyTree, name: str = "params") -> PyTree:
-    """The params as JAX arrays, all real; errors name the leaf."""
+    """The params as JAX arrays. Leaves that are not real are refused by path."""
     if not jax.tree.leaves(params):
         raise ValueError(f"{who}: {name} has no leaves; allowed: a tree with at least one array.")
     check_real(
         who,
         name,
         params,
-        if_complex="Make it two leaves, its real and its imaginary part.",
-        if_discrete="Close over it in the loss, and leave it out here.",
+        if_complex="Pass its real and imaginary parts as two leaves.",
+        if_discrete="Leave it out here, and close over it in the loss.",
     )
     return jax.tree.map(jnp.asarray, params)
 
 
 def check_real(who: str, name: str, value: PyTree, *, if_complex: str, if_discrete: str) -> None:
-    """A tree of floating-point arrays; errors name the leaf and say what to do."""
+    """Refuse, by path, leaves that are not real floating-point arrays; `if_complex` and `if_discrete` are remedies."""
     for path, leaf in tree.named_leaves(value):
         if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
             raise TypeError(f"{who}: {name} at {path} is a {type(leaf).__name__}; allowed: floating-point arrays.")
@@ -92,32 +91,32 @@ def check_real(who: str, name: str, value: PyTree, *, if_complex: str, if_discre
 
 
 def check_like(who: str, name: str, value: PyTree, params: PyTree, *, axes: int = 0) -> PyTree:
-    """A tree of the params' structure and shapes, with `axes` more leading axes; errors name the leaf."""
+    """A tree with the structure and the shapes of the params, after `axes` leading axes; else ValueError, by path."""
     given, wanted = dict(tree.named_leaves(value)), dict(tree.named_leaves(params))
     for path in (*wanted, *given):
         if path not in given or path not in wanted:
             there, missing = (name, "params") if path in given else ("params", name)
             raise ValueError(
-                f"{who}: {there} has a leaf at {path}, and {missing} has none; {name} must be a tree like params."
+                f"{who}: {there} has a leaf at {path}, and {missing} does not; {name} must be a tree like params."
             )
         shape = jnp.shape(given[path])
         if shape[axes:] != jnp.shape(wanted[path]) or len(shape) < axes:
             more = f", after {axes} leading axis of steps" if axes else ""
             raise ValueError(
-                f"{who}: {name} at {path} has shape {shape}; it must be that of params, "
+                f"{who}: {name} at {path} has shape {shape}; it must have the shape of params, "
                 f"{jnp.shape(wanted[path])}{more}."
             )
     if jax.tree.structure(value) != jax.tree.structure(params):
         raise ValueError(
-            f"{who}: {name} is {jax.tree.structure(value)}, and params {jax.tree.structure(params)}; {name} must be a "
-            "tree like params."
+            f"{who}: {name} has the structure {jax.tree.structure(value)}; it must be that of params, "
+            f"{jax.tree.structure(params)}."
         )
     check_real(who, name, value, if_complex="Take its real part.", if_discrete="Convert it with astype(float).")
     return jax.tree.map(jnp.asarray, value)
 
 
 def check_data(who: str, data: PyTree, batch_size: int | None) -> tuple[PyTree, int | None]:
-    """Arrays with a common number of samples, and how many are looked at together."""
+    """The data as JAX arrays with one number of samples, and the batch size; None is one batch of all samples."""
     if data is None:
         if batch_size is not None:
             raise ValueError(f"{who}: batch_size is {batch_size!r}, but data is None; leave it out, or pass data.")
@@ -132,7 +131,7 @@ def check_data(who: str, data: PyTree, batch_size: int | None) -> tuple[PyTree, 
 
 
 def over_batches(quantity: Callable[[PyTree], PyTree], data: PyTree, batch_size: int | None) -> PyTree:
-    """The mean of a quantity over mini-batches: the sum of (samples in the batch / all samples) quantity(batch)."""
+    """The mean of a quantity over mini-batches: the sum of (batch size / number of samples) quantity(batch)."""
     if batch_size is None:
         return quantity(data)
     size = jnp.shape(jax.tree.leaves(data)[0])[0]

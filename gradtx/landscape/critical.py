@@ -1,13 +1,13 @@
-"""What kind of point params are, and nothing that the evidence does not carry.
+"""The kind of a critical point, with the evidence for it.
 
 At a critical point the gradient is zero, and the eigenvalues of the Hessian tell the kind: all positive, a minimum; all
-negative, a maximum; both signs, a saddle, whose index is the number of negative ones. In floating-point numbers neither
-zero nor a sign is certain, so both are asked with a margin, and the margins are part of the answer.
+negative, a maximum; both signs, a saddle, whose index is the number of negative eigenvalues. In floating-point numbers
+neither a zero nor a sign is certain. So both are tested with a margin, which is part of the answer.
 
-Few params: the whole Hessian, all eigenvalues. Many: Lanczos. A negative and a positive Rayleigh quotient prove a
-saddle. Nothing that Lanczos finds proves a minimum, since a direction of negative curvature could lie orthogonal to all
-it saw; but its start is random, and that a random start hides such a direction has a probability with a known bound,
-which is stated.
+For few params the whole Hessian and all its eigenvalues are computed; for many, Lanczos finds the extreme ones. A
+negative and a positive Rayleigh quotient prove a saddle. Nothing that Lanczos finds proves a minimum: a direction of
+negative curvature could be orthogonal to all its vectors. But Lanczos starts at a random vector, and the probability
+that it misses such a direction has a known bound, which is part of the evidence.
 """
 
 import functools
@@ -29,33 +29,33 @@ PyTree = Any
 DENSE = 512
 """Maximum number of params for which the whole Hessian is computed."""
 ULPS = 16
-"""Params this many roundings from a critical point count as at it."""
+"""The distance, in rounding errors of the params, at which a point still counts as critical."""
 
 
 class Evidence(NamedTuple):
-    """What a classification rests on."""
+    """The evidence for a classification."""
 
     reason: str
-    """The argument, in a sentence."""
+    """The argument in a sentence."""
     loss: float
     gradient_norm: float
     tolerance: float
     """The largest gradient norm that counts as zero."""
     eigenvalues: np.ndarray[Any, Any]
-    """Of the Hessian, lowest first: all of them, or Ritz values of Lanczos, of which lowest and highest matter."""
+    """The eigenvalues of the Hessian in ascending order: all, or the Ritz values of Lanczos, whose ends matter."""
     margin: float
-    """An eigenvalue nearer to zero than this has no certain sign."""
+    """The sign of an eigenvalue nearer to zero than this is uncertain."""
     negative: int
-    """The number of eigenvalues certainly below zero; a lower bound where not all are known."""
+    """The number of eigenvalues certainly below zero; a lower bound if not all are known."""
     positive: int
-    """The number of eigenvalues certainly above zero; a lower bound where not all are known."""
+    """The number of eigenvalues certainly above zero; a lower bound if not all are known."""
     complete: bool
     """Whether all eigenvalues are known."""
     third_derivative: float
-    """The largest found along directions without curvature; 0 where none was looked for."""
+    """The largest third derivative found along directions without curvature; 0 if none was computed."""
     risk: float
-    """A bound on the probability that a random start misled: 0 where nothing was random, 1 where nothing can be
-    said."""
+    """A bound on the probability that the random start led to a wrong kind: 0 if nothing was random, 1 if no bound is
+    known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +65,8 @@ class Classification:
     kind: str
     """"minimum", "maximum", "saddle", "flat", "not critical" or "undecided"."""
     index: int | None
-    """The number of eigenvalues that are certainly negative; a lower bound where not all are known. None if the point
-    is not critical, or undecided."""
+    """The number of eigenvalues that are certainly negative; a lower bound if not all are known. None for a point that
+    is not critical or undecided."""
     evidence: Evidence
 
 
@@ -81,37 +81,37 @@ def classify(
     risk: float = 1e-3,
     key: Array | None = None,
 ) -> Classification:
-    """The kind of the point that params are: a minimum, a maximum, a saddle, flat, not critical, or undecided.
+    """The kind of the point: a minimum, a maximum, a saddle, flat, not critical, or undecided.
 
         "not critical"   |gradient| > tolerance
-        "saddle"         eigenvalues below -margin and above margin; or flat with a third derivative that settles it
+        "saddle"         eigenvalues below -margin and above margin; or flat with a third derivative that proves it
         "minimum"        all above margin            "maximum"   all below -margin
-        "flat"           no two signs, and some within the margin: their curvature cannot be told from zero. The loss
-        may
-                         have a minimum there, a valley's floor, or neither
-        "undecided"      the evidence does not suffice, or it is not finite
+        "flat"           no two signs, and some within the margin, where curvature cannot be distinguished from zero:
+                         the loss may have a minimum there, the floor of a valley, or neither
+        "undecided"      the evidence is not sufficient, or not finite
 
-    Up to 512 params all eigenvalues are found, from the whole Hessian. Beyond, from Lanczos: a saddle is certain, by
-    two Rayleigh quotients of opposite sign; a minimum is claimed if the probability that the random start hides a
-    negative eigenvalue is at most `risk`. With m products, n params, t the lowest and T the highest Ritz value, that
+    Up to 512 params all eigenvalues of the Hessian are computed. Beyond that, Lanczos is used. Two Rayleigh quotients
+    of opposite sign prove a saddle. A minimum is claimed if the probability that the random start misses a negative
+    eigenvalue is at most `risk`. With m products, n params, and the lowest and highest Ritz values t and T, this
     probability is at most
 
         P(t / 2T) + 2 P(1 / 4),   P(e) = 1.6 √(n / e) exp(-2 (m - 1) √e)
 
-    which is small for condition numbers up to about (m / 10)²; for others the answer is "undecided".
+    It is small for condition numbers up to about (m / 10)²; for larger ones the answer is "undecided".
 
-    Source: the probability is derived in docs/derivations/missed-curvature.md, after Kuczyński and Woźniakowski 1992,
-    whose bound is somewhat sharper.
+    Source: docs/derivations/missed-curvature.md derives the probability, after Kuczyński and Woźniakowski 1992, whose
+    bound is somewhat sharper.
 
     Args:
       loss: `loss(params)`, or `loss(params, batch)`, the mean over the samples of a batch.
       params: a tree of real arrays.
       data: arrays with a common leading axis of samples; None for `loss(params)`.
-      batch_size: samples looked at together, 1 or more; None for all.
-      tolerance: the largest gradient norm that counts as zero, 0 or more; None is what params a few roundings away
-        would have: 16 eps max(|params|, 1) times the largest curvature.
-      steps: products for more than 512 params, 2 or more; None is 128.
-      risk: in (0, 1): up to which probability of being misled a minimum or maximum of many params is claimed.
+      batch_size: samples per batch, 1 or more; None for all samples in one batch.
+      tolerance: the largest gradient norm that counts as zero, 0 or more; None is the gradient norm a few rounding
+        errors away from a critical point: 16 eps max(|params|, 1) times the largest curvature.
+      steps: products with the Hessian for more than 512 params, 2 or more; None is 128.
+      risk: in (0, 1): the largest probability of an error at which a minimum or maximum of more than 512 params is
+        claimed.
       key: a random key for Lanczos; None is key 0.
 
     Errors: as `hessian`; ValueError for a tolerance, steps or risk out of range.
@@ -162,7 +162,7 @@ def _at(operator: Operator) -> tuple[Array, Array, Array]:
 
 @jax.jit
 def _all(operator: Operator) -> _Seen:
-    """All eigenvalues; the margin from how far the Hessian found is from symmetric, and from rounding."""
+    """All eigenvalues; the margin comes from the asymmetry of the computed Hessian, and from rounding."""
     size, dtype = operator.size, operator.dtype
     whole = jax.lax.map(operator.times_vector, jnp.eye(size, dtype=dtype), batch_size=min(size, 32))
     eigenvalues, vectors = jnp.linalg.eigh((whole + whole.T) / 2)
@@ -197,7 +197,7 @@ def _third(operator: Operator, vectors: Array, flat: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnums=2)
 def _extremes(operator: Operator, key: Array, steps: int) -> _Seen:
-    """Ritz values, of which only those beyond the margin count."""
+    """Ritz values; only those outside the margin count."""
     ritz, margin = extreme(operator, key, 0, 0, steps)[1:]
     value, gradient_norm, length = _at(operator)
     return _Seen(value, gradient_norm, length, ritz, margin, jnp.zeros_like(margin))
@@ -207,7 +207,7 @@ def _extremes(operator: Operator, key: Array, steps: int) -> _Seen:
 
 
 def _judged(operator: Operator, seen: _Seen, tolerance: float | None, risk: float, steps: int | None) -> Classification:
-    """The kind, from the numbers; `steps` of Lanczos, None if all eigenvalues are known."""
+    """The kind, from the measured numbers; `steps` are those of Lanczos, None if all eigenvalues are known."""
     loss, slope, length, margin, third = (
         float(x) for x in (seen.loss, seen.gradient_norm, seen.size, seen.margin, seen.third)
     )
@@ -245,15 +245,15 @@ def _semidefinite(size: int, negative: int, positive: int, margin: float, third:
         return "minimum"
     if negative == size:
         return "maximum"
-    # Along a direction without curvature the loss falls to one side. Curvature within the margin would hide that only
-    # so near to the params that rounding them crosses it.
+    # With a third derivative and no curvature the loss decreases to one side. Curvature within the margin could prevent
+    # that only at distances below the rounding of the params.
     return "saddle" if third > 0 and 2 * margin <= rounding * third else "flat"
 
 
 def _probably(
     eigenvalues: np.ndarray[Any, Any], margin: float, size: int, steps: int, risk: float
 ) -> tuple[str, float, str]:
-    """Of many params only some curvatures were seen, all of one sign."""
+    """The kind, its risk and the reason, from Ritz values that all have one sign."""
     low, high = float(eigenvalues[0]), float(eigenvalues[-1])
     if low == high == 0:
         return "flat", 0.0, "the Hessian maps a random vector to exactly zero"
@@ -264,8 +264,8 @@ def _probably(
     seen = f"{steps} products found curvatures from {low:.3g} to {high:.3g}, margin {margin:.1e}"
     if chance > risk:
         which = "negative" if kind == "minimum" else "positive"
-        return "undecided", chance, f"{seen}; that they missed a {which} one has no bound below {risk:g}"
-    return kind, chance, f"{seen}; that they missed one of the other sign has a probability below {chance:.1e}"
+        return "undecided", chance, f"{seen}; the probability of a missed {which} one has no bound below {risk:g}"
+    return kind, chance, f"{seen}; the probability of a missed one of the other sign is below {chance:.1e}"
 
 
 def missed(ratio: float, size: int, steps: int) -> float:

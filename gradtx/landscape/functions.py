@@ -1,13 +1,13 @@
-"""Functions to try optimizers on: those of the lecture and of the literature, with what is known of them.
+"""Test functions for optimizers, from the lecture and the literature, with their minima, saddles and maxima.
 
     beale(x)                          the value at a point, an array of length `dimension`
-    beale.minima, .saddles, .maxima   where the gradient is 0: one point per row, the lowest minimum first
-    beale.start, .domain              where a race starts, and what to draw
+    beale.minima, .saddles, .maxima   the points with gradient 0: one per row, the lowest first
+    beale.start, .domain              the start of a race, and the region to draw
     rosenbrock.replace(dimension=10)  the same function with other parameters
     noisy(beale, 0.1)                 the same function with a random gradient
 
-The docstring of each (`functions.beale.__doc__`) has its equation, its facts and its source; `EVERY` has them all by
-name. A function is a value, equal and hashed by name and parameters: `jax.jit` takes it as a static argument.
+The docstring of each function has its equation, facts and source; `EVERY` maps names to functions. A function is a
+value, compared and hashed by name and parameters, so it can be a static argument of `jax.jit`.
 
 >>> from gradtx import landscape
 >>> float(landscape.functions.beale([3.0, 0.5]))
@@ -58,14 +58,14 @@ _recipes: dict[str, _Recipe] = {}
 
 @dataclass(frozen=True, repr=False)
 class Function:
-    """A function of n real numbers, with what is known of it; `replace` makes another of one that is here.
+    """A function of n real numbers, with its known stationary points. `replace` changes its parameters.
 
-    Called on an array of length `dimension` it gives a scalar of the same dtype; a list or a NumPy array will do.
-    `minima`, `saddles` and `maxima` are the points of the domain where the gradient is 0, float64 of shape (k, n), the
-    lowest first. Where not all are listed, the docstring says so. `kinks` are minima without a gradient; they are among
-    the `minima` too. `start` is where a race starts; `domain` is what to draw, (low, high) of each axis.
+    Its argument is an array (or list) of length `dimension`; the value is a scalar of the same dtype. `minima`,
+    `saddles` and `maxima` are the points of the domain with gradient 0, as float64 arrays of shape (k, n), the lowest
+    first; the docstring says if the list is not complete. `kinks` are the minima where the function is not
+    differentiable. `start` is the start of a race; `domain` is the region to draw, (low, high) for each axis.
 
-    Errors: ValueError for another shape, TypeError for a dtype that is not a real floating-point one.
+    Errors: ValueError for an argument of another shape; TypeError for one that is not of a real floating-point dtype.
 
     >>> from gradtx import landscape
     >>> landscape.functions.himmelblau.saddles.shape
@@ -94,13 +94,13 @@ class Function:
         return f"{self.name}({shown})" if shown else self.name
 
     def __reduce__(self) -> Any:
-        return Function, (self.name, self.parameters)  # what was computed of them is left out
+        return Function, (self.name, self.parameters)  # without the cached points
 
     def replace(self, **parameters: Any) -> "Function":
         """The same function with other parameters.
 
         Args:
-          parameters: by name: `dimension`, an int, of a function of n numbers; `condition`, at least 1, of `bowl`.
+          parameters: by name: `dimension`, an int, for a function of n numbers; `condition`, at least 1, for `bowl`.
 
         Errors: TypeError for a parameter that the function does not have, ValueError for a value out of range.
 
@@ -188,7 +188,7 @@ def _only(*minimum: float) -> Callable[[int], _Known]:
 
 
 def _sums(minima: Points, maxima: Points, n: int, height: Callable[[Points], Points]) -> _Known:
-    """Of f(x) = Σ h(x_i), by those of h: a point of minima of h is a minimum of f, and a mix is a saddle."""
+    """The points of f(x) = Σ h(x_i) from those of h: minima in all coordinates make a minimum, a mix a saddle."""
     minima, axis = minima[np.argsort(height(minima))], np.concatenate([minima, maxima])
     if n * math.log(len(axis)) > math.log(10_000):  # too many to list
         return _Known(minima=np.full(n, minima[0]))
@@ -245,9 +245,9 @@ _HIMMELBLAU = _Known(
 
 @_function((1.0,), ((-1.5, 1.5),), _only(0))
 def bowl(x: Array, dimension: int = 2, condition: float = 10.0) -> Array:
-    """A bowl, of n numbers: f(x) = 1/2 Σ λ_i x_i², with λ from 1 to `condition`, evenly in log λ.
+    """A bowl, of n numbers: f(x) = 1/2 Σ λ_i x_i², with λ_i evenly spaced in log λ from 1 to `condition`.
 
-    The minimum at 0 is the one stationary point. Parameters: dimension >= 2, condition >= 1.
+    The minimum at 0 is the only stationary point. Parameters: dimension >= 2, condition >= 1.
     Source: Boyd & Vandenberghe (2004), Convex Optimization, section 9.3.
     """
     return 0.5 * jnp.sum(jnp.asarray(np.geomspace(1.0, condition, dimension), x.dtype) * x**2)
@@ -273,13 +273,13 @@ def matyas(x: Array) -> Array:
 
 @_function((1.0, 1e-4), ((-1.5, 1.5),), lambda n: _Known(saddles=[(0, 0)]))
 def saddle(x: Array) -> Array:
-    """A saddle: f(x, y) = x² - y², at 0. Source: the lecture. The race starts almost on the line into it."""
+    """A saddle at 0: f(x, y) = x² - y². Source: the lecture. The race starts almost on the line that leads into it."""
     return x[0] ** 2 - x[1] ** 2
 
 
 @_function((1.0, 1e-4), ((-1.5, 1.5),), lambda n: _Known(saddles=[(0, 0)]))
 def monkey_saddle(x: Array) -> Array:
-    """Three ways down: f(x, y) = x³ - 3 x y², a saddle at 0, Hessian 0. Source: Hilbert & Cohn-Vossen (1932)."""
+    """A saddle at 0 with three ways down and Hessian 0: f(x, y) = x³ - 3 x y². Source: Hilbert & Cohn-Vossen (1932)."""
     return x[0] ** 3 - 3 * x[0] * x[1] ** 2
 
 
@@ -287,8 +287,8 @@ def monkey_saddle(x: Array) -> Array:
 def beale(x: Array) -> Array:
     """Beale's function: f(x, y) = (1.5 - x + xy)² + (2.25 - x + xy²)² + (2.625 - x + xy³)².
 
-    All stationary points: the minimum (3, 0.5), with value 0, and the saddles (0, 1) and (0.1005, -2.6445). Where
-    y = 1, x must be 0; elsewhere one x solves df/dx = 0, and df/dy = 0 becomes a quartic in y, with two real roots.
+    All stationary points: the minimum (3, 0.5), with value 0, and the saddles (0, 1) and (0.1005, -2.6445). At y = 1,
+    x must be 0; elsewhere one x solves df/dx = 0, and df/dy = 0 becomes a quartic in y, with two real roots.
     Source: Beale (1958), On an iterative method for finding a local minimum of a function of more than one variable.
     """
     x, y = x
@@ -299,9 +299,9 @@ def beale(x: Array) -> Array:
 def rosenbrock(x: Array, dimension: int = 2) -> Array:
     """The banana, of n numbers: f(x) = Σ 100 (x_{i+1} - x_i²)² + (1 - x_i)², i from 1 to n - 1.
 
-    The minimum (1, ..., 1) has value 0; for n = 2 and 3 it is the one stationary point. From n = 4 on there is a second
-    minimum, near (-1, 1, ..., 1) for larger n, and a saddle with one way down; both are listed up to n = 100. A search
-    finds no other point from n = 4 to 11; from n = 12 on, further saddles, not listed. Parameter: dimension >= 2.
+    The minimum (1, ..., 1) has value 0; for n = 2 and 3 it is the only stationary point. From n = 4 on there is a
+    second minimum, near (-1, 1, ..., 1) for larger n, and a saddle of index 1; both are listed up to n = 100. A search
+    found no other point from n = 4 to 11, and further saddles, not listed, from n = 12 on. Parameter: dimension >= 2.
     Sources: Rosenbrock (1960), Computer Journal 3. Shang & Qiu (2006), Evolutionary Computation 14: two minima for
     n = 4 to 30. Kok & Sandrock (2009), Evolutionary Computation 17: two minima up to n = 100, many saddles.
     """
@@ -320,10 +320,10 @@ def himmelblau(x: Array) -> Array:
 
 @_function((2.4, -1.6), ((-5.12, 5.12),), _known_rastrigin, smallest=1)
 def rastrigin(x: Array, dimension: int = 2) -> Array:
-    """Rastrigin's function, of n numbers: f(x) = Σ x_i² + 10 (1 - cos 2πx_i). A bowl full of dents.
+    """Rastrigin's function, of n numbers: f(x) = Σ x_i² + 10 (1 - cos 2πx_i). A bowl with many local minima.
 
     In the domain, each coordinate of a stationary point is one of 11 minima, near integers, or of 10 maxima between.
-    All 21ⁿ points are listed for n <= 3; beyond, only the global minimum, 0, with value 0. Parameter: dimension >= 1.
+    All 21ⁿ points are listed for n <= 3; for n > 3 only the global minimum 0. Parameter: dimension >= 1.
     Sources: Rastrigin (1974), Systems of Extremal Control; Mühlenbein, Schomisch & Born (1991), for n numbers.
     """
     return jnp.sum(x**2 + 10 * (1 - jnp.cos(2 * math.pi * x)))
@@ -333,8 +333,8 @@ def rastrigin(x: Array, dimension: int = 2) -> Array:
 def ackley(x: Array, dimension: int = 2) -> Array:
     """Ackley's function, of n numbers: f(x) = 20 (1 - exp(-0.2 r)) + e - exp(mean of cos 2πx_i), r² = mean of x_i².
 
-    Only the global minimum, 0, with value 0, is listed, not the local ones. It is a kink, around which f grows as 4r;
-    JAX gives NaN as the gradient there. The domain is the middle of the customary |x_i| <= 32.768.
+    Only the global minimum, 0, with value 0, is listed, not the local ones. It is a kink: near it f grows like 4r, and
+    JAX's gradient there is NaN. The domain is the middle of the usual |x_i| <= 32.768.
     Parameter: dimension >= 1. Source: Ackley (1987), A Connectionist Machine for Genetic Hillclimbing.
     """
     r, waves = jnp.sqrt(jnp.mean(x**2)), jnp.mean(jnp.cos(2 * math.pi * x) - 1)
@@ -346,7 +346,7 @@ def styblinski_tang(x: Array, dimension: int = 2) -> Array:
     """Styblinski and Tang's function, of n numbers: f(x) = 1/2 Σ x_i⁴ - 16 x_i² + 5 x_i.
 
     Each coordinate of a stationary point is a minimum, -2.9035 or 2.7468, or the maximum 0.1567. All 3ⁿ points are
-    listed for n <= 8; beyond, only the global minimum, of value -39.16617 n. Parameter: dimension >= 1.
+    listed for n <= 8; for n > 8 only the global minimum, with value -39.16617 n. Parameter: dimension >= 1.
     Source: Styblinski & Tang (1990), Experiments in nonconvex optimization.
     """
     return 0.5 * jnp.sum(x**4 - 16 * x**2 + 5 * x)
@@ -358,7 +358,7 @@ EVERY: Mapping[str, Function] = MappingProxyType({name: Function(name) for name 
 
 @dataclass(frozen=True)
 class Noisy:
-    """A function whose gradient is noisy, made by `noisy`; what is known of the function is known of its mean."""
+    """A function with a noisy gradient, made by `noisy`. Its minima, saddles and maxima are those of its mean."""
 
     function: Function
     scale: float
@@ -379,15 +379,15 @@ class Noisy:
 
 
 def noisy(function: Function, scale: float) -> Noisy:
-    """The function with a random gradient, as that of a mini-batch: f(x) + scale <ξ, x>, ξ ~ N(0, I) drawn from a key.
+    """The function with a random gradient, like that of a mini-batch: f(x) + scale <ξ, x>, ξ ~ N(0, I).
 
-    Its gradient is ∇f(x) + scale ξ. What it gives is a loss, `loss(x, *, key)`.
+    Its gradient is ∇f(x) + scale ξ. The result is a loss, `loss(x, *, key)`, which draws ξ with the key.
 
     Args:
       function: a `Function` of this module.
       scale: the standard deviation of each entry of the gradient, a finite number >= 0.
 
-    Errors: TypeError for another function or a scale that is not a number, ValueError for a scale out of range.
+    Errors: TypeError for a function not of this module or a scale that is not a number; ValueError for a scale below 0.
 
     >>> import jax
     >>> from gradtx import landscape
@@ -396,5 +396,5 @@ def noisy(function: Function, scale: float) -> Noisy:
     (2,)
     """
     if not isinstance(cast(Any, function), Function):
-        raise TypeError(f"{_WHO}.noisy: function is {function!r}; allowed: a function of this module, such as beale.")
+        raise TypeError(f"{_WHO}.noisy: function is {function!r}; it must be one of {_WHO}, such as {_WHO}.beale.")
     return Noisy(function, _number(f"{_WHO}.noisy", "scale", scale, 0, float))

@@ -1,14 +1,14 @@
 """Eigenvalues from products: Lanczos.
 
-From a start q₁ the products A q₁, A² q₁, ... span spaces in which the extreme eigenvectors appear first. Lanczos keeps
-an orthonormal basis Q of the space and in it the operator as a tridiagonal matrix T = Qᵀ A Q:
+The span of q₁, A q₁, A² q₁, ... soon contains good approximations of the extreme eigenvectors. Lanczos builds an
+orthonormal basis Q of this Krylov space, in which the operator is a tridiagonal matrix T = Qᵀ A Q:
 
     w <- A q_j;   alpha_j = q_j·w;   w <- w - Q Qᵀ w, twice;   beta_j = |w|;   q_{j+1} = w / beta_j
 
-The eigenvalues of T, the Ritz values, are Rayleigh quotients of A. Each new direction is made orthogonal to *all*
-before it, twice: without, rounding brings copies of converged eigenvalues back. Where the space is exhausted, beta_j is
-0 and a random direction goes on, so that multiple eigenvalues are found too. Memory: `steps` vectors of the size of the
-params.
+The eigenvalues of T, the Ritz values, are Rayleigh quotients of A. Each new vector is orthogonalized against *all*
+before it, twice; otherwise rounding errors bring copies of converged eigenvalues back. If the space is exhausted,
+beta_j is 0 and the iteration continues with a random vector, so that multiple eigenvalues are found too. Memory:
+`steps` vectors of the size of the params.
 """
 
 import functools
@@ -23,19 +23,18 @@ from gradtx.training import inputs
 
 PyTree = Any
 _TINY = 32
-"""What is left of a product after the projections counts as zero below this many roundings of the operator's size."""
+"""A remainder of a product counts as zero if it is below this many rounding errors of the operator's norm."""
 
 
 class Krylov(NamedTuple):
-    """An orthonormal basis, a row each, and the operator in it."""
+    """An orthonormal basis, one vector per row, and the operator in this basis."""
 
     basis: Array
     alpha: Array
     beta: Array
-    """`beta[j]` couples rows j and j + 1; the last one is what leads out of the space."""
+    """`beta[j]` couples rows j and j + 1; the last one couples the space to the rest."""
     defect: Array
-    """The largest part of a product that should not be there: how far the operator is from symmetric, by rounding or
-    else."""
+    """The largest part of a product that a symmetric operator would not have: its asymmetry, from rounding or not."""
 
     @property
     def matrix(self) -> Array:
@@ -44,7 +43,7 @@ class Krylov(NamedTuple):
 
 
 def krylov(operator: Operator, start: Array, steps: int, key: Array) -> Krylov:
-    """Lanczos, `steps` steps, with full reorthogonalisation."""
+    """`steps` steps of Lanczos with full reorthogonalization."""
     limit = _TINY * jnp.finfo(start.dtype).eps
     rows, spare = jnp.arange(steps), random_unit(key, start.size, start.dtype)
 
@@ -79,7 +78,7 @@ def _dot(a: Array, b: Array) -> Array:
 
 
 def _new_direction(w: Array, basis: Array) -> Array:
-    """A random vector made orthogonal to the rows of the basis, and of length 1."""
+    """A random unit vector, orthogonalized against the rows of the basis."""
     for _ in range(2):
         w = w - _dot(_dot(basis, w), basis)
         w = w / jnp.linalg.norm(w)
@@ -87,45 +86,45 @@ def _new_direction(w: Array, basis: Array) -> Array:
 
 
 def random_unit(key: Array, size: int, dtype: Any) -> Array:
-    """A vector of length 1, uniform on the sphere."""
+    """A random unit vector, uniform on the sphere."""
     w = jax.random.normal(key, (size,), dtype)
     return w / jnp.linalg.norm(w)
 
 
 class Eigenpairs(NamedTuple):
-    """Approximate eigenvalues, the lowest first, with what is known of their errors."""
+    """Approximate eigenvalues in ascending order, with error bounds and eigenvectors."""
 
     values: Array
     """Rayleigh quotients, one for each vector."""
     bounds: Array
-    """Within this of each value lies an eigenvalue."""
+    """The operator has an eigenvalue within this distance of each value."""
     vectors: PyTree
-    """A tree like the params, with a leading axis of pairs; each of length 1."""
+    """A tree like the params, with a leading axis of pairs; each vector has length 1."""
 
 
 def lanczos(
     operator: Operator, *, smallest: int = 1, largest: int = 1, steps: int | None = None, key: Array | None = None
 ) -> Eigenpairs:
-    """The extreme eigenvalues of an operator, with their vectors and bounds of their errors.
+    """The extreme eigenvalues of an operator, with eigenvectors and error bounds.
 
-        |A y - theta y| <= r   =>   an eigenvalue of A lies within r of theta            (|y| = 1, A symmetric)
+        |A y - theta y| <= r   =>   A has an eigenvalue within r of theta            (|y| = 1, A symmetric)
 
-    The bound is the residual of the returned vector, found with one more product, and what rounding adds to it. It says
-    how near an eigenvalue is, not that none lies beyond: Lanczos, which starts from a random vector, can miss what is
-    nearly orthogonal to it. For a symmetric operator the largest value is never above the largest eigenvalue, nor the
-    smallest below the smallest, but for rounding.
+    The bound is the residual of the returned vector, computed with one more product, plus a bound of the rounding
+    errors. It says how near an eigenvalue is, not that it is the extreme one: Lanczos starts at a random vector, and
+    can miss eigenvectors that are nearly orthogonal to it. Up to rounding, the values of a symmetric operator are
+    between its smallest and its largest eigenvalue.
 
-    Source: Lanczos 1950; Paige 1972 for the full reorthogonalisation, done twice here (Giraud et al. 2005); Parlett
-    1998, section 4.5 for the bound.
+    Source: Lanczos 1950; Paige 1972 for the full reorthogonalization, done twice here (Giraud et al. 2005); Parlett
+    1998, section 4.5, for the bound.
 
     Args:
-      operator: what `hessian`, `gauss_newton`, `fisher` or `operator` gives.
-      smallest, largest: how many from either end, 0 or more; one at least in all.
-      steps: products made, and vectors kept, at least smallest + largest; None is the number of params, at most 64. All
-        eigenvalues are found when it is the number of params.
+      operator: made by `hessian`, `gauss_newton`, `fisher` or `operator`.
+      smallest, largest: the number of eigenvalues from each end, 0 or more, at least 1 in total.
+      steps: the number of products, and of vectors in memory, at least smallest + largest; None is the number of
+        params, at most 64. With as many steps as params all eigenvalues are found.
       key: a random key for the start; None is key 0.
 
-    Errors: TypeError for what is not an operator, or for counts that are not ints; ValueError for counts out of range.
+    Errors: TypeError for an operator that is none, or counts that are not ints; ValueError for counts out of range.
 
     >>> import jax.numpy as jnp
     >>> from gradtx import landscape
@@ -142,8 +141,8 @@ def lanczos(
     wanted = smallest + largest
     if not 1 <= wanted <= operator.size:
         raise ValueError(
-            f"{who}: smallest={smallest} and largest={largest} are {wanted} eigenvalues of {operator.size}; allowed: "
-            f"1 to {operator.size} in all."
+            f"{who}: smallest + largest is {smallest} + {largest} = {wanted}; allowed: 1 to {operator.size}, the "
+            "number of eigenvalues."
         )
     steps = check_steps(who, steps, operator, wanted)
     return _extreme(operator, inputs.read_key(who, key), smallest, largest, steps)
@@ -155,7 +154,7 @@ def _extreme(operator: Operator, key: Array, smallest: int, largest: int, steps:
 
 
 def extreme(operator: Operator, key: Array, smallest: int, largest: int, steps: int) -> tuple[Eigenpairs, Array, Array]:
-    """The pairs, all Ritz values, and what rounding may have done to them."""
+    """The pairs, all Ritz values, and a bound of their rounding errors."""
     start = random_unit(key, operator.size, operator.dtype)
     space = krylov(operator, start, steps, jax.random.fold_in(key, steps))
     ritz, small = jnp.linalg.eigh(space.matrix)
@@ -169,23 +168,23 @@ def extreme(operator: Operator, key: Array, smallest: int, largest: int, steps: 
         return value, jnp.linalg.norm(product - value * y), y
 
     values, residuals, vectors = jax.lax.map(measured, vectors)
-    order = jnp.argsort(values)  # rounding may have exchanged equal ones
+    order = jnp.argsort(values)  # rounding may have swapped equal ones
     values, residuals, vectors = values[order], residuals[order], vectors[order]
     rounding = space.defect + 4 * operator.eps * jnp.max(jnp.abs(ritz))
     return Eigenpairs(values, residuals + rounding, jax.vmap(operator.unflat)(vectors)), ritz, rounding
 
 
 def check_operator(who: str, operator: Any) -> None:
-    """What a curvature is asked of."""
+    """Refuse what is not an operator."""
     if not isinstance(operator, Operator):
         raise TypeError(
-            f"{who}: operator is a {type(operator).__name__}; allowed: what gradtx.landscape.hessian, gauss_newton, "
-            "fisher or operator gives, such as landscape.hessian(loss, params, data)."
+            f"{who}: operator is a {type(operator).__name__}; it must be a gradtx.landscape.Operator. Make one with "
+            "hessian, gauss_newton, fisher or operator, such as landscape.hessian(loss, params, data)."
         )
 
 
 def check_steps(who: str, steps: Any, operator: Operator, least: int, usual: int = 64) -> int:
-    """The number of products, no more than there are params."""
+    """The number of products, at most the number of params."""
     if steps is None:
         return min(operator.size, max(usual, 2 * least))
     steps = inputs.positive(who, "steps", steps)

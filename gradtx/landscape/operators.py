@@ -1,17 +1,17 @@
-"""Curvature as a symmetric linear operator over the params, known by its products with vectors.
+"""Curvature as a symmetric linear operator over the params: a matrix that is only multiplied by vectors.
 
-A network with n params has a Hessian of n² numbers, which nobody can store, and products H v, which cost about two
-gradients each. All that this chapter finds out about curvature it asks of such products:
+The Hessian of a network with n params has n² numbers, too many to store. A product H v costs about two gradients. All
+curvature in this chapter is computed from such products:
 
-    H v = d/dt of gradient(w + t v) at t = 0          the Hessian
-    G v = Jᵀ C J v                                    Gauss-Newton: J the Jacobian of the model's outputs by the params,
-                                                      C the Hessian of the cost by the outputs; no negative curvature
-                                                      if the cost is convex
-    F v = Jᵀ I J v                                    Fisher: I the Fisher information of what the model predicts
+    H v = d/dt of gradient(w + t v) at t = 0    the Hessian
+    G v = Jᵀ C J v                              Gauss-Newton: J is the Jacobian of the model's outputs by the params,
+                                                C the Hessian of the cost by the outputs; no negative eigenvalue if
+                                                the cost is convex
+    F v = Jᵀ I J v                              Fisher: I is the Fisher information of the predicted distribution
 
-An operator is a value: `hessian(loss, params, data)` holds the params and the data, can be passed to compiled programs,
-and `operator @ v` is a product with a tree like the params. Over mini-batches the products are averaged one batch after
-another, so that a product needs the memory of a few gradients on one batch.
+An operator is a value. `hessian(loss, params, data)` holds the params and the data and can be passed to compiled
+programs; `operator @ v` is its product with a tree like the params. With mini-batches the products are averaged batch
+by batch, so a product needs the memory of a few gradients on one batch.
 """
 
 import functools
@@ -36,10 +36,9 @@ DISTRIBUTIONS = ("categorical", "bernoulli", "normal")
 )
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """A symmetric linear map over trees like `params`; `operator @ v` is its product with one.
+    """A symmetric linear map over trees like `params`; `operator @ v` is the product with such a tree.
 
-    Made by `hessian`, `gauss_newton`, `fisher` and `operator`. A pytree, whose leaves are those of the params and the
-    data.
+    Made by `hessian`, `gauss_newton`, `fisher` and `operator`. A pytree; its leaves are the params and the data.
     """
 
     product: Callable[[PyTree, PyTree, PyTree], PyTree]
@@ -58,12 +57,12 @@ class Operator:
 
     @property
     def dtype(self) -> Any:
-        """What vectors over all params are kept in: float64 if a leaf of the params is, else float32."""
+        """The dtype of vectors over all params: float64 if a leaf of the params is float64, else float32."""
         return tree.precision(self.params)
 
     @property
     def eps(self) -> float:
-        """The relative rounding of the leaf with the fewest digits, and so of the products."""
+        """The relative rounding error of the leaf with the lowest precision, and so of the products."""
         return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(self.params))
 
     def average(self, quantity: Callable[[PyTree, PyTree], PyTree]) -> PyTree:
@@ -71,11 +70,11 @@ class Operator:
         return costs.over_batches(lambda batch: quantity(self.params, batch), self.data, self.batch_size)
 
     def times(self, v: PyTree) -> PyTree:
-        """The product with a tree of the params' shapes and dtypes, unchecked, inside a compiled program."""
+        """The product with a tree of the params' shapes and dtypes, for compiled programs: nothing is checked."""
         return self.average(lambda params, batch: self.product(params, batch, v))
 
     def times_vector(self, vector: Array) -> Array:
-        """The product with a vector over all params."""
+        """The product with a vector that has an element for each param."""
         return self.flat(self.times(self.unflat(vector)))
 
     def flat(self, like_params: PyTree) -> Array:
@@ -83,14 +82,19 @@ class Operator:
         return tree.join([jnp.asarray(leaf).astype(self.dtype) for leaf in jax.tree.leaves(like_params)])
 
     def unflat(self, vector: Array) -> PyTree:
-        """A vector over all params as a tree like them."""
-        leaves, structure = jax.tree.flatten(self.params)
-        parts, start = list[Array](), 0
-        for leaf in leaves:
-            part = jax.lax.dynamic_slice_in_dim(vector, start, leaf.size)
-            parts.append(part.reshape(leaf.shape).astype(leaf.dtype))
-            start += leaf.size
-        return jax.tree.unflatten(structure, parts)
+        """A vector with an element for each param as a tree like the params."""
+        return unflat(vector, self.params)
+
+
+def unflat(vector: Array, like: PyTree) -> PyTree:
+    """A vector as a tree with the shapes and dtypes of another."""
+    leaves, structure = jax.tree.flatten(like)
+    parts, start = list[Array](), 0
+    for leaf in leaves:
+        part = jax.lax.dynamic_slice_in_dim(vector, start, leaf.size)
+        parts.append(part.reshape(leaf.shape).astype(leaf.dtype))
+        start += leaf.size
+    return jax.tree.unflatten(structure, parts)
 
 
 @jax.jit
@@ -132,7 +136,7 @@ class _Sandwich:
             self.who,
             "what the model returns",
             at,
-            if_complex="Return its real and its imaginary part.",
+            if_complex="Return its real and imaginary parts.",
             if_discrete="Leave it out.",
         )
         _, back = jax.vjp(outputs, params)
@@ -156,7 +160,7 @@ class _Curved:
 
 @dataclass(frozen=True)
 class _Information:
-    """The Fisher information of a distribution with these parameters, averaged over samples, times a tree like them."""
+    """The product with the Fisher information of a distribution, about its parameters, averaged over samples."""
 
     who: str
     distribution: str
@@ -167,12 +171,12 @@ class _Information:
             received = f"an array of shape {at.shape}" if isinstance(at, Array) else f"a {type(at).__name__}"
             raise TypeError(
                 f"{self.who}: the model returns {received}; for distribution={self.distribution!r} it must return one "
-                f"array with at least {least} {'axis' if least == 1 else 'axes'}, the first of samples."
+                f"array with at least {least} {'axis' if least == 1 else 'axes'}; the first is the axis of samples."
             )
         kept = at.dtype
         at, along = tree.to_compute_dtype((at, along))
         match self.distribution:
-            case "categorical":  # logits on the last axis, a sample at each place of the others
+            case "categorical":  # logits on the last axis, one sample per index of the others
                 p = jax.nn.softmax(at, axis=-1)
                 inner = p * (along - jnp.sum(p * along, axis=-1, keepdims=True))
                 samples = at.size // at.shape[-1]
@@ -197,7 +201,7 @@ class _Given:
 
 
 def _made(who: str, product: Any, params: PyTree, data: PyTree, batch_size: int | None) -> Operator:
-    """The operator of a rule, for what the user passed."""
+    """The operator with this product; the arguments are checked."""
     params = costs.check_params(who, params)
     data, batch_size = costs.check_data(who, data, batch_size)
     return Operator(product, params, data, batch_size)
@@ -215,15 +219,16 @@ def hessian(
     Args:
       loss: `loss(params)`, or `loss(params, batch)`, the mean over the samples of a batch; a real scalar.
       params: a tree of real arrays.
-      data: what the batches are cut from: arrays with a common leading axis of samples. None for `loss(params)`.
-      batch_size: samples looked at together, 1 or more; None for all. It changes memory and speed, and the result by
-        rounding only, unless the loss is not a mean over samples (batch normalisation).
+      data: arrays with a common leading axis of samples, from which the batches are taken; None for `loss(params)`.
+      batch_size: samples per batch, 1 or more; None for all samples in one batch. It changes memory and speed. It
+        changes the result only by rounding, unless the loss is not a mean over samples (batch normalization).
 
-    Errors: TypeError for complex, integer or bool params (by path), a loss that is random, carries a state, or returns
-    no real scalar. ValueError for data or a batch size that do not fit.
+    Errors: TypeError for complex, integer or bool params (with the path), and for a loss that takes a key or a
+    model_state, or returns no real scalar. ValueError for data without a common number of samples, or a batch size
+    below 1.
 
-    Where the loss has a kink, as that of a ReLU network where a unit's input is 0, there is no Hessian; the product is
-    what JAX's derivative rules say, which take the curvature of the kink as 0.
+    A loss with kinks, such as that of a ReLU network, has no Hessian at a kink, where the input of a unit is 0. There
+    the product follows JAX's derivative rules, which give a kink the curvature 0.
 
     >>> import jax.numpy as jnp
     >>> from gradtx import landscape
@@ -235,7 +240,7 @@ def hessian(
 
 
 def hessian_of(who: str, loss: Any, params: PyTree, data: PyTree, batch_size: int | None) -> Operator:
-    """The Hessian, with errors in the name of the caller."""
+    """The Hessian; errors name the caller."""
     return _made(who, Hessian(costs.read_cost(who, loss, data)), params, data, batch_size)
 
 
@@ -252,15 +257,15 @@ def gauss_newton(
         G v = Jᵀ C J v;   J: Jacobian of model(params, batch) by the params,
                           C: Hessian of cost(outputs, batch) by the outputs
 
-    Source: Schraudolph 2002, Fast curvature matrix-vector products for second-order gradient descent. The generalised
-    Gauss-Newton matrix: for half a sum of squares, C is 1 and this is JᵀJ.
+    Source: Schraudolph 2002, Fast curvature matrix-vector products for second-order gradient descent. This is the
+    generalized Gauss-Newton matrix; for a cost of half a sum of squares C is the identity and it is JᵀJ.
 
     Args:
       model: `model(params)` or, with data, `model(params, batch)`: the outputs, an array or a tree.
       cost: `cost(outputs)` or, with data, `cost(outputs, batch)`: a real scalar, the mean over the samples.
       params: a tree of real arrays.
       data: arrays with a common leading axis of samples, or None.
-      batch_size: samples looked at together, 1 or more; None for all.
+      batch_size: samples per batch, 1 or more; None for all samples in one batch.
 
     Errors: as `hessian`.
 
@@ -284,26 +289,26 @@ def fisher(
     distribution: str = "categorical",
     batch_size: int | None = None,
 ) -> Operator:
-    """The Fisher information matrix of a model's predictions about the params, as an operator.
+    """The Fisher information matrix of a model's predictions, about the params, as an operator.
 
         F v = mean over samples of Jᵀ I J v;   I = E[s sᵀ], s = d log p(y | outputs) / d outputs, y drawn from p
 
-    The expectation is over what the model predicts, not over the labels of the data: this is not the "empirical Fisher"
-    matrix of the gradients, which is another one (Kunstner, Balles, Hennig 2019). For these distributions it equals the
-    Gauss-Newton matrix of the negative log-likelihood.
+    The expectation is over the predicted distribution, not over the labels of the data. So this is not the "empirical
+    Fisher" matrix of the gradients (Kunstner, Balles, Hennig 2019). For these distributions it equals the Gauss-Newton
+    matrix of the negative log-likelihood.
 
     Source: Amari 1998, Natural gradient works efficiently in learning; Martens 2020, sections 5 and 9.
 
     Args:
-      model: `model(params)` or, with data, `model(params, batch)`: one array, the first axis of samples.
+      model: `model(params)` or, with data, `model(params, batch)`: one array, with samples on the first axis.
       params: a tree of real arrays.
       data: arrays with a common leading axis of samples, or None.
-      distribution: what the outputs are: "categorical": logits on the last axis, each place of the others a sample;
-        "bernoulli": each number a logit; "normal": each number a mean, with variance 1. In the latter two the numbers
-        of a sample are independent, and their information adds up.
-      batch_size: samples looked at together, 1 or more; None for all.
+      distribution: the meaning of the outputs. "categorical": logits on the last axis, one sample per index of the
+        other axes. "bernoulli": each number is a logit. "normal": each number is a mean, with variance 1. In the last
+        two the numbers of a sample are independent, and their information is summed.
+      batch_size: samples per batch, 1 or more; None for all samples in one batch.
 
-    Errors: as `hessian`; ValueError for another distribution, TypeError for outputs that are not one array.
+    Errors: as `hessian`; ValueError for an unknown distribution, TypeError for outputs that are not one array.
 
     >>> import jax.numpy as jnp
     >>> from gradtx import landscape
@@ -320,16 +325,16 @@ def fisher(
 def operator(
     product: Callable[..., PyTree], params: PyTree, data: PyTree = None, *, batch_size: int | None = None
 ) -> Operator:
-    """Any symmetric linear map over trees like params, as an operator.
+    """A symmetric linear map over trees like params, given by its product, as an operator.
 
     Args:
-      product: `product(params, v)` or, with data, `product(params, batch, v)`, linear and symmetric in v: a tree like
-        the params. Over batches it is averaged.
+      product: `product(params, v)` or, with data, `product(params, batch, v)`: a tree like the params, the product of a
+        symmetric matrix with v. It is averaged over the batches.
       params: a tree of real arrays.
       data: arrays with a common leading axis of samples, or None.
-      batch_size: samples looked at together, 1 or more; None for all.
+      batch_size: samples per batch, 1 or more; None for all samples in one batch.
 
-    Errors: as `hessian`. That it is symmetric is not checked here; `lanczos` has wide bounds where it is not.
+    Errors: as `hessian`. Symmetry is not checked; for an asymmetric map the error bounds of `lanczos` are wide.
 
     >>> import jax.numpy as jnp
     >>> from gradtx import landscape
@@ -344,7 +349,7 @@ def operator(
 
 
 def _hashable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As it is, or, if it cannot be hashed, as a program of its own."""
+    """The function; one that cannot be hashed is wrapped, so it is compiled for this operator alone."""
     try:
         hash(function)
     except TypeError:

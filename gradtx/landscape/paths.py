@@ -1,4 +1,4 @@
-"""The way an optimizer goes: what trajectories and races are drawn from."""
+"""The path of an optimizer, from which trajectories and races are drawn."""
 
 import functools
 from typing import Any
@@ -16,26 +16,27 @@ PyTree = Any
 
 
 def trajectory(tx: Any, loss: Any, params: PyTree, steps: int, *, key: Array | None = None) -> PyTree:
-    """The params that an optimizer visits on a loss, the start first.
+    """The params that an optimizer visits, beginning with the start.
 
         w_0 = params;   w_{t+1} = apply_updates(w_t, update of tx from the gradient at w_t)
 
-    The same steps as `gradtx.minimize`, in one compiled program, with the params of each kept. For a network on data,
-    which has too many params to keep them at every step, record some: `minimize(..., evaluate=lambda w: {"params":
-    w}, evaluate_every=100)` has them in `history["params"]`, a tree with a leading axis, without the start.
+    These are the steps of `gradtx.minimize`, in one compiled program that keeps the params of every step. A network
+    trained on data has too many params for that. Record some of them instead: `minimize(..., evaluate=lambda w:
+    {"params": w}, evaluate_every=100)` returns them in `history["params"]`, a tree with a leading axis of records. The
+    start is not among them.
 
     Args:
       tx: an optimizer of gradtx, optax, or your own.
-      loss: `loss(params)`, or a random one, `loss(params, *, key)`, which gets another key at every step.
+      loss: `loss(params)`, or a random one, `loss(params, *, key)`, which gets a new key at every step.
       params: a tree of real arrays: the start.
-      steps: updates, 1 or more.
+      steps: the number of updates, 1 or more.
       key: a random key for a random loss; None is key 0.
 
     Returns:
       A tree like the params, each leaf with a leading axis of steps + 1.
 
-    Errors: TypeError and ValueError for what is not an optimizer, a sweep of several, a loss of a batch, or that
-    returns no real scalar, steps that are not an int of 1 or more.
+    Errors: TypeError for a tx that is not an optimizer, a loss of a batch, a loss that returns no real scalar, or steps
+    that are not an int; ValueError for a sweep of several optimizers, or steps below 1.
 
     >>> import gradtx, jax.numpy as jnp
     >>> from gradtx import landscape

@@ -1,14 +1,15 @@
-"""Planes through params: a point of origin and one or two directions, trees like the params.
+"""Planes in the space of the params: an origin and one or two directions, all trees like the params.
 
-    at (x, y): origin + x first + y second
+    params at (x, y) = origin + x first + y second
 
-What a loss looks like on a plane depends on the plane; each kind answers another question.
+The picture of a loss depends on the plane. Each kind of plane answers a different question.
 
-- `random_plane`: two random directions. Filter-normalised, they do not depend on how a ReLU network is scaled.
-- `curved_plane`: the eigenvectors of an operator's largest curvatures: the steepest cross-section.
-- `trajectory_plane`: the principal components of a trajectory: the plane in which most of the training lies.
-- `plane_through`: a line through two params, or a plane through three: what lies between two solutions.
-- `plane_along`: directions of your own.
+- `random_plane`: random directions. With filter normalization the picture does not depend on the scale of the layers
+  of a ReLU network.
+- `curved_plane`: the eigenvectors of an operator with the largest eigenvalues: the steepest cross-section.
+- `trajectory_plane`: the principal components of a trajectory: the plane that contains most of the training.
+- `plane_through`: a line through two params, or a plane through three: the loss between solutions.
+- `plane_along`: directions that you choose.
 """
 
 import functools
@@ -23,7 +24,7 @@ from jax import Array
 from gradtx import numerics, tree
 from gradtx.landscape import costs
 from gradtx.landscape.krylov import lanczos
-from gradtx.landscape.operators import Operator
+from gradtx.landscape.operators import Operator, unflat
 from gradtx.training import inputs, minibatches
 
 PyTree = Any
@@ -38,7 +39,7 @@ class Plane:
     origin: PyTree
     directions: tuple[PyTree, ...]
     names: tuple[str, ...]
-    """What the axes are called, one name for each direction."""
+    """The labels of the axes, one for each direction."""
 
     def at(self, *coordinates: Any) -> PyTree:
         """The params at these coordinates: `origin + x first + y second`.
@@ -50,19 +51,18 @@ class Plane:
         """
         if len(coordinates) != len(self.directions):
             raise TypeError(
-                f"gradtx.landscape.Plane.at: {len(coordinates)} coordinates for {len(self.directions)} directions; "
-                "give one for each."
+                f"gradtx.landscape.Plane.at: {len(coordinates)} coordinates are given; allowed: "
+                f"{len(self.directions)}, one for each direction."
             )
-        return _at(self.origin, self.directions, coordinates)
+        return params_at(self.origin, self.directions, coordinates)
 
     def project(self, trajectory: PyTree) -> Array:
-        """The coordinates of the nearest points of the plane: of a tree with a leading axis of steps, shape (steps,
-        axes).
+        """The coordinates of the points of the plane nearest to a trajectory, of shape (steps, directions).
 
         Args:
-          trajectory: a tree like the params, each leaf with a leading axis more.
+          trajectory: a tree like the params, each leaf with an additional leading axis of steps.
 
-        Errors: ValueError, by path, for another structure or other shapes.
+        Errors: ValueError, with the path, if the structure or the shapes are not those of the params.
 
         >>> import jax.numpy as jnp
         >>> from gradtx import landscape
@@ -77,7 +77,9 @@ class Plane:
 
 
 @jax.jit
-def _at(origin: PyTree, directions: tuple[PyTree, ...], coordinates: tuple[Any, ...]) -> PyTree:
+def params_at(origin: PyTree, directions: tuple[PyTree, ...], coordinates: Any) -> PyTree:
+    """`origin + sum of coordinate_i direction_i`, computed in at least float32, in the origin's dtypes."""
+
     def moved(w: Array, *directions: Array) -> Array:
         for x, direction in zip(coordinates, directions):
             w = w + jnp.asarray(x, w.dtype) * direction
@@ -104,32 +106,32 @@ def _length(direction: PyTree) -> Array:
 
 
 def _upright(first: PyTree, second: PyTree) -> PyTree:
-    """What of the second is at right angles to the first."""
+    """The part of the second that is orthogonal to the first."""
     share = numerics.divide(_dot(first, second), _dot(first, first))
     return tree.map(lambda u, v, share: v - share * u, first, second, share=share)
 
 
 def _made(who: str, origin: PyTree, directions: list[PyTree], names: tuple[str, ...]) -> Plane:
-    """A plane, if its directions span one."""
+    """A plane; ValueError if its directions do not span one."""
     _check_span(who, *_measured(directions))
     return Plane(origin, tuple(directions), names)
 
 
 @jax.jit
 def _measured(directions: list[PyTree]) -> tuple[list[Array], Array]:
-    """The lengths of directions, at right angles, and that of what was rounded on the way."""
+    """The lengths of the directions after orthogonalization, and the length that sets the size of rounding errors."""
     upright = directions[:1] + [_upright(directions[0], second) for second in directions[1:]]
     return [_length(direction) for direction in upright], _length(directions[-1])
 
 
 def _check_span(who: str, lengths: list[Array], size: Array) -> None:
-    """Refuse directions that are shorter, at right angles to one another, than what rounding of that size makes."""
+    """Refuse directions that, after orthogonalization, are not longer than rounding errors of vectors of that size."""
     limit = 2 * float(jnp.finfo(size.dtype).eps) * float(size)
     if not all(limit < float(length) < np.inf for length in lengths):
         raise ValueError(
-            f"{who}: the directions, at right angles, have lengths {', '.join(f'{length:.3g}' for length in lengths)} "
-            f"and span no {'plane' if len(lengths) == 2 else 'line'}; they must be finite, longer than rounding "
-            f"({limit:.1g}), and not along one line."
+            f"{who}: the orthogonalized directions have lengths {', '.join(f'{length:.3g}' for length in lengths)} "
+            f"and span no {'plane' if len(lengths) == 2 else 'line'}; they must be finite and longer than rounding "
+            f"errors ({limit:.1g}). Choose directions that are not zero and not parallel."
         )
 
 
@@ -137,27 +139,27 @@ def _check_span(who: str, lengths: list[Array], size: Array) -> None:
 
 
 def random_plane(params: PyTree, key: Array, *, dimensions: int = 2, normalize: str = "filter") -> Plane:
-    """Random directions through params, scaled like the params.
+    """A line or plane along random directions, scaled like the params.
 
         direction <- direction / |direction| * |params|        for each filter, or each leaf
 
-    With "filter", each filter of a direction has the length of the params' filter, so a ReLU network whose layers are
-    rescaled without changing what it computes gives the same picture. A filter is what goes into one output: leaves of
-    two axes and more have their outputs on the last axis, as flax's kernels do. Leaves of one axis and scalars, biases
-    and norms' scales, do not move.
+    With "filter", each filter of a direction has the norm of the params' filter. If the layers of a ReLU network are
+    rescaled so that its outputs stay the same, the picture stays the same too. A filter is the weights of one output.
+    In leaves with two or more axes the outputs are on the last axis, as in flax's kernels. Leaves with fewer axes,
+    such as biases and the scales of norms, do not move.
 
-    Source: Li, Xu, Taylor, Studer, Goldstein 2018, arXiv 1712.09913, section 4, where biases and batch normalisation's
-    params do not move either. For "leaf" the length is that of the whole leaf (their layer normalisation), and every
-    leaf moves.
+    Source: Li, Xu, Taylor, Studer, Goldstein 2018, arXiv 1712.09913, section 4, where biases and the params of batch
+    normalization do not move either. "leaf" is their layer normalization: each leaf of a direction has the norm of the
+    params' leaf, and every leaf moves.
 
     Args:
       params: a tree of real arrays: the origin.
       key: a random key for the directions.
       dimensions: 1 or 2.
-      normalize: "filter", "leaf", or "none" for normal numbers as they are drawn.
+      normalize: "filter", "leaf", or "none" for standard normal numbers.
 
-    Errors: TypeError for params that are not real, or without a key; ValueError for what is out of range, or params
-    that give no direction, as those without a leaf of two axes with "filter".
+    Errors: TypeError for params that are not real, or a missing key; ValueError for an argument out of range, or for
+    params that give no direction, for example params without a leaf of two axes with "filter".
 
     >>> import jax, jax.numpy as jnp
     >>> from gradtx import landscape
@@ -179,19 +181,12 @@ def random_plane(params: PyTree, key: Array, *, dimensions: int = 2, normalize: 
 def _random(params: PyTree, key: Array, dimensions: int, normalize: str) -> list[PyTree]:
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     drawn = jax.random.normal(key, (dimensions, size), tree.precision(params))
-    return [normalized(_unflat(row, params), params, normalize) for row in drawn]
-
-
-def _unflat(vector: Array, like: PyTree) -> PyTree:
-    """A vector over all params as a tree like them, in at least float32."""
-    leaves, structure = jax.tree.flatten(like)
-    parts = jnp.split(vector, np.cumsum([leaf.size for leaf in leaves])[:-1])
-    parts = [part.reshape(leaf.shape).astype(tree.precision(leaf)) for part, leaf in zip(parts, leaves)]
-    return jax.tree.unflatten(structure, parts)
+    wide = tree.to_compute_dtype(params)
+    return [normalized(unflat(row, wide), params, normalize) for row in drawn]
 
 
 def normalized(direction: PyTree, params: PyTree, normalize: str) -> PyTree:
-    """The direction in the params' lengths, filter by filter or leaf by leaf."""
+    """The direction with the norms of the params, filter by filter or leaf by leaf."""
 
     def scaled(d: Array, w: Array) -> Array:
         if normalize == "filter" and w.ndim < 2:
@@ -205,15 +200,16 @@ def normalized(direction: PyTree, params: PyTree, normalize: str) -> PyTree:
 
 
 def plane_along(params: PyTree, first: PyTree, second: PyTree | None = None, *, normalize: str = "none") -> Plane:
-    """A line or plane through params along directions of your own.
+    """A line or plane through params along given directions.
 
     Args:
       params: a tree of real arrays: the origin.
       first, second: trees like the params, such as a gradient, an update, or an eigenvector.
-      normalize: "none" leaves them as they are; "filter" and "leaf" give them the params' lengths, as `random_plane`.
+      normalize: "none" leaves them as they are; "filter" and "leaf" scale them to the norms of the params, as in
+        `random_plane`.
 
-    Errors: TypeError for what is not real; ValueError, by path, for directions of another structure or other shapes,
-    and for directions that are zero or along one line.
+    Errors: TypeError for arrays that are not real; ValueError for directions whose structure or shapes are not those
+    of the params (with the path), and for directions that are zero or parallel.
 
     >>> import jax.numpy as jnp
     >>> from gradtx import landscape
@@ -229,11 +225,11 @@ def plane_along(params: PyTree, first: PyTree, second: PyTree | None = None, *, 
 
 
 def curved_plane(operator: Operator, *, steps: int | None = None, key: Array | None = None) -> Plane:
-    """The plane of the two eigenvectors with the largest eigenvalues, through the operator's params; each of length 1.
+    """The plane through the operator's params along the two unit eigenvectors with the largest eigenvalues.
 
     Args:
-      operator: what `hessian`, `gauss_newton`, `fisher` or `operator` gives, over two params or more.
-      steps: products made, as for `lanczos`.
+      operator: made by `hessian`, `gauss_newton`, `fisher` or `operator`, over two or more params.
+      steps: the number of products, as for `lanczos`.
       key: a random key for Lanczos; None is key 0.
 
     Errors: as `lanczos`.
@@ -251,21 +247,21 @@ def curved_plane(operator: Operator, *, steps: int | None = None, key: Array | N
 
 
 def trajectory_plane(trajectory: PyTree, *, dimensions: int = 2) -> Plane:
-    """The principal components of a trajectory, through its last point; each of length 1.
+    """The line or plane through the last point of a trajectory along its principal components, of length 1.
 
-        M = [w_0 - w_T, ..., w_{T-1} - w_T];   directions: the eigenvectors of the largest eigenvalues of Mᵀ M
+        M = [w_0 - w_T, ..., w_{T-1} - w_T];   directions: the eigenvectors of Mᵀ M with the largest eigenvalues
 
-    The names of the axes say which share of the sum of squares of M lies along each.
+    The labels of the axes give the share of the sum of squares of M along each direction.
 
-    Source: Li et al. 2018, arXiv 1712.09913, section 7. Nothing is subtracted but the last point, as there.
+    Source: Li et al. 2018, arXiv 1712.09913, section 7. As there, the last point is subtracted, not the mean.
 
     Args:
-      trajectory: a tree like the params, each leaf with a leading axis of steps: what `jax.lax.scan` stacks, or
+      trajectory: a tree like the params, each leaf with a leading axis of steps, as stacked by `jax.lax.scan` or by
         `jax.tree.map(lambda *w: jnp.stack(w), *list_of_params)`.
       dimensions: 1 or 2.
 
     Errors: TypeError for leaves that are not real; ValueError for leaves without a common leading axis of at least
-    dimensions + 1 steps, and for a trajectory along one line where two directions are wanted.
+    dimensions + 1 steps, and for a trajectory on one line if dimensions is 2.
 
     >>> import jax.numpy as jnp
     >>> from gradtx import landscape
@@ -280,8 +276,8 @@ def trajectory_plane(trajectory: PyTree, *, dimensions: int = 2) -> Plane:
     for path, leaf in tree.named_leaves(trajectory):
         if leaf.ndim == 0 or leaf.shape[0] != jax.tree.leaves(trajectory)[0].shape[0] or leaf.shape[0] <= dimensions:
             raise ValueError(
-                f"{who}: trajectory at {path} has shape {leaf.shape}; allowed: a leading axis of steps, of one length "
-                f"for all leaves, at least {dimensions + 1}."
+                f"{who}: trajectory at {path} has shape {leaf.shape}; it must have a leading axis of at least "
+                f"{dimensions + 1} steps, of the same length in all leaves."
             )
     origin, directions, lengths, shares, size = _components(trajectory, dimensions)
     _check_span(who, lengths, size)
@@ -292,21 +288,22 @@ def trajectory_plane(trajectory: PyTree, *, dimensions: int = 2) -> Plane:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _components(trajectory: PyTree, dimensions: int) -> tuple[PyTree, list[PyTree], list[Array], list[Array], Array]:
-    """The last point; directions, the length of M along each, their shares of M; the length of all points.
+    """The last point; the directions, the norm of M along each, and their shares of M; the norm of all points.
 
-    From the eigenvectors of M Mᵀ, which has a row and a column for each step, not for each param. The second direction
-    is the first one of what is left of M without the first, which rounding leaves alone where it is much smaller.
+    They come from the eigenvectors of M Mᵀ, which has a row for each step; Mᵀ M has one for each param. The first
+    direction is subtracted from M before the second is found, so a much smaller second one is not lost to rounding.
     """
     dtype, dot = tree.precision(trajectory), functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     leaves, origin = jax.tree.leaves(trajectory), jax.tree.map(lambda leaf: leaf[-1], trajectory)
     rows = jnp.concatenate([leaf.astype(dtype).reshape(leaf.shape[0], -1) for leaf in leaves], axis=1)
     rest = rows[:-1] - rows[-1:]
     whole, directions, lengths = jnp.linalg.norm(rest), list[PyTree](), list[Array]()
+    wide = tree.to_compute_dtype(origin)
     for _ in range(dimensions):
         vector = dot(jnp.linalg.eigh(dot(rest, rest.T))[1][:, -1], rest)
         vector = numerics.divide(vector, jnp.linalg.norm(vector))
         lengths.append(jnp.linalg.norm(dot(rest, vector)))
-        directions.append(_unflat(vector, origin))
+        directions.append(unflat(vector, wide))
         for _ in range(2):
             rest = rest - dot(rest, vector)[:, None] * vector[None]
     return origin, directions, lengths, [(length / whole) ** 2 for length in lengths], jnp.linalg.norm(rows)
@@ -315,18 +312,18 @@ def _components(trajectory: PyTree, dimensions: int) -> tuple[PyTree, list[PyTre
 def plane_through(first: PyTree, second: PyTree, third: PyTree | None = None) -> Plane:
     """The line through two params, or the plane through three.
 
-        at (0, 0): first      at (1, 0): second      third: at its `project`ed coordinates
+        at (0, 0): first      at (1, 0): second      at plane.project(third): third
 
-    The second direction is what of `third - first` is at right angles to the first one, in the first one's length, so
-    that the picture is not skewed.
+    The first direction is `second - first`. The second direction is the part of `third - first` that is orthogonal to
+    the first direction, scaled to the same norm, so the picture is not skewed.
 
     Source: Goodfellow, Vinyals, Saxe 2015 for the line; Garipov et al. 2018, appendix A.1, for the plane.
 
     Args:
-      first, second, third: trees of real arrays, of one structure.
+      first, second, third: trees of real arrays with the same structure and shapes.
 
-    Errors: TypeError for params that are not real; ValueError, by path, for another structure, and for points that
-    coincide or lie on one line.
+    Errors: TypeError for params that are not real; ValueError for a different structure or shape (with the path), and
+    for points that coincide or are on one line.
 
     >>> import jax.numpy as jnp
     >>> from gradtx import landscape
@@ -352,7 +349,7 @@ def _between(first: PyTree, second: PyTree) -> PyTree:
 
 @jax.jit
 def _through(first: PyTree, second: PyTree, third: PyTree) -> tuple[tuple[PyTree, PyTree], list[Array], Array]:
-    """The directions, their lengths before the second has that of the first, and that of what was rounded."""
+    """The directions, their norms before the second is scaled, and the norm that sets the size of rounding errors."""
     u, v = _between(first, second), _between(first, third)
     size = sum(_length(point) for point in (first, second, third)) * (1 + numerics.divide(_length(v), _length(u)))
     v = _upright(u, v)

@@ -1,7 +1,7 @@
-"""Products of curvature with a vector, in one call.
+"""Products of a curvature matrix with a vector, in one call.
 
-Each is `operator @ v` for an operator that is made, used once and forgotten; for more than one product, or for what
-`lanczos` and others find out about it, keep the operator.
+Each makes an operator, returns `operator @ v`, and forgets the operator. For several products, and for `lanczos` and
+its relatives, make the operator once and keep it.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def hessian_product(
       loss, params, data, batch_size: as for `hessian`.
       v: a tree like the params.
 
-    Errors: as `hessian`; ValueError, by path, for a `v` of another structure or shape.
+    Errors: as `hessian`; ValueError, with the path, if the structure or the shapes of `v` are not those of the params.
 
     >>> import jax.numpy as jnp
     >>> from gradtx import landscape
@@ -48,7 +48,8 @@ def gauss_newton_product(
       model, cost, params, data, batch_size: as for `gauss_newton`.
       v: a tree like the params.
 
-    Errors: as `gauss_newton`; ValueError, by path, for a `v` of another structure or shape.
+    Errors: as `gauss_newton`; ValueError, with the path, if the structure or the shapes of `v` are not those of the
+    params.
 
     >>> import jax.numpy as jnp
     >>> from gradtx import landscape
@@ -74,7 +75,7 @@ def fisher_product(
       model, params, data, distribution, batch_size: as for `fisher`.
       v: a tree like the params.
 
-    Errors: as `fisher`; ValueError, by path, for a `v` of another structure or shape.
+    Errors: as `fisher`; ValueError, with the path, if the structure or the shapes of `v` are not those of the params.
 
     >>> import jax.numpy as jnp
     >>> from gradtx import landscape

@@ -1,12 +1,11 @@
-"""A critical point near by: Newton's method on the gradient, damped.
+"""A nearby critical point: a damped Newton method on the gradient.
 
-Minimizing finds minima. A critical point of any kind, a saddle above all, is a zero of the gradient g, and Newton's
-step to it,
--H⁻¹ g, does not care about signs. Far away, or where H is singular, it must be held back, so each step d minimizes
+Optimizers find minima. A critical point of any kind, also a saddle, is a zero of the gradient g. Newton's step to it,
+-H⁻¹ g, works for curvatures of any sign, but must be damped far away or where H is singular. So each step d minimizes
 
-    |H d + g|² + mu² |d|²          (Levenberg-Marquardt), over the space of g, H g, H² g, ...
+    |H d + g|² + mu² |d|²          (Levenberg-Marquardt), in the span of g, H g, H² g, ...
 
-mu shrinks with every step that makes the gradient shorter, and grows when one does not.
+mu decreases after a step that makes the gradient norm smaller, and increases after one that does not.
 """
 
 import functools
@@ -23,21 +22,21 @@ from gradtx.training import inputs
 
 PyTree = Any
 _LESS, _MORE = 1 / 8, 4.0
-"""How mu changes after a step that was taken, and after one that was not."""
+"""The factors of mu after an accepted and after a rejected step."""
 _GIVE_UP = 12
-"""Maximum rejected steps in a row: after them nothing makes the gradient shorter."""
+"""Maximum number of rejected steps in a row; the search ends after them."""
 
 
 class Found(NamedTuple):
-    """Where a search ended."""
+    """The end of a search."""
 
     params: PyTree
     gradient_norm: Array
     tolerance: Array
-    """What counts as zero there."""
+    """The largest gradient norm that counts as zero there."""
     steps: Array
     gradient_norms: Array
-    """After each step, the start first; NaN after the end."""
+    """At the start and after each step; NaN after the end."""
 
     @property
     def converged(self) -> bool:
@@ -56,28 +55,28 @@ def find_critical_point(
     tolerance: float | None = None,
     key: Array | None = None,
 ) -> Found:
-    """A critical point near params, of whatever kind: what `classify` can then be asked about.
+    """A critical point near params, of any kind. `classify` tells which.
 
-        d = the least of |H d + g|² + mu² |d|² in span(g, H g, ...);   params <- params + d if that shortens the
-        gradient
+        d = argmin |H d + g|² + mu² |d|² in span(g, H g, ...)
+        params <- params + d   if that makes |g| smaller
 
-    A Levenberg-Marquardt method on g = 0, one compiled program. With as many products as params it is Newton's method
-    near the end, and converges quadratically where H is regular. It can end where |g| has a minimum that is not zero:
-    then `converged` is False.
+    A Levenberg-Marquardt method on g = 0, in one compiled program. With as many products as params its last steps are
+    Newton steps, and it converges quadratically if H is regular. It can end at a minimum of |g| that is not zero; then
+    `converged` is False.
 
-    Source: Levenberg 1944, Marquardt 1963, on the gradient's norm as in McWilliams 2020 and Frye et al. 2021 (which
-    compare such searches on networks); the steps by the Lanczos process from g, as in MINRES (Paige and Saunders 1975),
-    reorthogonalised.
+    Source: Levenberg 1944, Marquardt 1963, on the gradient norm as in McWilliams 2020 and Frye et al. 2021 (which
+    compare such searches on networks). The steps come from the Lanczos process started at g, as in MINRES (Paige and
+    Saunders 1975), with reorthogonalization.
 
     Args:
       loss: `loss(params)`, or `loss(params, batch)`, the mean over the samples of a batch.
-      params: a tree of real arrays: where to begin.
+      params: a tree of real arrays: the start.
       data: arrays with a common leading axis of samples; None for `loss(params)`.
-      batch_size: samples looked at together, 1 or more; None for all.
+      batch_size: samples per batch, 1 or more; None for all samples in one batch.
       steps: the maximum number of steps, 1 or more.
-      products: Hessian products for each step, 1 or more, and vectors kept; no more than there are params.
-      tolerance: the gradient norm at which to end, 0 or more; None is `classify`'s.
-      key: a random key, used where the space of g is exhausted early; None is key 0.
+      products: Hessian products per step, 1 or more, and vectors in memory; at most the number of params is used.
+      tolerance: the gradient norm at which to stop, 0 or more; None is the default of `classify`.
+      key: a random key, used if the Krylov space of g is exhausted early; None is key 0.
 
     Errors: as `hessian`; TypeError and ValueError for counts that are not ints of 1 or more.
 
@@ -122,7 +121,7 @@ def _search(operator: Operator, key: Array, steps: int, products: int, tolerance
 
     def step(state: _State) -> _State:
         change, curvature = _damped(at(state.vector), state, products, key)
-        vector = operator.flat(operator.unflat(state.vector + change))  # as the params can hold it
+        vector = operator.flat(operator.unflat(state.vector + change))  # rounded to the dtypes of the params
         found = gradient(vector)
         taken = jnp.linalg.norm(found) < jnp.linalg.norm(state.gradient)
         vector, found = jnp.where(taken, vector, state.vector), jnp.where(taken, found, state.gradient)
@@ -144,7 +143,7 @@ def _search(operator: Operator, key: Array, steps: int, products: int, tolerance
 
 
 def _damped(operator: Operator, state: _State, products: int, key: Array) -> tuple[Array, Array]:
-    """The step, and the largest curvature seen."""
+    """The step, and the largest curvature found."""
     space = krylov(operator, state.gradient, products, jax.random.fold_in(key, state.step))
     leaving = jnp.zeros((1, products), space.alpha.dtype).at[0, -1].set(space.beta[-1])
     left, singular, right = jnp.linalg.svd(jnp.concatenate([space.matrix, leaving]), full_matrices=False)

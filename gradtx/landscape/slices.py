@@ -2,8 +2,8 @@
 
     values[j, i] = loss(origin + x_i first + y_j second)
 
-Points are evaluated side by side, as many as a bound of memory allows, and the groups one after another; over
-mini-batches each group is averaged batch by batch.
+The points are divided into groups. The points of a group are evaluated together, as many as a memory limit allows, and
+the groups one after another. With mini-batches each group is averaged batch by batch.
 """
 
 import contextlib
@@ -18,15 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradtx import tree
-from gradtx.landscape import affine, costs
-from gradtx.landscape.planes import Plane
+from gradtx.landscape import costs
+from gradtx.landscape.planes import Plane, params_at
 from gradtx.training import inputs
 from gradtx.training.progress import Progress
 
 PyTree = Any
 CACHE, MEMORY = 2**22, 2**28
-"""Bytes that points evaluated side by side may compute on the way, on a CPU and on an accelerator."""
+"""Maximum bytes of all intermediate results of a group of points, on a CPU and on an accelerator."""
 
 
 class Slice(NamedTuple):
@@ -40,7 +39,7 @@ class Slice(NamedTuple):
 
     @property
     def nonfinite(self) -> int:
-        """How many values are not finite."""
+        """The number of values that are not finite."""
         return int(np.sum(~np.isfinite(np.asarray(self.values, np.float64))))
 
 
@@ -61,13 +60,13 @@ def slice_1d(
 
     Args:
       loss: `loss(params)`, or `loss(params, batch)`, the mean over the samples of a batch.
-      line: a plane of one direction, as `random_plane(params, key, dimensions=1)` or `plane_through(a, b)` makes.
+      line: a plane with one direction, made by `random_plane(params, key, dimensions=1)` or `plane_through(a, b)`.
       data: arrays with a common leading axis of samples; None for `loss(params)`.
-      x: where from and where to, or an array of all coordinates.
-      points: how many from there to there, 2 or more.
-      batch_size: samples looked at together, 1 or more; None for all.
-      at_once: points evaluated side by side, 1 or more; None is as many as a CPU's cache holds, or 256 MB.
-      progress: a bar on a terminal.
+      x: the range of the coordinate, (from, to), or an array of all coordinates.
+      points: the number of points in that range, 2 or more.
+      batch_size: samples per batch, 1 or more; None for all samples in one batch.
+      at_once: points evaluated together, 1 or more; None is as many as fit into 4 MB on a CPU, else 256 MB.
+      progress: whether to show a progress bar on a terminal.
 
     Errors: as `hessian`; ValueError for a plane of two directions, coordinates that are not finite, counts out of
       range.
@@ -103,13 +102,14 @@ def slice_2d(
 
     Args:
       loss: `loss(params)`, or `loss(params, batch)`, the mean over the samples of a batch.
-      plane: a plane of two directions, as `random_plane`, `curved_plane`, `trajectory_plane`, `plane_through` make.
+      plane: a plane with two directions, made by `random_plane`, `curved_plane`, `trajectory_plane`, `plane_through`
+        or `plane_along`.
       data: arrays with a common leading axis of samples; None for `loss(params)`.
-      x, y: where from and where to, or an array of all coordinates; None for y is x.
-      points: how many from there to there, on each axis, 2 or more.
-      batch_size: samples looked at together, 1 or more; None for all.
-      at_once: points evaluated side by side, 1 or more; None is as many as a CPU's cache holds, or 256 MB.
-      progress: a bar on a terminal.
+      x, y: the ranges of the coordinates, (from, to), or arrays of all coordinates; y=None is the same as x.
+      points: the number of points in a range, on each axis, 2 or more.
+      batch_size: samples per batch, 1 or more; None for all samples in one batch.
+      at_once: points evaluated together, 1 or more; None is as many as fit into 4 MB on a CPU, else 256 MB.
+      progress: whether to show a progress bar on a terminal.
 
     Errors: as `hessian`; ValueError for a line, coordinates that are not finite, counts out of range.
 
@@ -132,14 +132,14 @@ def slice_2d(
 def _check_plane(who: str, name: str, plane: Any, dimensions: int) -> None:
     if not isinstance(plane, Plane):
         raise TypeError(
-            f"{who}: {name} is a {type(plane).__name__}; allowed: what gradtx.landscape.random_plane, curved_plane, "
-            "trajectory_plane or plane_through gives."
+            f"{who}: {name} is a {type(plane).__name__}; it must be a gradtx.landscape.Plane. Make one with "
+            "random_plane, curved_plane, trajectory_plane, plane_through or plane_along."
         )
     if len(plane.directions) != dimensions:
         other = "slice_1d" if len(plane.directions) == 1 else "slice_2d"
         raise ValueError(
-            f"{who}: {name} has {len(plane.directions)} directions; allowed: {dimensions}. Use {other}, or make it "
-            f"with dimensions={dimensions}."
+            f"{who}: {name} has {len(plane.directions)} directions; allowed: {dimensions}. Use {other}, or make the "
+            f"plane with dimensions={dimensions}."
         )
 
 
@@ -161,25 +161,14 @@ def _coordinates(who: str, name: str, given: Any, points: int) -> np.ndarray[Any
 
 
 class _Loss(NamedTuple):
-    """What is evaluated."""
+    """The loss at a point of a plane, over all batches."""
 
     cost: costs.Cost
     batch_size: int | None
 
     def at(self, origin: PyTree, directions: tuple[PyTree, ...], data: PyTree, coordinates: Array) -> Array:
-        params = jax.tree.map(functools.partial(_leaf, coordinates), origin, *directions)
-
-        def value(batch: PyTree) -> Array:
-            return affine.evaluated(lambda params: self.cost(params, batch), params, coordinates)
-
-        return costs.over_batches(value, data, self.batch_size)
-
-
-def _leaf(coordinates: Array, origin: Array, *slopes: Array) -> Any:
-    """A leaf of the params; in low precision it is rounded at the point, and so not affine."""
-    dtype = tree.precision((origin, slopes))
-    wide = affine.Affine(origin.astype(dtype), tuple(slope.astype(dtype) for slope in slopes))
-    return wide if dtype == origin.dtype else wide.at(coordinates).astype(origin.dtype)
+        params = params_at(origin, directions, coordinates)
+        return costs.over_batches(functools.partial(self.cost, params), data, self.batch_size)
 
 
 def _run(who: str, loss: Any, plane: Plane, data: PyTree, batch_size: Any, at_once: Any, progress: bool) -> Any:
@@ -220,13 +209,14 @@ def _evaluated(
 
 
 _bars: dict[int, tuple[Progress, int]] = {}
-"""The bars on show and their points, by number: a program that is told a number serves the next bar too."""
+"""The bars on the terminal and their numbers of points, by an id. The id is an argument of the compiled program, so the
+same program can update the next bar."""
 _numbers = itertools.count()
 
 
 @contextlib.contextmanager
 def _told(bar: Progress, total: int) -> Generator[np.int32]:
-    """The number by which a program tells this bar what is done."""
+    """The id by which a compiled program updates this bar."""
     number = next(_numbers)
     _bars[number] = bar, total
     try:
@@ -238,14 +228,17 @@ def _told(bar: Progress, total: int) -> Generator[np.int32]:
 
 
 def _tell(number: Any, done: Any, _: Any) -> None:
-    """Show that `done` points are done, once their last value is there; some may only fill the last group."""
+    """Show that `done` points are done. The last group may be padded, so `done` may exceed the total.
+
+    The ignored argument is the last value of the group: the callback waits for it.
+    """
     if told := _bars.get(int(number)):
         bar, total = told
         bar.update(min(int(done), total), f"{min(int(done), total)} points")
 
 
 def _bytes_of_a_point(looked: _Loss, origin: PyTree, directions: tuple[PyTree, ...], data: PyTree) -> float:
-    """The bytes of all that is computed on the way to one value: more than is alive at any time."""
+    """The bytes of all intermediate results of one value: an upper bound on what is in memory at a time."""
     coordinates = jax.ShapeDtypeStruct((len(directions),), jax.dtypes.canonicalize_dtype(np.float64))
     return max(1.0, _bytes(jax.make_jaxpr(looked.at)(origin, directions, data, coordinates).jaxpr))
 

@@ -1,12 +1,11 @@
-"""What a whole spectrum looks like, and its sums, from a few random probes.
+"""The density of all eigenvalues, the trace and the diagonal, estimated from a few random probes.
 
-For a random unit vector v, the spectrum of A weighted by its squared components along v is, on average, the density of
-eigenvalues; `steps` of Lanczos from v give the quadrature rule that is exact for it up to degree 2 steps - 1. For
-random signs v, vᵀ A v is on average the trace, and v * A v the diagonal. Each is an average over probes, so it comes
-with a standard error.
+Weight each eigenvalue of A by the squared component of a random unit vector v along its eigenvector. The expectation of
+this weighted spectrum is the density of eigenvalues, and `steps` steps of Lanczos from v give its Gauss quadrature,
+which is exact up to degree 2 steps - 1. For a vector v of random signs the expectation of vᵀ A v is the trace, and that
+of v * A v the diagonal. These two are means over probes, with a standard error.
 """
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -17,14 +16,14 @@ from jax import Array
 
 from gradtx import tree
 from gradtx.landscape.krylov import check_operator, check_steps, krylov, random_unit
-from gradtx.landscape.operators import Operator
+from gradtx.landscape.operators import Operator, unflat
 from gradtx.training import inputs
 
 PyTree = Any
 
 
 class SpectralDensity(NamedTuple):
-    """The density of eigenvalues, as a quadrature rule of each probe: node i has weight i, the weights sum to 1."""
+    """The density of eigenvalues as a quadrature rule for each probe; the weights of a probe sum to 1."""
 
     nodes: Array
     """Ritz values, shape (probes, steps)."""
@@ -34,13 +33,14 @@ class SpectralDensity(NamedTuple):
     """The number of eigenvalues."""
 
     def density(self, points: Any, width: float | None = None) -> Array:
-        """The density at these eigenvalues, each node spread to a normal distribution; it integrates to 1.
+        """The density at the given points, with a normal distribution around each node; it integrates to 1.
 
             density(t) = mean over probes of sum of weight_i exp(-(t - node_i)² / 2 width²) / (width √2π)
 
         Args:
-          points: eigenvalues, an array.
-          width: the standard deviation, above 0; None is a hundredth of the range of the nodes.
+          points: an array of eigenvalues.
+          width: the standard deviation of the normal distributions, above 0; None is a hundredth of the range of the
+            nodes.
 
         >>> import jax.numpy as jnp
         >>> from gradtx import landscape
@@ -61,7 +61,7 @@ class SpectralDensity(NamedTuple):
 
     @property
     def width(self) -> float:
-        """The usual width: a hundredth of the range of the nodes."""
+        """The default width: a hundredth of the range of the nodes."""
         low, high = float(jnp.min(self.nodes)), float(jnp.max(self.nodes))
         return max((high - low) / 100, 1e-6 * max(abs(low), abs(high)), 1e-30)
 
@@ -78,15 +78,15 @@ def spectral_density(
         T = tridiagonal matrix of Lanczos from a random v, T = S diag(node) Sᵀ;   weight_i = S[0, i]²
 
     Source: Golub and Welsch 1969; Lin, Saad, Yang 2016, section 3.2.2; for networks Ghorbani, Krishnan, Xiao 2019, and
-    Papyan 2018. The starts are normal here, scaled to length 1; the basis is fully reorthogonalised.
+    Papyan 2018. Here the starts are normal vectors scaled to length 1, and the basis is fully reorthogonalized.
 
     Args:
-      operator: what `hessian`, `gauss_newton`, `fisher` or `operator` gives.
-      probes: random starts, 1 or more.
-      steps: products for each, and vectors kept, 1 or more; None is the number of params, at most 64.
+      operator: made by `hessian`, `gauss_newton`, `fisher` or `operator`.
+      probes: the number of random starts, 1 or more.
+      steps: products per probe, and vectors in memory, 1 or more; None is the number of params, at most 64.
       key: a random key; None is key 0.
 
-    Errors: TypeError for what is not an operator, or counts that are not ints; ValueError for counts below 1.
+    Errors: TypeError for an operator that is none, or counts that are not ints; ValueError for counts below 1.
 
     >>> import jax.numpy as jnp
     >>> from gradtx import landscape
@@ -122,7 +122,7 @@ class Estimate(NamedTuple):
 
     value: PyTree
     standard_error: PyTree
-    """The standard deviation of the mean, estimated from the probes, and the rounding of their sum."""
+    """The estimated standard deviation of the mean, plus a bound of the rounding error of the sum."""
     probes: int
 
 
@@ -131,16 +131,16 @@ def trace(operator: Operator, *, probes: int = 64, key: Array | None = None) -> 
 
         trace = mean of vᵀ A v over random signs v;   standard error = standard deviation / √probes
 
-    Source: Hutchinson 1990. The mean is unbiased; its variance is twice the sum of squares beside the diagonal, over
-    probes.
+    Source: Hutchinson 1990. The mean is unbiased; its variance is twice the sum of the squared off-diagonal elements,
+    divided by probes.
 
     Args:
-      operator: what `hessian`, `gauss_newton`, `fisher` or `operator` gives.
-      probes: products, 2 or more; with 30 or more, the value lies within three standard errors 99 times of 100, 96
-        where one eigenvalue outweighs all others.
+      operator: made by `hessian`, `gauss_newton`, `fisher` or `operator`.
+      probes: the number of products, 2 or more. With 30 or more, the value is within three standard errors in 99 of
+        100 cases, in 96 if one eigenvalue is much larger than all others.
       key: a random key; None is key 0.
 
-    Errors: TypeError for what is not an operator, or probes that are not an int; ValueError for fewer than 2.
+    Errors: TypeError for an operator that is none, or probes that are not an int; ValueError for fewer than 2.
 
     >>> import jax.numpy as jnp
     >>> from gradtx import landscape
@@ -163,11 +163,11 @@ def diagonal(operator: Operator, *, probes: int = 64, key: Array | None = None) 
     AdaHessian and Sophia.
 
     Args:
-      operator: what `hessian`, `gauss_newton`, `fisher` or `operator` gives.
-      probes: products, 2 or more; kept are four vectors, however many.
+      operator: made by `hessian`, `gauss_newton`, `fisher` or `operator`.
+      probes: the number of products, 2 or more; four vectors are in memory for any number.
       key: a random key; None is key 0.
 
-    Errors: TypeError for what is not an operator, or probes that are not an int; ValueError for fewer than 2.
+    Errors: TypeError for an operator that is none, or probes that are not an int; ValueError for fewer than 2.
 
     >>> import jax.numpy as jnp
     >>> from gradtx import landscape
@@ -206,9 +206,5 @@ def _estimated(operator: Operator, key: Array, probes: int, total: bool) -> tupl
     (count, mean, squares, terms), _ = jax.lax.scan(step, start, jax.random.split(key, probes))
     sizes = jnp.abs(mean) + jnp.sqrt(squares / count) + (terms if total else 0)  # the terms may cancel in a trace
     error = jnp.sqrt(squares / (count - 1) / count) + 4 * operator.eps * sizes
-    return (mean, error) if total else (_tree(operator, mean), _tree(operator, error))
-
-
-def _tree(operator: Operator, vector: Array) -> PyTree:
-    """A vector as a tree like the params, in the dtypes of statistics."""
-    return dataclasses.replace(operator, params=tree.to_compute_dtype(operator.params)).unflat(vector)
+    wide = tree.to_compute_dtype(operator.params)
+    return (mean, error) if total else (unflat(mean, wide), unflat(error, wide))

@@ -1,4 +1,4 @@
-"""Scalings of whole matrices: what a step does to one element depends on its row, its column, or all of it.
+"""Scalings of whole matrices: the update of an element depends on its row, its column, or the whole matrix.
 
-- `scale_by_factored_rms`: RMSProp's average of squares, kept as its row and column means alone (Adafactor).
+- `scale_by_factored_rms`: RMSProp's average of squares, of which only row and column means are kept (Adafactor).
 """

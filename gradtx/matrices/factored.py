@@ -1,8 +1,8 @@
-"""Measures of matrices that are kept in factors: a number for each row and each column in place of each element.
+"""Factored statistics of matrices: one number for each row and each column instead of one for each element.
 
-    v ≈ r cᵀ / mean(r),   r and c being the means of v over rows and columns
+    v ≈ r cᵀ / mean(r),   where r and c are the means of v over rows and columns
 
-It is exact where v has rank one. An m x n matrix then takes m + n numbers: 4 kB in place of 1 MB for 512 x 512.
+This is exact if v has rank one. An m x n matrix then takes m + n numbers: 4 kB instead of 1 MB for 512 x 512.
 """
 
 from typing import Any
@@ -38,25 +38,25 @@ def scale_by_factored_rms(
     *,
     eps_in_sum: bool = True,
 ) -> Rule:
-    """Divides by the root of the average of squared gradients, of a matrix kept as its row and column means.
+    """Divides by the root of the average of squared gradients; for a matrix, only row and column means are kept.
 
         b = 1 - (t - step_offset)^(-decay_rate);   r <- b r + (1 - b) mean_row(g² + eps);   c likewise over columns
         u = g / sqrt(r cᵀ / mean(r));   other leaves: v <- b v + (1 - b) (g² + eps);   u = g / sqrt(v)
 
     Source: Shazeer and Stern 2018 (arXiv 1804.04235), algorithms 4 and 5, section 7.2 for b. As optax, whose function
-    of this name also takes another decay function. PyTorch's Adafactor adds nothing to g² and takes max(mean(r), eps)
-    and max(v, eps²) instead: eps_in_sum=False.
+    of this name also accepts another decay function. PyTorch's Adafactor adds nothing to g², but uses max(mean(r), eps)
+    and max(v, eps²): eps_in_sum=False.
 
     Args:
-      factored: False keeps every element of all leaves.
+      factored: False keeps the average of every element, in all leaves.
       decay_rate: in [0, 1), a number or a schedule: how fast b grows towards 1.
-      step_offset: steps that count as not made, for fine-tuning from an older state.
-      min_dim_size_to_factor: the two longest axes of a leaf must both be as long; other leaves keep every element.
+      step_offset: subtracted from the step count, for fine-tuning from an older state.
+      min_dim_size_to_factor: the minimum length of a leaf's two longest axes; smaller leaves keep every element.
       epsilon: >= 0. [gradient²], or [gradient] with eps_in_sum=False, where eps² bounds v.
-      eps_in_sum: where eps stands.
+      eps_in_sum: add eps to g²; False uses it as a lower bound (PyTorch).
 
-    State: `row` and `col`, of an m x n matrix m and n numbers; `nu`, real, like the other leaves: 4 bytes per
-    parameter. What a leaf does not need has no elements. `count`, a scalar.
+    State: `row` and `col`, for an m x n matrix n and m numbers; `nu`, real, like the other leaves: 4 bytes per
+    parameter. Fields that a leaf does not need have no elements. `count`, a scalar.
 
     Errors: ValueError for an argument outside its range; TypeError for complex leaves.
 
@@ -99,12 +99,12 @@ def scale_by_factored_rms(
 
 @transform
 def scale_by_param_block_rms(min_scale: NonNegative = 1e-3) -> Rule:
-    """`u = g max(rms(w), min_scale)`, the root mean square being that of each leaf's weights.
+    """`u = g max(rms(w), min_scale)`, where rms is the root mean square of each leaf's weights.
 
     Source: Shazeer and Stern 2018 (arXiv 1804.04235), section 8: steps relative to the size of the weights. As optax.
 
     Args:
-      min_scale: >= 0, a number or a schedule: the least that weights count, so that zeros can move. [params]
+      min_scale: >= 0, a number or a schedule: a lower bound of the rms, so that zero weights can move. [params]
 
     State: `count`, a scalar. It needs the params. Errors: ValueError for a negative min_scale.
 

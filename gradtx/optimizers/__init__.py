@@ -1,1 +1,1 @@
-"""The named methods, family by family: each a composition taken in at a glance."""
+"""The named methods, family by family. Each is a short composition of parts."""

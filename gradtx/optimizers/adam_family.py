@@ -1,11 +1,11 @@
-"""Adam and its kin: a debiased average for the direction, a measure of past magnitudes for the scaling.
+"""Adam and its variants: a debiased average for the direction, a measure of past magnitudes for the scaling.
 
     adam    scale_by_momentum                + scale_by_rms
     amsgrad scale_by_momentum                + scale_by_rms, never smaller than before
     adamax  scale_by_momentum                + scale_by_infinity_norm
     nadam   scale_by_momentum, one step ahead + scale_by_rms
 
-and `adamw`, `nadamw` with the weights decayed outside of all that.
+`adamw` and `nadamw` add decoupled weight decay.
 """
 
 from typing import Any, Literal
@@ -37,22 +37,22 @@ def adam(
         m <- b1 m + (1 - b1) g;   v <- b2 v + (1 - b2) g²
         w <- w - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)   (lr = learning_rate)
 
-    Source: Kingma and Ba 2014 (arXiv 1412.6980), algorithm 1. As PyTorch and optax. Keras has the eps-hat of their
-    section 2 (eps_hat=True, 1e-7).
+    Source: Kingma and Ba 2014 (arXiv 1412.6980), algorithm 1. As PyTorch and optax. Keras has the paper's eps-hat
+    (section 2): eps_hat=True, 1e-7.
 
     Args:
       learning_rate: >= 0, a number or a schedule. [params per step]
       b1, b2: decays in [0, 1), numbers or schedules.
       eps: >= 0. [gradient]
-      eps_root: >= 0, added inside the root besides. [gradient²]
+      eps_root: >= 0, added inside the root as well. [gradient²]
       nesterov: Nadam's direction.
       eps_hat: Kingma's eps-hat in place of eps.
-      mu_dtype: of `mu` alone, `stored` in this dtype; None for at least float32.
+      mu_dtype: the dtype in which `mu` is `stored`; None for at least float32.
 
     State: `mu` and `nu`, 8 bytes per parameter.
 
-    Errors: ValueError for a decay outside [0, 1), a negative eps or learning rate, NaN; TypeError for None, a string,
-    a bool.
+    Errors: ValueError for a decay outside [0, 1), a negative eps or learning rate, or NaN; TypeError for None, a
+    string or a bool.
 
     >>> import gradtx
     >>> gradtx.adam(1e-3).expand()
@@ -79,16 +79,16 @@ def adamw(
 ) -> Transform:
     """Adam with decoupled weight decay.
 
-        w <- w - lr (u + weight_decay w),   u being Adam's direction   (lr = learning_rate)
+        w <- w - lr (u + weight_decay w),   where u is Adam's direction   (lr = learning_rate)
 
-    Source: Loshchilov and Hutter 2017 (arXiv 1711.05101), algorithm 2, with the decay times the learning rate, as
-    PyTorch (weight_decay 0.01), Keras (0.004) and optax (1e-4, the default here) have it.
+    Source: Loshchilov and Hutter 2017 (arXiv 1711.05101), algorithm 2, with the decay multiplied by the learning rate,
+    as in PyTorch (weight_decay 0.01), Keras (0.004) and optax (1e-4, the default here).
 
     Args:
       learning_rate, b1, b2, eps, eps_root, nesterov, eps_hat: as `adam`.
-      weight_decay: >= 0, a number or a schedule; lr · weight_decay of each weight goes at each step.
+      weight_decay: >= 0, a number or a schedule; each step subtracts lr · weight_decay of each weight.
       mask: which leaves decay; see `add_decayed_weights`.
-      mu_dtype: of `mu` alone, `stored` in this dtype; None for at least float32.
+      mu_dtype: the dtype in which `mu` is `stored`; None for at least float32.
 
     State: that of `adam`, 8 bytes per parameter. It needs the params.
 
@@ -121,13 +121,13 @@ def amsgrad(
         x <- max(x, v / (1 - b2^t));   w <- w - lr m / (1 - b1^t) / (sqrt(x) + eps)   (lr = learning_rate)
 
     Source: Reddi, Kale, Kumar 2018 (arXiv 1904.09237), algorithm 2, which corrects no bias. The default is optax's;
-    PyTorch takes the maximum of the raw v and corrects it afterwards (maximum="raw"), Keras so too, with eps-hat
+    PyTorch takes the maximum of the raw v and corrects it afterwards (maximum="raw"). So does Keras, with eps-hat
     (eps_hat=True).
 
     Args:
       learning_rate, b1, b2, eps, eps_root, eps_hat: as `adam`.
-      maximum: of the "corrected" or the "raw" average.
-      mu_dtype: of `mu` alone, `stored` in this dtype; None for at least float32.
+      maximum: take the maximum of the "corrected" or the "raw" average.
+      mu_dtype: the dtype in which `mu` is `stored`; None for at least float32.
 
     State: `mu`, `nu`, `nu_max`, 12 bytes per parameter.
 
@@ -150,16 +150,16 @@ def adamax(
     *,
     eps_in_max: bool = True,
 ) -> Transform:
-    """Adam with the decayed maximum of the gradients in place of their root mean square.
+    """Adam with a decayed maximum of the absolute gradients in place of their root mean square.
 
         n <- max(b2 n, |g| + eps);   w <- w - lr m / (1 - b1^t) / n   (lr = learning_rate)
 
-    Source: Kingma and Ba 2014 (arXiv 1412.6980), algorithm 2. eps as PyTorch and optax; Keras adds it after the maximum
-    (eps_in_max=False, 1e-7).
+    Source: Kingma and Ba 2014 (arXiv 1412.6980), algorithm 2. eps as in PyTorch and optax; Keras adds it after the
+    maximum (eps_in_max=False, 1e-7).
 
     Args:
       learning_rate, b1, b2, eps: as `adam`.
-      eps_in_max: where eps is added.
+      eps_in_max: add eps inside the maximum; False adds it after the maximum.
 
     State: `mu` and `nu`, 8 bytes per parameter.
 
@@ -174,7 +174,7 @@ def adamax(
 
 
 def _nadam_direction(b1: Any, momentum_decay: Any, mu_dtype: str | None) -> Transform:
-    """Nadam's direction with constant b1, or with Dozat's warming momentum."""
+    """Nadam's direction with constant b1, or with Dozat's momentum, which warms up."""
     warming = momentum_decay is not None
     direction = scale_by_nadam_momentum(b1, momentum_decay) if warming else scale_by_momentum(b1, nesterov=True)
     return stored(direction, mu_dtype)
@@ -201,8 +201,8 @@ def nadam(
 
     Args:
       learning_rate (lr), b1, b2, eps, eps_root, eps_hat: as `adam`.
-      momentum_decay: None for constant b1, or ψ >= 0 of Dozat's μ_t = b1 (1 - 0.96^(t ψ) / 2).
-      mu_dtype: of `mu` alone, `stored` in this dtype; None for at least float32.
+      momentum_decay: None for constant b1, or ψ >= 0 in Dozat's μ_t = b1 (1 - 0.96^(t ψ) / 2).
+      mu_dtype: the dtype in which `mu` is `stored`; None for at least float32.
 
     State: `mu` and `nu`, 8 bytes per parameter.
 
@@ -230,14 +230,14 @@ def nadamw(
     eps_hat: bool = False,
     mu_dtype: Dtype | None = None,
 ) -> Transform:
-    """Nadam with decoupled weight decay: w <- w - lr (u + weight_decay w), u being Nadam's direction.
+    """Nadam with decoupled weight decay: w <- w - lr (u + weight_decay w), where u is Nadam's direction.
 
     Source: as `nadam` and `adamw`.
 
     Args:
       learning_rate, b1, b2, eps, momentum_decay, eps_root, eps_hat: as `nadam`.
       weight_decay, mask: as `adamw`.
-      mu_dtype: of `mu` alone, `stored` in this dtype; None for at least float32.
+      mu_dtype: the dtype in which `mu` is `stored`; None for at least float32.
 
     State: that of `nadam`, 8 bytes per parameter. It needs the params.
 

@@ -28,8 +28,9 @@ def sgd(
 
         v <- b v + g;   w <- w - lr v;   nesterov: w <- w - lr (b v + g)   (b = momentum, lr = learning_rate)
 
-    Source: Sutskever, Martens, Dahl, Hinton 2013. As PyTorch and optax: v holds gradients and lr multiplies it. Keras
-    has lr inside the velocity (`lr_inside_momentum=True`): v <- b v - lr g; w <- w + v; equal under a constant rate.
+    Source: Sutskever, Martens, Dahl, Hinton 2013. As in PyTorch and optax, v sums gradients and lr multiplies it.
+    Keras has lr inside the velocity (`lr_inside_momentum=True`): v <- b v - lr g; w <- w + v. With a constant rate
+    both are equal.
 
     Args:
       learning_rate: >= 0, a number or a schedule. [params² per loss]
@@ -37,9 +38,9 @@ def sgd(
       nesterov: needs momentum.
       dampening: None, or in [0, 1): gradients after the first enter v with weight 1 - dampening (PyTorch).
       lr_inside_momentum: sum the steps instead of the gradients.
-      accumulator_dtype: of `mu`, `stored` in this dtype; None for at least float32.
+      accumulator_dtype: the dtype in which `mu` is `stored`; None for at least float32.
 
-    State: none but counters without momentum; with it `mu`, 4 bytes per parameter.
+    State: without momentum only counters; with momentum `mu`, 4 bytes per parameter.
 
     Errors: ValueError for nesterov, dampening, lr_inside_momentum or a dtype without momentum.
 
@@ -56,7 +57,7 @@ def sgd(
             "accumulator_dtype": accumulator_dtype is not None,
         }
         for name in (name for name, given in asked.items() if given):
-            raise ValueError(f"gradtx.sgd: {name} needs momentum; pass momentum=0.9, for example.")
+            raise ValueError(f"gradtx.sgd: {name} is given; it needs momentum. Pass momentum=0.9, for example.")
         return step
     velocity = scale_by_momentum(momentum, form="sum", nesterov=nesterov, dampening=dampening)
     velocity = stored(velocity, accumulator_dtype)

@@ -1,6 +1,6 @@
 """Adafactor: Adam's scaling in a fraction of the memory.
 
-adafactor  row and column means of the squared gradients, steps relative to the size of the weights
+`adafactor` keeps row and column means of the squared gradients, and makes steps relative to the size of the weights.
 """
 
 from typing import Any
@@ -34,14 +34,14 @@ def adafactor(
     *,
     eps_in_sum: bool = True,
 ) -> Transform:
-    """Steps of a given size relative to the weights, scaled by row and column means of the squared gradients.
+    """Adafactor: steps relative to the size of the weights, scaled by row and column means of squared gradients.
 
         u = g / sqrt(r cᵀ / mean(r));   u <- u min(1, d / rms(u));   w <- w - lr max(rms(w), 0.001) u - λ w
         (d = clipping_threshold, lr = learning_rate, λ = weight_decay_rate)
 
-    Source: Shazeer and Stern 2018 (arXiv 1804.04235), algorithms 4 to 6. As optax, whose arguments these are, and whose
-    decay is not multiplied by the learning rate. PyTorch: `adafactor(lambda t: min(lr, (t + 1) ** -0.5), 2, eps=eps1,
-    weight_decay_rate=lr * λ, eps_in_sum=False)`, a schedule in jnp.
+    Source: Shazeer and Stern 2018 (arXiv 1804.04235), algorithms 4 to 6. Arguments as in optax, where the decay is not
+    multiplied by the learning rate either. PyTorch: `adafactor(lambda t: jnp.minimum(lr, (t + 1) ** -0.5), 2, eps=eps1,
+    weight_decay_rate=lr * λ, eps_in_sum=False)`.
 
     Args:
       learning_rate: >= 0, a number or a schedule; None for 1. [1] relative to the weights, [params per step] without
@@ -51,8 +51,8 @@ def adafactor(
       multiply_by_parameter_scale: steps relative to the size of the weights.
       clipping_threshold: d > 0, the largest root mean square of a leaf's update; None for no limit.
       momentum: None, or the decay in [0, 1) of an average of the steps, not debiased.
-      dtype_momentum: of that average, `stored` in this dtype; None for at least float32.
-      weight_decay_rate: None, or λ >= 0: that share of each weight goes at each step.
+      dtype_momentum: the dtype in which that average is `stored`; None for at least float32.
+      weight_decay_rate: None, or λ >= 0: each step subtracts this fraction of each weight.
       weight_decay_mask: which leaves decay; see `add_decayed_weights`.
 
     State: `row` and `col`, m + n numbers for an m x n matrix; `nu` of other leaves, 4 bytes per parameter; with
@@ -66,9 +66,9 @@ def adafactor(
     ['clip_by_block_rms', 'scale_by_learning_rate', 'scale_by_param_block_rms']
     """
     if weight_decay_rate is None and weight_decay_mask is not None:
-        raise ValueError("gradtx.adafactor: weight_decay_mask needs weight_decay_rate.")
+        raise ValueError("gradtx.adafactor: weight_decay_mask is given; it needs weight_decay_rate. Pass both.")
     if momentum is None and dtype_momentum is not None:
-        raise ValueError("gradtx.adafactor: dtype_momentum needs momentum.")
+        raise ValueError("gradtx.adafactor: dtype_momentum is given; it needs momentum. Pass both.")
     numbers = (factored, decay_rate, decay_offset, min_dim_size_to_factor, eps)
     steps = scale_by_factored_rms(*numbers, eps_in_sum=eps_in_sum)
     steps = steps >> (identity() if clipping_threshold is None else clip_by_block_rms(clipping_threshold))

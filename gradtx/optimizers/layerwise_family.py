@@ -1,7 +1,7 @@
 """Methods for large batches: every layer's step is as long as its weights, whatever its gradient.
 
-lars    the gradient,     as long as the weights, then summed up as momentum
-lamb    Adam's direction, as long as the weights
+lars    the gradient,     scaled to the length of the weights, then momentum
+    lamb    Adam's direction, scaled to the length of the weights
 """
 
 from typing import Any
@@ -29,10 +29,10 @@ def lamb(
 ) -> Transform:
     """LAMB: AdamW, with every layer's step as long as the layer's weights.
 
-        r = u + weight_decay w,   u being Adam's direction;   w <- w - lr r |w| / |r|   (lr = learning_rate)
+        r = u + weight_decay w,   where u is Adam's direction;   w <- w - lr r |w| / |r|   (lr = learning_rate)
 
-    Source: You et al. 2019 (arXiv 1904.00962), algorithm 2, with φ the identity; a leaf whose weights or r are 0 takes
-    the step of AdamW. As optax. To leave biases out of the adaptation too: `scale_by_adam(eps=1e-6) >>
+    Source: You et al. 2019 (arXiv 1904.00962), algorithm 2, where φ is the identity. If a leaf's weights or r are 0,
+    it takes AdamW's step. As optax. To exclude biases from the adaptation too: `scale_by_adam(eps=1e-6) >>
     add_decayed_weights(wd, mask) >> scale_by_trust_ratio(mask=mask) >> scale_by_learning_rate(lr)`. Keras: eps 1e-7.
 
     Args:
@@ -65,14 +65,14 @@ def lars(
     nesterov: bool = False,
     mask: Any = None,
 ) -> Transform:
-    """LARS: momentum over gradients that are, layer by layer, as long as the weights.
+    """LARS: momentum on gradients that are scaled, layer by layer, to the length of the weights.
 
         r = g + weight_decay w;   v <- b v + lr trust_coefficient r |w| / (|r| + eps);   w <- w - v
         (b = momentum, lr = learning_rate)
 
     Source: You, Gitman, Ginsburg 2017 (arXiv 1708.03888), algorithm 1, which divides by |g| + weight_decay |w| instead
     of |r|; this is optax's form. The learning rate is inside the velocity, as in both. optax has two masks, one for the
-    decay and one for the adaptation; here one is for both. Two of them: `add_decayed_weights(wd, one) >>
+    decay and one for the adaptation; here one mask is for both. For two masks write `add_decayed_weights(wd, one) >>
     scale_by_trust_ratio(trust_coefficient=0.001, mask=other) >> scale_by_learning_rate(lr) >> scale_by_momentum(0.9,
     form="sum")`.
 

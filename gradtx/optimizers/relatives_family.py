@@ -1,9 +1,9 @@
-"""Adam's relatives and Rprop: other measures in the place of Adam's.
+"""Adam's relatives, with other measures in place of Adam's, and Rprop.
 
-adabelief  Adam's direction, over the root of the average square of its error
-yogi       Adam's direction, over the root of a measure that rises and falls alike
-radam      Adam, once enough gradients were seen to trust its measure, and momentum before
-rprop      the sign, with a step size for each element
+adabelief  Adam's direction, divided by the root of the average squared error of its average
+yogi       Adam's direction, divided by the root of a measure that falls no faster than it rises
+radam      momentum at first, then Adam once enough gradients were seen to trust its measure
+rprop      the sign of the gradient, with a step size for each element
 """
 
 from gradtx.core.annotations import NonNegative, Positive, Unit
@@ -23,7 +23,7 @@ def adabelief(
     *,
     nesterov: bool = False,
 ) -> Transform:
-    """Adam, with the average square of what the gradient differs from its average.
+    """Adam with the average squared difference between the gradient and its average.
 
         s <- b2 s + (1 - b2) (g - m)² + eps_root;   w <- w - lr m̂ / (sqrt(ŝ) + eps)   (lr = learning_rate)
 
@@ -44,7 +44,7 @@ def adabelief(
 
 @transform
 def yogi(learning_rate: NonNegative, b1: Unit = 0.9, b2: Unit = 0.999, eps: NonNegative = 1e-3) -> Transform:
-    """Adam, with a measure that moves by a step of the size of g², up or down.
+    """Adam with a measure that moves up or down by (1 - b2) g².
 
         v <- v - (1 - b2) sign(v - g²) g²;   w <- w - lr m̂ / (sqrt(v̂) + eps)   (lr = learning_rate)
 
@@ -76,7 +76,7 @@ def radam(
     nesterov: bool = False,
     eps_hat: bool = False,
 ) -> Transform:
-    """Adam, rectified: momentum alone as long as too few gradients were seen, then Adam times a factor r.
+    """Rectified Adam: momentum alone until enough gradients were seen, then Adam times a factor r.
 
         w <- w - lr r m̂ / (sqrt(v̂) + eps) where ρ >= threshold, else w - lr m̂   (lr = learning_rate)
 
@@ -109,10 +109,10 @@ def rprop(
 
         d <- clip(d eta_plus or d eta_minus);   w <- w - d sign(g)
 
-    Source: Riedmiller and Braun 1993; as PyTorch's Rprop. optax's makes each step one update late.
+    Source: Riedmiller and Braun 1993, as PyTorch's Rprop. optax's makes each step one update late.
 
     Args:
-      learning_rate: d before the first update, >= 0. Of a schedule only the first value counts. [params per step]
+      learning_rate: d before the first update, >= 0. Only the first value of a schedule is used. [params per step]
       eta_minus, eta_plus, min_step_size, max_step_size: as `scale_by_rprop`.
 
     State: `step_sizes` and `prev`, 8 bytes per parameter. Errors: ValueError for an argument outside its range;

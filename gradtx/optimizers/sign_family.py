@@ -1,4 +1,4 @@
-"""Methods that step by the sign of an average: every coordinate moves by the learning rate, whatever its gradient."""
+"""Methods that step by the sign of an average: every parameter moves by the learning rate, whatever its gradient."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def signum(
     Args:
       learning_rate: >= 0, a number or a schedule. [params per step]
       beta: b in [0, 1), a number or a schedule.
-      accumulator_dtype: of `mu`, `stored` in this dtype; None for at least float32.
+      accumulator_dtype: the dtype in which `mu` is `stored`; None for at least float32.
 
     State: `mu`, 4 bytes per parameter. Errors: TypeError for complex leaves.
 
@@ -50,19 +50,19 @@ def lion(
     mask: Any = None,
     mu_dtype: Dtype | None = None,
 ) -> Transform:
-    """Lion: the sign of one average of gradients, while a longer one is kept; with decoupled weight decay.
+    """Lion: steps by the sign of an average of gradients, with decoupled weight decay.
 
         w <- w - lr (sign(b1 m + (1 - b1) g) + weight_decay w);   m <- b2 m + (1 - b2) g   (lr = learning_rate)
 
-    Source: Chen et al. 2023 (arXiv 2302.06675), algorithm 2. weight_decay 1e-3 is optax's default; Keras decays
-    nothing by default.
+    Source: Chen et al. 2023 (arXiv 2302.06675), algorithm 2. weight_decay 1e-3 is optax's default; Keras has no decay
+    by default.
 
     Args:
       learning_rate: >= 0, a number or a schedule. [params per step]; 3 to 10 times smaller than Adam's.
       b1, b2: decays in [0, 1), numbers or schedules.
       weight_decay: >= 0, a number or a schedule.
       mask: which leaves decay; see `add_decayed_weights`.
-      mu_dtype: of `mu`, `stored` in this dtype; None for at least float32.
+      mu_dtype: the dtype in which `mu` is `stored`; None for at least float32.
 
     State: `mu`, 4 bytes per parameter. It needs the params. Errors: TypeError for complex leaves.
 

@@ -1,20 +1,21 @@
-"""Pictures of training: arrays in, matplotlib axes out. An optional extra: `pip install 'gradtx[plot]'`.
+"""Plots of training: arrays in, matplotlib axes out. An optional extra: `pip install 'gradtx[plot]'`.
 
-- `losses` and `compare` show one run and several: the loss J over the updates, and its average.
+- `losses` and `compare` show one run and several runs: the loss J over the updates, and its average.
 - `sensitivity` and `heat_map` show a sweep: the loss over one hyperparameter and over two.
 - `learning_rate` shows a schedule.
 - `contour` and `surface` show a function of two numbers, from above and in three dimensions, with trajectories on it;
-  `race` runs several optimizers on one, for a picture or an animation.
-- `slice` shows a slice through the loss of a network, along a line or through a plane; `surface` takes one too.
+  `race` runs several optimizers on such a function and draws a figure or an animation.
+- `slice` shows the loss of a network along a line or on a plane; `surface` shows a plane too.
 - `spectrum` shows the density of the eigenvalues of the curvature.
 
-Every function takes the axes to draw on, `ax`; without, it makes a figure of its own. It returns the axes, for titles,
-limits and saving: `ax.figure.savefig("losses.png")`. Nothing is shown, set for other pictures, or saved, but for what
-`race` is asked to save. Colours are told apart by the colour-blind, and by line style, marker or brightness in grey.
+Every function takes the axes to draw on, `ax`; None makes a new figure. It returns the axes, for titles, limits and
+saving: `ax.figure.savefig("losses.png")`. No figure is shown, no global setting is changed, and no file is written,
+except the one that `race` is asked to save. Curves differ in colours that are safe for the colour-blind, and in line
+style, marker or brightness, so they also differ in grey.
 
-A sweep is a *table*: a dict of columns of equal length, lists or arrays, one row per run; or an object that has one as
-its `.table`. Its columns: "optimizer"; the hyperparameters, NaN where an optimizer has none of that name; "seed"; the
-outcomes, such as "final_loss"; and "diverged". Seeds and divergence may be missing.
+A sweep is a *table*: a dict of columns (lists or arrays) of equal length, with one row per run, or an object whose
+`.table` is such a dict. The columns are "optimizer"; the hyperparameters, with NaN for an optimizer that does not have
+one; "seed"; the outcomes, such as "final_loss"; and "diverged". "seed" and "diverged" are optional.
 
 >>> from gradtx import plot
 >>> ax = plot.losses([2.3, 1.4, 1.1, 0.7, 0.6, 0.5], steps_per_epoch=3)

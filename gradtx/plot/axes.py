@@ -1,6 +1,6 @@
-"""What the pictures share: the axes to draw on, styles that also read in grey, legends beside the data, log scales.
+"""The parts that all plots share: axes, styles that differ in grey too, legends beside the data, log scales.
 
-Drawing goes through the axes only. pyplot is asked for a new figure, so that notebooks show it, and for nothing else.
+All drawing uses methods of the axes. pyplot only makes new figures, so that notebooks show them.
 """
 
 import math
@@ -18,14 +18,14 @@ except ModuleNotFoundError as error:
     ) from error
 
 # Okabe and Ito's colours without their yellow, which is faint on white, and Tol's wine and olive. The numbers of
-# colours and lines have no common factor, so 36 curves differ in one of them; neighbours differ in both.
+# colours and line styles have no common factor, so 36 curves differ in one of the two; neighbours differ in both.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#882255", "#999933")
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1.2, 1.2)))
 MARKERS = ("o", "s", "^", "D", "v", "p", "<", "P", ">")
 
 
 class Style(NamedTuple):
-    """How one curve among several is drawn."""
+    """The look of one curve among several."""
 
     color: str
     line: Any
@@ -33,12 +33,12 @@ class Style(NamedTuple):
 
 
 def style(index: int) -> Style:
-    """The style of the curve with this number, 0 first."""
+    """The style of the curve with this index."""
     return Style(COLORS[index % len(COLORS)], LINES[index % len(LINES)], MARKERS[index % len(MARKERS)])
 
 
 def axes_or_new(who: str, ax: Any, width: float, height: float, *, three: bool = False) -> Axes:
-    """The axes as given, or those of a new figure of this size in inches; `three`: in three dimensions."""
+    """The given axes, or those of a new figure of this size in inches; `three` is for three dimensions."""
     projection = "3d" if three else "rectilinear"
     if ax is None:
         from matplotlib import pyplot
@@ -50,7 +50,7 @@ def axes_or_new(who: str, ax: Any, width: float, height: float, *, three: bool =
     if not isinstance(ax, Axes):
         raise TypeError(
             f"{who}: ax is a {type(ax).__name__}; allowed: one matplotlib Axes, or None for a new figure. "
-            f"Make one: figure, ax = {making}; of several axes, pass one, such as axes[0]."
+            f"Make one: figure, ax = {making}. From an array of axes, pass one, such as axes[0]."
         )
     if (ax.name == "3d") != three:
         raise ValueError(
@@ -61,14 +61,14 @@ def axes_or_new(who: str, ax: Any, width: float, height: float, *, three: bool =
 
 
 def legend_beside_or_above(ax: Axes) -> None:
-    """A legend to the right of the data, or above them if it is nearly as wide; none without entries."""
+    """A legend to the right of the data, or above them if it is wide; none without entries."""
     if not ax.get_legend_handles_labels()[1]:
         return
     place = ax.get_position()
     legend(ax)
     drawn: Any = ax.get_legend()
     if drawn.get_window_extent().width > 0.45 * ax.figure.bbox.width:
-        if ax.figure.get_layout_engine() is None:  # the room to the right again
+        if ax.figure.get_layout_engine() is None:  # undo the room to the right
             ax.set_position(place)
         legend_above(ax)
 
@@ -81,10 +81,10 @@ def legend(ax: Axes, title: str | None = None) -> None:
 
 
 def legend_above(ax: Axes, handles: Sequence[Any] = ()) -> None:
-    """A legend above the data, with further entries, where there is none to the right; none without entries."""
+    """A legend above the data, with additional entries; none without entries."""
     entries = [*ax.get_legend_handles_labels()[0], *handles]
     picture = ax.get_window_extent()
-    for columns in range(min(4, len(entries)), 0, -1):  # the most for which there is width
+    for columns in range(min(4, len(entries)), 0, -1):  # the most that fit
         drawn = ax.legend(
             handles=entries,
             loc="lower center" if ax.name == "3d" else "lower left",
@@ -102,7 +102,7 @@ def legend_above(ax: Axes, handles: Sequence[Any] = ()) -> None:
 
 
 def color_bar(ax: Axes, norm: Any, colors: Any, label: str, *, log: bool) -> None:
-    """A colour bar to the right of the data, that moves with them."""
+    """A colour bar to the right of the data, which moves with the axes."""
     from matplotlib.cm import ScalarMappable
 
     beside: Any = ax.inset_axes((1.03, 0.0, 0.045, 1.0))
@@ -114,7 +114,7 @@ def color_bar(ax: Axes, norm: Any, colors: Any, label: str, *, log: bool) -> Non
 
 
 def strip_above(ax: Axes, rows: int, label: str) -> Axes:
-    """A strip above the picture with this many rows, the first on top, over the same horizontal axis."""
+    """A strip above the plot with this many rows, the first on top, over the same horizontal axis."""
     height = 0.02 + min(0.035, 0.35 / rows) * rows
     leave_room(ax, top=1 - 1 / (1.01 + height))
     strip = ax.inset_axes((0.0, 1.01, 1.0, height), sharex=ax)
@@ -126,16 +126,16 @@ def strip_above(ax: Axes, rows: int, label: str) -> Axes:
 
 
 def halo(width: float) -> list[Any]:
-    """A white edge behind lines and markers: a white line of this width."""
+    """A path effect: a white line of this width behind lines and markers."""
     return [patheffects.withStroke(linewidth=width, foreground="white")]
 
 
 def leave_room(ax: Axes, *, right: float = 0.0, top: float = 0.0) -> None:
-    """Narrow the axes by these fractions, at most to a third; a layout engine, where the figure has one, does that."""
+    """Shrink the axes by these fractions, at most to a third. If the figure has a layout engine, that does it."""
     if ax.figure.get_layout_engine() is None:
         x, y, width, height = ax.get_position().bounds
         ax.set_position((x, y, width * max(1 - right, 1 / 3), height * max(1 - top, 1 / 3)))
-        ax.set_in_layout(True)  # for saving with bbox_inches="tight": set_position takes them out
+        ax.set_in_layout(True)  # for bbox_inches="tight": set_position has excluded the axes from it
 
 
 def grid(ax: Axes) -> None:
@@ -153,7 +153,7 @@ def over_updates(ax: Axes) -> None:
 
 
 def log_scale(ax: Axes, which: Literal["x", "y"]) -> None:
-    """A log scale that labels powers of ten, and over less than three decades 2 and 5 as well, as plain numbers."""
+    """A log scale with powers of ten as labels; below three decades, plain numbers with first digits 1, 2 and 5."""
     if which == "x":
         ax.set_xscale("log")
     else:
@@ -177,19 +177,19 @@ def log_scale(ax: Axes, which: Literal["x", "y"]) -> None:
 
 
 def few_ticks(axis: Any) -> None:
-    """None at the ends, where in three dimensions those of two axes meet."""
+    """Ticks without those at the ends, which overlap with another axis in three dimensions."""
     axis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], prune="both"))
     axis.labelpad = 6
 
 
 def powers_of_ten(axis: Any) -> None:
-    """An axis of exponents, labelled by the powers; for the third dimension, which has no log scale."""
+    """Label an axis of exponents with powers of ten: the third dimension has no log scale."""
     axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axis.set_major_formatter(lambda value, _position: f"$10^{{{value:.0f}}}$")
 
 
 def cross(ax: Axes, x: float, y: float | None, color: str, label: str) -> None:
-    """A cross with a white edge; without y, half way up."""
+    """A cross with a white edge; if y is None, at half the height of the axes."""
     ax.plot(
         [x],
         [0.5 if y is None else y],
@@ -206,5 +206,5 @@ def cross(ax: Axes, x: float, y: float | None, color: str, label: str) -> None:
 
 
 def words(name: str) -> str:
-    """A column's or argument's name as it stands in a picture."""
+    """The label for a column or an argument."""
     return name.replace("_", " ")

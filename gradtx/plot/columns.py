@@ -1,4 +1,4 @@
-"""Reading what is to be drawn: series of numbers and tables of runs, refused by name where they are not that."""
+"""Reading and checking the data to plot: series of numbers, and tables of runs."""
 
 import operator
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def series(who: str, name: str, values: Any) -> Numbers:
-    """One number per update or per row, as float64."""
+    """A series of real numbers, as a float64 array of one dimension."""
     try:
         array = np.asarray(values)
     except ValueError:
@@ -25,7 +25,7 @@ def series(who: str, name: str, values: Any) -> Numbers:
         )
     if array.ndim != 1:
         raise ValueError(
-            f"{who}: {name} is {_show(values, array)}; allowed: one dimension, one number after the other. "
+            f"{who}: {name} is {_show(values, array)}; allowed: one dimension. "
             "Draw each row by itself, or flatten it: numpy.ravel."
         )
     if array.size == 0:
@@ -40,17 +40,30 @@ def unit(who: str, name: str, value: Any) -> float:
     return float(value)
 
 
-def count(who: str, name: str, value: Any, most: int, unit_of_most: str) -> int:
-    """An int from 1 to `most`."""
+def integer(who: str, name: str, value: Any, least: int, most: int, meaning: str = "") -> int:
+    """An int from `least` to `most`; `meaning` says what `most` is."""
+    allowed = f"{least} to {meaning}{most}"
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
     if number is None:
-        raise TypeError(f"{who}: {name} is {value!r}; allowed: an int, 1 or more.")
-    if not 1 <= number <= most:
-        raise ValueError(f"{who}: {name} is {number}; allowed: 1 to {unit_of_most}, {most}.")
+        raise TypeError(f"{who}: {name} is {value!r}; allowed: an int from {allowed}.")
+    if not least <= number <= most:
+        raise ValueError(f"{who}: {name} is {number}; allowed: {allowed}.")
     return number
+
+
+def on_log_scale(who: str, log: bool | None, values: Numbers, name: str, default: bool) -> bool:
+    """Whether to draw values on a log scale, for `log=None` by default; an error if `log=True` and they cannot be."""
+    finite = values[np.isfinite(values)]
+    positive = bool(finite.size and finite.min() > 0)
+    if log and finite.size and not positive:
+        raise ValueError(
+            f"{who}: log is True, and the lowest {name} is {finite.min():g}; a log scale needs positive values. "
+            "Pass log=False."
+        )
+    return positive and (default if log is None else log)
 
 
 def _show(values: Any, array: np.ndarray[Any, Any]) -> str:
@@ -61,7 +74,7 @@ def _show(values: Any, array: np.ndarray[Any, Any]) -> str:
 
 
 class Runs(NamedTuple):
-    """The columns of a table that a picture needs, one entry per run."""
+    """The columns of a table that a plot needs, one entry per run."""
 
     optimizers: tuple[str, ...]
     """The names, in order of appearance."""
@@ -70,7 +83,7 @@ class Runs(NamedTuple):
     """The hyperparameters on the axes."""
     outcome: Numbers
     diverged: Flags
-    """Flagged as diverged, or without a finite outcome."""
+    """Whether a run diverged: by its flag, or because its outcome is not finite."""
 
 
 def runs(who: str, table: Any, hyperparameters: tuple[str, ...], outcome: str) -> Runs:
@@ -79,7 +92,7 @@ def runs(who: str, table: Any, hyperparameters: tuple[str, ...], outcome: str) -
     if not isinstance(table, Mapping):
         raise TypeError(
             f"{who}: the table is a {type(table).__name__}; allowed: a dict of columns of equal length, or an object "
-            "whose .table is one. Of a data frame: frame.to_dict('list')."
+            "whose .table is one. Convert a data frame: frame.to_dict('list')."
         )
     for name in ("optimizer", *hyperparameters, outcome):
         if name not in table:
@@ -105,7 +118,7 @@ def runs(who: str, table: Any, hyperparameters: tuple[str, ...], outcome: str) -
 
 
 def _refuse_repeated(who: str, table: Mapping[str, Any], hyperparameters: tuple[str, ...], found: Runs) -> None:
-    """Two runs of one seed at one place differ in what the picture does not show; mixed, they would pass for seeds."""
+    """Refuse two runs with the same seed at one point: they differ in a hyperparameter that is not drawn."""
     if "seed" not in table:
         return
     first: dict[Any, int] = {}
@@ -113,7 +126,7 @@ def _refuse_repeated(who: str, table: Mapping[str, Any], hyperparameters: tuple[
         zip(found.optimizer.tolist(), *(a.tolist() for a in found.at), np.asarray(table["seed"]).tolist())
     ):
         before = first.setdefault(key, row)
-        if before == row or any(value != value for value in key):  # NaN: has no place in the picture
+        if before == row or any(value != value for value in key):  # a run with NaN is not drawn
             continue
         name, *numbers, seed = key
         place = ", ".join(f"{hyper} {number:g}" for hyper, number in zip(hyperparameters, numbers))

@@ -1,10 +1,10 @@
 """Curves over the updates: the loss of a run, of several runs, and a schedule.
 
-The loss J of a mini-batch is noisy, so what is compared is its exponentially weighted average with bias correction,
+The loss J of a mini-batch is noisy. So its exponentially weighted average with bias correction is drawn:
 
-    v <- b v + (1 - b) J;   the curve is v / (1 - b^t),
+    v <- b v + (1 - b) J;   the curve is v / (1 - b^t)
 
-which for b = 0.9 looks back over about ten updates, and for b = 0.98 over about fifty.
+It averages over about ten updates for b = 0.9, and over about fifty for b = 0.98.
 """
 
 from collections.abc import Mapping
@@ -33,16 +33,17 @@ def losses(
     """The loss of one run: J per batch, its average, and J per epoch.
 
         average: v / (1 - b^t) with v <- b v + (1 - b) J                                            (b = decay)
-        J per epoch: the mean over its batches, drawn over the epoch and marked at its end
+        J per epoch: the mean over the batches of an epoch, drawn over the epoch and marked at its end
 
-    The first loss that is not finite gets a cross and a line in the legend; the average ends there.
+    A cross marks the first loss that is not finite, with an entry in the legend; the average ends there.
 
     Args:
-      loss: J after each update, a list or array of one dimension.
-      decay: b in [0, 1): the average looks back over about 1 / (1 - b) updates.
-      steps_per_epoch: updates in an epoch, 1 to the number of updates; None leaves epochs out. Only whole epochs count.
-      log: a log scale, if all finite losses are positive.
-      ax: the axes to draw on; None makes a figure.
+      loss: J of each update, a list or array of one dimension.
+      decay: b in [0, 1): the average is over about 1 / (1 - b) updates.
+      steps_per_epoch: updates in an epoch, 1 to the number of updates; None does not draw epochs. An incomplete last
+        epoch is not drawn.
+      log: whether to use a log scale if all finite losses are positive.
+      ax: the axes to draw on; None makes a new figure.
 
     Errors: TypeError for losses that are not real numbers, a `steps_per_epoch` that is not an int, an `ax` that is not
     one Axes. ValueError for losses that are empty or not in one dimension, and for arguments out of range.
@@ -55,8 +56,8 @@ def losses(
     who = "gradtx.plot.losses"
     values, decay = columns.series(who, "loss", loss), columns.unit(who, "decay", decay)
     if steps_per_epoch is not None:
-        most = "the number of updates"
-        steps_per_epoch = columns.count(who, "steps_per_epoch", steps_per_epoch, len(values), most)
+        most = len(values)
+        steps_per_epoch = columns.integer(who, "steps_per_epoch", steps_per_epoch, 1, most, "the number of updates, ")
     ax = axes.axes_or_new(who, ax, 7.5, 4.0)
     _prepare(ax, [values], log)
     updates, average = np.arange(1, len(values) + 1), _average(values, decay)
@@ -76,13 +77,13 @@ def compare(runs: Mapping[str, Any], *, decay: float = 0.9, log: bool = True, ax
 
         average: v / (1 - b^t) with v <- b v + (1 - b) J                                            (b = decay)
 
-    A run whose loss stops being finite ends in a cross, and the legend says at which update.
+    The curve of a run ends in a cross at the first loss that is not finite; the legend gives the update.
 
     Args:
-      runs: J after each update by the name of the run; the lengths may differ.
-      decay: b in [0, 1): the average looks back over about 1 / (1 - b) updates.
-      log: a log scale, if all finite losses are positive.
-      ax: the axes to draw on; None makes a figure.
+      runs: a dict of the losses of each run, by name; the lengths may differ.
+      decay: b in [0, 1): the average is over about 1 / (1 - b) updates.
+      log: whether to use a log scale if all finite losses are positive.
+      ax: the axes to draw on; None makes a new figure.
 
     Errors: TypeError for runs that are not a dict, losses that are not real numbers, an `ax` that is not one Axes.
     ValueError for no runs, losses that are empty or not in one dimension, a `decay` out of range.
@@ -96,7 +97,7 @@ def compare(runs: Mapping[str, Any], *, decay: float = 0.9, log: bool = True, ax
     if not isinstance(cast(Any, runs), Mapping):
         raise TypeError(
             f"{who}: runs is a {type(runs).__name__}; allowed: a dict of losses by name. "
-            "For one run, gradtx.plot.losses(loss)."
+            "For one run, use gradtx.plot.losses(loss)."
         )
     if not runs:
         raise ValueError(f"{who}: runs is empty; allowed: at least one run.")
@@ -118,16 +119,17 @@ def compare(runs: Mapping[str, Any], *, decay: float = 0.9, log: bool = True, ax
 def learning_rate(value: Any, steps: int, *, name: str = "learning_rate", ax: Axes | None = None) -> Axes:
     """The learning rate, or another hyperparameter, over time: its value at the counts 0 .. steps - 1.
 
-    Drawn once more on the same axes, the next one gets the next colour and line style; `ax.legend()` tells them apart.
+    Several calls with the same axes draw several curves, in different colours and line styles; `ax.legend()` names
+    them.
 
     Args:
       value: a schedule, a function of the count, a number, or a transform that has the hyperparameter.
-      steps: number of updates, 1 or more.
-      name: which hyperparameter of the transform, and what the axis is called.
-      ax: the axes to draw on; None makes a figure.
+      steps: the number of updates, 1 or more.
+      name: the name of the hyperparameter, which is also the label of the axis.
+      ax: the axes to draw on; None makes a new figure.
 
     Errors: TypeError for a value that is none of these, steps that are not an int, an `ax` that is not one Axes.
-    ValueError for a transform without the hyperparameter, several numbers in one, steps below 1.
+    ValueError for a transform without the hyperparameter, an array of several numbers, steps below 1.
 
     >>> import gradtx
     >>> from gradtx import plot
@@ -139,14 +141,14 @@ def learning_rate(value: Any, steps: int, *, name: str = "learning_rate", ax: Ax
     ['linear_schedule', 'adam']
     """
     who = "gradtx.plot.learning_rate"
-    steps = columns.count(who, "steps", steps, 2**31 - 1, "the largest count")
+    steps = columns.integer(who, "steps", steps, 1, 2**31 - 1, "the largest count, ")
     label, rates = _rates(who, value, steps, name)
     ax = axes.axes_or_new(who, ax, 6.5, 3.6)
     style = axes.style(len(ax.lines))
     ax.plot(np.arange(steps), _gaps(rates), color=style.color, linestyle=style.line, linewidth=2.0, label=label)
     ax.set_xlabel("updates already made")
     ax.set_ylabel(axes.words(name))
-    ax.autoscale(axis="y")  # the bottom that an earlier curve has set keeps the limits from growing
+    ax.autoscale(axis="y")  # after set_ylim for an earlier curve the limits would stay
     if all(np.all(np.asarray(line.get_ydata()) >= 0) for line in ax.lines):
         ax.set_ylim(bottom=0)
     axes.over_updates(ax)
@@ -164,12 +166,14 @@ def _rates(who: str, value: Any, steps: int, name: str) -> tuple[str, Numbers]:
     else:
         label = getattr(value, "name", None) or getattr(value, "__name__", "constant")
     if isinstance(value, bool | str) or value is None:
-        raise TypeError(f"{who}: {name} is {value!r}; allowed: a schedule, a number, or a transform that has one.")
+        raise TypeError(
+            f"{who}: {name} is {value!r}; allowed: a schedule, a number, or a transform with this hyperparameter."
+        )
     if isinstance(value, int | float | np.number | np.ndarray | jax.Array):
         if np.ndim(value) > 0:
             raise ValueError(
                 f"{who}: {name} is an array of shape {np.shape(value)}; allowed: one number. "
-                "Of a sweep, draw one at a time."
+                "Draw the values of a sweep one at a time."
             )
         return label, np.full(steps, float(value))
     schedule: Schedule = as_schedule(value, f"{who}: {name}")
@@ -180,8 +184,8 @@ def _rates(who: str, value: Any, steps: int, name: str) -> tuple[str, Numbers]:
 
 
 def _average(values: Numbers, decay: float) -> Numbers:
-    """The bias-corrected average of the losses so far, not finite from the first that is not finite."""
-    with jax.enable_x64(True):  # a loss kept in float64 may lie outside the range of float32
+    """The bias-corrected average of the losses so far; from the first loss that is not finite on, it is not finite."""
+    with jax.enable_x64(True):  # a float64 loss may be outside the range of float32
         return np.asarray(_averages(jnp.asarray(values), decay))
 
 
@@ -200,19 +204,19 @@ def _averages(values: jax.Array, decay: jax.Array) -> jax.Array:
 
 
 def _gaps(values: Numbers) -> Numbers:
-    """Infinities as NaN, which matplotlib leaves out."""
+    """Infinities as NaN, which matplotlib does not draw."""
     return np.where(np.isfinite(values), values, np.nan)
 
 
 def _draw_epochs(ax: Axes, values: Numbers, steps: int) -> None:
     epochs = len(values) // steps
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is a gap
+    with np.errstate(invalid="ignore", over="ignore"):  # a mean that is not finite is a gap
         means = values[: epochs * steps].reshape(epochs, steps).mean(axis=1)
     ends = steps * np.arange(1, epochs + 1)
     ax.plot(
         np.concatenate([[1], ends]),
         _gaps(np.concatenate([means[:1], means])),
-        drawstyle="steps-pre",  # each mean lies over its epoch
+        drawstyle="steps-pre",  # each mean is drawn over its epoch
         color=axes.COLORS[6],
         linewidth=1.0,
         marker="o",
@@ -223,7 +227,7 @@ def _draw_epochs(ax: Axes, values: Numbers, steps: int) -> None:
 
 
 def _end(values: Numbers) -> str:
-    """What there is to say about losses that are not finite."""
+    """The words of a legend about losses that are not finite; "" if all are."""
     bad = np.flatnonzero(~np.isfinite(values))
     if not bad.size:
         return ""
@@ -232,7 +236,7 @@ def _end(values: Numbers) -> str:
 
 
 def _mark_end(ax: Axes, values: Numbers, average: Numbers, color: str, label: str) -> None:
-    """A cross at the first update whose loss is not finite, at the height where the average ends."""
+    """A cross at the first update whose loss is not finite, at the height of the last average before it."""
     bad = np.flatnonzero(~np.isfinite(values))
     if not bad.size:
         return

@@ -1,10 +1,9 @@
-"""Heights over a plane: the values of a function on a grid, which of them to draw lines through, and their bands.
+"""Heights over a plane: the values of a function on a grid, and the levels of contour lines and colour bands.
 
-Losses span decades, and what matters lies near the lowest. So where most values lie far below the highest, levels are
-evenly spaced in the logarithm of what a value is above the base: zero, or the lowest value.
+Losses span decades, and the interesting part is near the minimum. So if most values are far below the highest, levels
+are evenly spaced in log(value - base), where the base is zero or the lowest value.
 """
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -13,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx.plot.axes import Axes
-from gradtx.plot.columns import Flags, Numbers
+from gradtx.plot.columns import Flags, Numbers, integer
 
 Interval = tuple[float, float]
 HATCHED: dict[str, Any] = {"facecolor": "#dddddd", "edgecolor": "#777777", "hatch": "///", "linewidth": 0.0}
-_SKEWED = 300.0  # of a bowl in its square the highest value is 157 times what the lowest hundredth reaches up to
+_SKEWED = 300.0  # for a round bowl on a square, the highest value is 157 times the quantile 0.01
 
 
 class Heights(NamedTuple):
@@ -30,16 +29,16 @@ class Heights(NamedTuple):
 
     @property
     def box(self) -> tuple[Interval, Interval]:
-        """From the lowest to the highest x and y."""
+        """The ranges of x and y."""
         return (float(self.x[0]), float(self.x[-1])), (float(self.y[0]), float(self.y[-1]))
 
     @property
     def holes(self) -> Flags:
-        """Where there is no height."""
+        """Where the value is not finite."""
         return ~np.isfinite(self.values)
 
     def at(self, points: Numbers) -> Numbers:
-        """The height between the points of the grid, bilinear; NaN outside."""
+        """The heights at these points by bilinear interpolation; NaN outside the grid."""
         found: list[Numbers] = []
         for value, ticks in zip(points.T, (self.x, self.y)):
             inside = (ticks[0] <= value) & (value <= ticks[-1])
@@ -53,7 +52,7 @@ class Heights(NamedTuple):
 
 
 def holes_label(count: int) -> str:
-    """What a legend says about them."""
+    """The entry of a legend for values that are not finite."""
     return f"{count} value{'' if count == 1 else 's'} not finite"
 
 
@@ -61,7 +60,7 @@ def holes_label(count: int) -> str:
 
 
 def shown(who: str, function: Any) -> Any:
-    """The function to draw: of a noisy one, the one without noise."""
+    """The function to draw; for a noisy function, the one without noise."""
     function = getattr(function, "function", function)
     if not callable(function):
         raise TypeError(
@@ -71,33 +70,33 @@ def shown(who: str, function: Any) -> Any:
     dimension = getattr(function, "dimension", 2)
     if dimension != 2:
         raise ValueError(
-            f"{who}: {name(function)} has dimension {dimension}; allowed: 2. Draw a plane through its space: "
+            f"{who}: {name(function)} has dimension {dimension}; allowed: 2. Draw a slice of it: "
             "gradtx.plot.slice(gradtx.landscape.slice_2d(...))."
         )
     return function
 
 
 def name(function: Any) -> str:
-    """What the function is called."""
+    """The name of the function."""
     return str(getattr(function, "name", None) or getattr(function, "__name__", "f"))
 
 
 def values(who: str, function: Callable[..., Any]) -> Callable[[Numbers], Numbers]:
-    """The function of many points: of shape (..., 2)."""
+    """The function, for an array of points of shape (..., 2)."""
     like = jax.ShapeDtypeStruct((2,), jax.dtypes.canonicalize_dtype(np.float64))
     leaves = jax.tree.leaves(jax.eval_shape(function, like))
     if len(leaves) != 1 or leaves[0].shape != () or not jnp.isdtype(leaves[0].dtype, ("real floating", "integral")):
         got = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves) or "nothing"
         raise TypeError(
-            f"{who}: {name(function)} of an array of shape (2,) returns {got}; allowed: one real scalar. "
-            "Reduce it, by jnp.sum for example."
+            f"{who}: {name(function)} of an array of shape (2,) returns {got}; it must return one real scalar. "
+            "Reduce it, for example with jnp.sum."
         )
     every = jax.jit(jax.vmap(function))
 
     def at(points: Numbers) -> Numbers:
         flat = points.reshape(-1, 2)
         count = len(flat)
-        rows = 1 << count.bit_length() if count < 4096 else count  # few sizes, few compilations
+        rows = 1 << count.bit_length() if count < 4096 else count  # powers of two, so few sizes are compiled
         padded = np.concatenate([flat, np.zeros((rows - count, 2))]).astype(like.dtype)
         return np.asarray(every(padded), np.float64)[:count].reshape(points.shape[:-1])
 
@@ -105,7 +104,7 @@ def values(who: str, function: Callable[..., Any]) -> Callable[[Numbers], Number
 
 
 def over(who: str, function: Any, at: Callable[[Numbers], Numbers], x: Any, y: Any, points: Any) -> Heights:
-    """Its values on a grid over the intervals, or over its domain."""
+    """The values of a function on a grid over the intervals, or over its domain."""
     domain = getattr(function, "domain", None) or (None, None)
     sides = [interval(who, *pair) for pair in (("x", x, domain[0]), ("y", y, domain[1]))]
     count = integer(who, "points", points, 2, 2000)
@@ -118,41 +117,28 @@ def interval(who: str, which: str, given: Any, domain: Any = None) -> Interval:
     found = domain if given is None else given
     if found is None:
         raise ValueError(
-            f"{who}: {which} is None, and the function has no domain of its own; allowed: (low, high), the part to "
-            f"draw, such as {which}=(-2.0, 2.0)."
+            f"{who}: {which} is None, and the function has no domain; allowed: (low, high), the range to draw, such as "
+            f"{which}=(-2.0, 2.0)."
         )
     try:
         low, high = (float(end) for end in found)
     except (TypeError, ValueError):
         raise TypeError(f"{who}: {which} is {found!r}; allowed: (low, high), two numbers.") from None
     if not -np.inf < low < high < np.inf:
-        raise ValueError(f"{who}: {which} is {found!r}; allowed: (low, high), finite, the lower first.")
+        raise ValueError(f"{who}: {which} is {found!r}; allowed: (low, high), finite, with low < high.")
     return low, high
-
-
-def integer(who: str, which: str, value: Any, least: int, most: int) -> int:
-    """An int from `least` to `most`."""
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None:
-        raise TypeError(f"{who}: {which} is {value!r}; allowed: an int from {least} to {most}.")
-    if not least <= number <= most:
-        raise ValueError(f"{who}: {which} is {number}; allowed: {least} to {most}.")
-    return number
 
 
 # A slice --------------------------------------------------------------------------------------------------------------
 
 
 def is_slice(value: Any) -> bool:
-    """Whether this has what a slice has."""
+    """Whether this has the attributes of a slice."""
     return all(hasattr(value, part) for part in ("values", "x", "y", "plane")) and not isinstance(value, Mapping)
 
 
 def of_slice(given: Any) -> Heights:
-    """The values of a slice in two dimensions, its coordinates in order."""
+    """The values of a slice in two dimensions, with sorted coordinates."""
     x, y, values = (np.asarray(part, np.float64) for part in (given.x, given.y, given.values))
     columns, rows = np.argsort(x), np.argsort(y)
     return Heights(x[columns], y[rows], values[np.ix_(rows, columns)])
@@ -162,22 +148,23 @@ def of_slice(given: Any) -> Heights:
 
 
 class Scale(NamedTuple):
-    """How heights become levels and colours: all of it in what a value is above the base."""
+    """How heights become levels and colours. All levels are relative to the base."""
 
     log: bool
     base: float
     edges: Numbers
-    """Of the bands of colour, at least two; on a log scale positive: what is lower belongs to the lowest band."""
+    """The edges of the colour bands, two or more. On a log scale they are positive, and lower values are in the lowest
+    band."""
     lines: Numbers
 
     def norm(self) -> Any:
-        """From the heights to the colours."""
+        """The matplotlib norm from heights to colours."""
         from matplotlib.colors import LogNorm, Normalize
 
         return (LogNorm if self.log else Normalize)(float(self.edges[0]), float(self.edges[-1]))
 
     def label(self, what: str) -> str:
-        """What the heights are called."""
+        """The label of the heights."""
         if not self.base:
             return what
         return f"{what} {'-' if self.base > 0 else '+'} {abs(self.base):.3g}"
@@ -188,8 +175,8 @@ def scale(
 ) -> Scale | None:
     """The levels for these values; None if none is finite.
 
-    `positive`: zero is the base if all values are positive. `lowest`: the fraction of them below the lowest level of a
-    log scale.
+    `positive`: the base is zero if all values are positive. `lowest`: the fraction of values below the lowest level of
+    a log scale.
     """
     finite = values[np.isfinite(values)]
     if not finite.size:
@@ -217,22 +204,22 @@ def scale(
 
 
 def read_levels(who: str, levels: Any) -> int | Numbers:
-    """How many, or which."""
+    """The number of levels, or the levels themselves."""
     if levels is None:
         return 20
     if not isinstance(levels, Sequence | np.ndarray | jax.Array) or isinstance(levels, str):
         return integer(who, "levels", levels, 1, 200)
     array = np.asarray(cast(Any, levels))
     if array.ndim != 1 or not array.size or array.dtype.kind not in "iuf":
-        raise TypeError(f"{who}: levels is {levels!r}; allowed: an int, or numbers that increase.")
+        raise TypeError(f"{who}: levels is {levels!r}; allowed: an int, or increasing numbers.")
     array = array.astype(np.float64)
     if not np.isfinite(array).all() or (np.diff(array) <= 0).any():
-        raise ValueError(f"{who}: levels is {levels!r}; allowed: finite numbers that increase. Sort them.")
+        raise ValueError(f"{who}: levels is {levels!r}; allowed: finite, increasing numbers. Sort them.")
     return array
 
 
 def light_colors() -> Any:
-    """Viridis, so light that lines on it are seen."""
+    """Viridis, lightened so that lines on it are visible."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
@@ -241,7 +228,7 @@ def light_colors() -> Any:
 
 
 def draw_bands(ax: Axes, heights: Heights, levels: Scale | None, colors: Any, line: str) -> None:
-    """Bands of colour, lines between them, and what is not finite hatched, with an entry for the legend."""
+    """Colour bands with lines between them. Values that are not finite are hatched, with an entry for the legend."""
     from matplotlib.patches import Rectangle
 
     (left, right), (bottom, top) = heights.box

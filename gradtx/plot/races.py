@@ -1,4 +1,4 @@
-"""Races: several optimizers from one start on a function of two numbers, as a picture, and as an animation."""
+"""Races: several optimizers from one start on a function of two numbers, as a figure or an animation."""
 
 import contextlib
 import itertools
@@ -14,13 +14,13 @@ import numpy as np
 from gradtx.core.foreign import as_transform
 from gradtx.core.transform import Transform
 from gradtx.landscape.paths import trajectory
-from gradtx.plot import axes, heights, surfaces, trails
+from gradtx.plot import axes, columns, heights, surfaces, trails
 from gradtx.plot.axes import Axes
 from gradtx.training import inputs
 
 _WHO = "gradtx.plot.race"
 _KINDS = (".gif", ".mp4", ".png")
-_REST = 2.0  # seconds for which the end of an animation is seen
+_REST = 2.0  # seconds for which an animation shows its last frame
 
 
 def race(
@@ -37,29 +37,29 @@ def race(
     trail: int | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Optimizers on a function of two numbers, from one start: where each goes, drawn as by `contour`.
+    """The trajectories of several optimizers from one start on a function of two numbers, drawn as by `contour`.
 
         w_0 = start;   w_{t+1} = apply_updates(w_t, update of tx from the gradient at w_t)
 
-    Learning rates are those that the optimizers have: a race says as much about them as about the methods. An animation
-    has a picture of 640 x 480 points for each step, moving dots with their trails, and rests at its end for 2 seconds.
+    The result depends on the learning rates as much as on the methods. An animation has a frame of 640 x 480 pixels for
+    each step, with moving dots and their trails, and shows the last frame for 2 seconds.
 
     Args:
-      txs: optimizers of gradtx, optax or your own, by name; or a list of them, named as they are printed.
-      function: a function of an array of shape (2,) that returns a scalar, such as `landscape.functions.beale`. A noisy
-        one, `f(w, *, key)` with the one to draw as its `function`, as `landscape.functions.noisy` makes, is run with
-        its noise, the same for all.
-      steps: updates, 1 to 10000.
-      start: where all start, two numbers; None is the function's `start`.
-      x, y: (low, high), the part to draw; None is the function's `domain`.
+      txs: a dict of optimizers (of gradtx, optax or your own) by name; or a list of them, named by their `repr`.
+      function: a function of an array of shape (2,) that returns a scalar, such as `landscape.functions.beale`. Or a
+        noisy one, made by `landscape.functions.noisy`: the optimizers run with the same noise, and the function
+        without noise is drawn. In general it is `f(w, *, key)`, with the function to draw as the attribute `function`.
+      steps: the number of updates, 1 to 10000.
+      start: two numbers, the start of all; None is the function's `start`.
+      x, y: (low, high), the range to draw; None is the function's `domain`.
       key: a random key for a noisy function; None is key 0.
-      save: a file to write: "race.gif" or, with ffmpeg installed, "race.mp4" is the animation, "race.png" the figure.
-      frames_per_second: steps shown in a second, 1 to 50.
-      trail: steps that a trail of the animation lasts, 1 or more; None is all.
-      ax: the axes to draw on; None makes a figure.
+      save: the file to write. "race.gif" and, with ffmpeg installed, "race.mp4" are animations, "race.png" the figure.
+      frames_per_second: steps per second of the animation, 1 to 50.
+      trail: the length of the trails in the animation, in steps, 1 or more; None is from the start.
+      ax: the axes to draw on; None makes a new figure.
 
-    Errors: TypeError for what is not an optimizer, by name; as `contour` for the rest. ValueError for no optimizers,
-    two of one name, a missing start, another kind of file; RuntimeError for an .mp4 without ffmpeg.
+    Errors: TypeError for a tx that is not an optimizer (with its name); ValueError for no optimizers, a repeated name,
+    a missing start, or an unknown kind of file; RuntimeError for an .mp4 without ffmpeg; else as `contour`.
 
     >>> import gradtx
     >>> from gradtx import landscape, plot
@@ -68,9 +68,9 @@ def race(
     ['sgd', 'adam', 'start', 'minimum', 'saddles']
     """
     named = _optimizers(txs)
-    steps = heights.integer(_WHO, "steps", steps, 1, 10_000)
-    rate = heights.integer(_WHO, "frames_per_second", frames_per_second, 1, 50)
-    length = None if trail is None else heights.integer(_WHO, "trail", trail, 1, 10_000)
+    steps = columns.integer(_WHO, "steps", steps, 1, 10_000)
+    rate = columns.integer(_WHO, "frames_per_second", frames_per_second, 1, 50)
+    length = None if trail is None else columns.integer(_WHO, "trail", trail, 1, 10_000)
     file = _file(save)
     drawn, begin = heights.shown(_WHO, function), _start(function, start)
     ways = {name: np.asarray(trajectory(tx, function, begin, steps, key=key)) for name, tx in named.items()}
@@ -99,14 +99,14 @@ def _optimizers(txs: Any) -> dict[str, Transform]:
     else:
         raise TypeError(
             f"{_WHO}: txs is a {type(txs).__name__}; allowed: a dict of optimizers by name, or a list of them. "
-            'For one: {"adam": gradtx.adam(0.1)}.'
+            'Put a single one in a dict: {"adam": gradtx.adam(0.1)}.'
         )
     if not pairs:
         raise ValueError(f"{_WHO}: txs is empty; allowed: at least one optimizer.")
     found: dict[str, Transform] = {}
     for name, where, tx in pairs:
         if name in found:
-            raise ValueError(f"{_WHO}: txs has two optimizers {name}; allowed: one of a name. Name them with a dict.")
+            raise ValueError(f"{_WHO}: txs has two optimizers {name}; allowed: unique names. Name them with a dict.")
         found[name] = inputs.one_optimizer(f"{_WHO}: {where}", as_transform(tx, f"{_WHO}: {where}"))
     return found
 
@@ -117,7 +117,7 @@ def _start(function: Any, start: Any) -> Any:
         found = getattr(getattr(function, "function", None), "start", None)
     if found is None:
         raise ValueError(
-            f"{_WHO}: start is None, and the function has no start of its own; allowed: two numbers, where all start."
+            f"{_WHO}: start is None, and the function has no start; allowed: two numbers, the start of all optimizers."
         )
     try:
         array = np.asarray(found, np.float64)
@@ -141,7 +141,7 @@ def _file(save: Any) -> Path | None:
         raise ValueError(f"{_WHO}: save is {str(save)!r}; allowed: a name that ends in .gif, .mp4 or .png.")
     if file.suffix.lower() == ".mp4" and _ffmpeg() is None:
         raise RuntimeError(
-            f"{_WHO}: save is {str(save)!r}, and there is no ffmpeg to write an .mp4 with. Install ffmpeg, or save as "
+            f"{_WHO}: save is {str(save)!r}, and ffmpeg is not installed; an .mp4 needs it. Install ffmpeg, or save a "
             ".gif."
         )
     return file
@@ -154,7 +154,7 @@ def _ffmpeg() -> str | None:
 
 
 def _frames(function: Any, ways: Any, where: dict[str, Any], steps: int, length: int | None) -> Iterator[Any]:
-    """The pictures as arrays of shape (height, width, 4): that of the last step, and then that of every step."""
+    """The frames as arrays of shape (height, width, 4): first that of the last step, then those of all steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -163,7 +163,7 @@ def _frames(function: Any, ways: Any, where: dict[str, Any], steps: int, length:
     ax: Any = figure.add_subplot()
     surfaces.draw_contour(_WHO, function, ways, where, ax=ax)
     title = figure.suptitle(f"step {steps}", fontsize="large")
-    canvas.draw()  # lays it out, with the room for the title
+    canvas.draw()  # computes the layout, with room for the title
     every = trails.read(_WHO, ways)
     for line in [line for line in ax.lines if line.get_label() in ("_end", *(way.label for way in every))]:
         line.remove()
@@ -183,7 +183,7 @@ def _frames(function: Any, ways: Any, where: dict[str, Any], steps: int, length:
 
 
 def _write_gif(file: Path, frames: Iterator[Any], rate: int) -> None:
-    """All frames in the same colours, so that what does not move is the same in each and takes no room."""
+    """Write all frames with one palette, so that what does not move is the same in each and is compressed."""
     from PIL import Image
 
     def reduced(frame: Any) -> Any:
@@ -196,13 +196,13 @@ def _write_gif(file: Path, frames: Iterator[Any], rate: int) -> None:
 
 
 def _palette(frame: Any) -> Any:
-    """Those of a frame, and of all lines, thin ones too, with shades to white for their edges."""
+    """The colours of a frame and of all lines, and shades between the lines and white for their edges."""
     from matplotlib.colors import to_rgb
     from PIL import Image
 
     found = Image.fromarray(frame).convert("RGB").quantize(128, dither=Image.Dither.NONE).getpalette() or []
     few = np.array(found[: 3 * 128]).reshape(-1, 3)
-    few[few.min(axis=1) > 240] = 255  # the paper, and averages of it and what is almost as light
+    few[few.min(axis=1) > 240] = 255  # the background, and averages of it and almost equally light pixels
     lines = np.array([to_rgb(color) for color in axes.COLORS])
     shades = np.concatenate([1 - (1 - lines) * part for part in (1.0, 0.7, 0.4)])
     colors = Image.new("P", (1, 1))

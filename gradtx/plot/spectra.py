@@ -1,7 +1,7 @@
-"""The eigenvalues of the curvature as a density: where most lie, and the few that lie apart.
+"""The eigenvalues of the curvature as a density: the bulk, and the few outliers.
 
-Of a million eigenvalues, one has a millionth of the weight. So the density is drawn on a log scale, down to where a
-single eigenvalue is still seen.
+One of a million eigenvalues has a millionth of the weight. So the density is drawn on a log scale, low enough to show a
+single eigenvalue.
 """
 
 import math
@@ -15,7 +15,6 @@ from gradtx.landscape.spectra import SpectralDensity
 from gradtx.plot import axes, columns
 from gradtx.plot.axes import Axes
 from gradtx.plot.columns import Numbers
-from gradtx.plot.heights import integer
 
 _WHO = "gradtx.plot.spectrum"
 
@@ -33,21 +32,22 @@ def spectrum(
 
         density(t) = sum of weight_i exp(-(t - node_i)² / 2 width²) / (width √2π)
 
-    It integrates to 1. The log scale reaches down to a tenth of the height of a single eigenvalue. Above the picture,
-    one row per line, ticks mark the nodes that lie apart from the middle 95 percent of the weight by more than half its
-    extent; of eigenvalues that are given, all are marked.
+    It integrates to 1. The log scale reaches down to a tenth of the height of a single eigenvalue. Ticks above the
+    plot, in one row per line, mark the outliers: nodes farther from the middle 95 percent of the weight than half the
+    width of that interval. If all eigenvalues are given, all are marked.
 
     Args:
-      density: what `landscape.spectral_density` returns; or all eigenvalues, an array of one dimension; or several of
-        these by name.
-      points: places at which the density is drawn, 2 to 100000; those of the ticks come on top.
-      width: the standard deviation that each eigenvalue is spread by, above 0; None is a hundredth of each one's range.
-      log: a log scale for the density.
-      rug: the ticks.
-      ax: the axes to draw on; None makes a figure.
+      density: the result of `landscape.spectral_density`; or an array of all eigenvalues, of one dimension; or a dict
+        of several of these by name.
+      points: the number of points at which the density is computed, 2 to 100000; more are added around the ticks.
+      width: the standard deviation of the normal distribution around each eigenvalue, above 0; None is a hundredth of
+        the range of each spectrum.
+      log: whether to use a log scale for the density.
+      rug: whether to draw the ticks.
+      ax: the axes to draw on; None makes a new figure.
 
-    Errors: TypeError for what is neither, an `ax` that is not one Axes; ValueError for no or empty spectra, eigenvalues
-    that are not finite, numbers out of range.
+    Errors: TypeError for a density that is none of these, or an `ax` that is not one Axes; ValueError for no spectra,
+    an empty one, eigenvalues that are not finite, numbers out of range.
 
     >>> import jax.numpy as jnp
     >>> from gradtx import landscape, plot
@@ -58,12 +58,12 @@ def spectrum(
     """
     several = density if isinstance(density, Mapping) else {"density": density}
     if not several:
-        raise ValueError(f"{_WHO}: density is empty; allowed: at least one.")
+        raise ValueError(f"{_WHO}: density is empty; allowed: at least one spectrum.")
     every = {
         str(name): _read("density" if several is not density else f"density[{name!r}]", each)
         for name, each in several.items()
     }
-    count = integer(_WHO, "points", points, 2, 100_000)
+    count = columns.integer(_WHO, "points", points, 2, 100_000)
     _check_width(width)
     ax = axes.axes_or_new(_WHO, ax, 7.5, 4.2)
     spreads = [found.rule.width if width is None else float(width) for found in every.values()]
@@ -96,7 +96,7 @@ class _Spectrum(NamedTuple):
     rule: SpectralDensity
     nodes: Numbers
     marked: Numbers
-    """What the ticks mark."""
+    """The positions of the ticks."""
     label: str
 
 
@@ -107,7 +107,7 @@ def _read(name: str, given: Any) -> _Spectrum:
         return _Spectrum(given, nodes, _outlying(nodes, weights, given.size), "nodes apart")
     if isinstance(given, Mapping | str):
         raise TypeError(
-            f"{_WHO}: {name} is a {type(given).__name__}; allowed: what gradtx.landscape.spectral_density returns, or "
+            f"{_WHO}: {name} is a {type(given).__name__}; allowed: the result of gradtx.landscape.spectral_density, or "
             "an array of all eigenvalues."
         )
     nodes = columns.series(_WHO, name, given)
@@ -126,13 +126,13 @@ def _check_finite(name: str, nodes: Numbers) -> None:
     bad = int((~np.isfinite(nodes)).sum())
     if bad:
         raise ValueError(
-            f"{_WHO}: {name} has {bad} of {len(nodes)} eigenvalues not finite; allowed: finite ones. Where the loss "
-            "is not finite, neither is its curvature."
+            f"{_WHO}: {bad} of the {len(nodes)} eigenvalues of {name} are not finite; allowed: finite numbers. Check "
+            "that the loss is finite."
         )
 
 
 def _outlying(nodes: Numbers, weights: Numbers, size: int) -> Numbers:
-    """The nodes apart from the middle 95 percent of the weight by more than half its extent."""
+    """The nodes farther from the interval of the middle 95 percent of the weight than half its width."""
     order = np.argsort(nodes)
     nodes, weights = nodes[order], weights[order]
     until = np.cumsum(weights) / weights.sum()
@@ -142,14 +142,14 @@ def _outlying(nodes: Numbers, weights: Numbers, size: int) -> Numbers:
 
 
 def _places(found: _Spectrum, low: float, high: float, count: int, spread: float) -> Numbers:
-    """Evenly spaced, and around each mark, whose peak may be narrower than that."""
+    """Evenly spaced points, and more around each tick, where the peak may be narrower than the spacing."""
     around = found.marked[:, None] + spread * np.linspace(-4.0, 4.0, 17)
     marks = around.ravel() if len(found.marked) * 17 <= 20_000 else np.empty(0)
     return np.unique(np.concatenate([np.linspace(low, high, count), marks]))
 
 
 def _density(found: _Spectrum, at: Numbers, width: float | None) -> Numbers:
-    """Some places at a time: each meets every node. The last are filled up, so that one program does for all."""
+    """The density, in blocks of points to limit memory; the last block is padded, so one program is compiled."""
     together = max(16, min(1024, 4_000_000 // found.nodes.size))
     padded = np.concatenate([at, np.repeat(at[-1:], -len(at) % together)])
     parts = [found.rule.density(part, width=width) for part in padded.reshape(-1, together)]
@@ -157,7 +157,7 @@ def _density(found: _Spectrum, at: Numbers, width: float | None) -> Numbers:
 
 
 def _draw_rug(ax: Axes, every: list[_Spectrum]) -> None:
-    """One row of ticks for each line in a strip above the picture, where they cover nothing."""
+    """One row of ticks for each line, in a strip above the plot."""
     strip = axes.strip_above(ax, len(every), " /\n".join(dict.fromkeys(found.label for found in every)))
     for index, found in enumerate(every):
         look: dict[str, Any] = {"marker": "|", "markersize": 8, "markeredgewidth": 1.0, "linestyle": "none"}

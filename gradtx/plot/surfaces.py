@@ -1,7 +1,8 @@
-"""Functions of two numbers, and slices through the loss of many: from above and in three dimensions.
+"""Functions of two numbers, and slices of a loss of many: from above and in three dimensions.
 
-What optimizers do on them is drawn on top: from the start, a plus, to the last point within the picture, a dot. What
-stops being finite ends in a cross. Values that are not finite have no colour: they are hatched, and counted.
+The trajectories of optimizers are drawn on top, from a plus at the start to a dot at the last point within the plot.
+A trajectory that becomes NaN or infinite ends in a cross. Areas where the function is not finite are hatched, and the
+legend counts these values.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradtx.plot import axes, heights, trails
+from gradtx.plot import axes, columns, heights, trails
 from gradtx.plot.axes import Axes
 from gradtx.plot.columns import Numbers
 from gradtx.plot.heights import Heights, Scale
@@ -27,24 +28,24 @@ def contour(
     log: bool | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """A function of two numbers from above, and trajectories on it.
+    """The contour lines of a function of two numbers, and trajectories on it.
 
         lines: f(x, y) = c for c evenly spaced, or log(c - base) evenly spaced
 
-    The base is 0, or the lowest value drawn if that is below 0 or far above. Dark is low. Minima, saddles and maxima
-    that the function knows of are marked; of a noisy function, the one without noise is drawn.
+    The base is 0, or the lowest value in the plot if that is negative or far above 0. Dark is low. The function's
+    `minima`, `saddles` and `maxima` are marked. For a noisy function, the one without noise is drawn.
 
     Args:
       function: a function of an array of shape (2,) that returns a scalar, such as `landscape.functions.beale`.
-      trajectories: points by the name of their optimizer, arrays of shape (steps, 2); or one array.
-      x, y: (low, high), the part to draw; None is the function's `domain`.
+      trajectories: a dict of arrays of shape (steps, 2) by the name of the optimizer; or one array.
+      x, y: (low, high), the range to draw; None is the function's `domain`.
       points: the grid has points x points values, 2 to 2000.
-      levels: how many levels, 1 to 200, or which, numbers that increase; None is 20.
-      log: levels evenly spaced in the logarithm; None where the values span about three decades or more.
-      ax: the axes to draw on; None makes a figure.
+      levels: the number of levels, 1 to 200, or the levels themselves, increasing numbers; None is 20.
+      log: whether the levels are evenly spaced in the logarithm; None if the values span about three decades or more.
+      ax: the axes to draw on; None makes a new figure.
 
-    Errors: TypeError for a function that is none or returns no real scalar, trajectories that are not arrays, an `ax`
-    that is not one Axes. ValueError for a function of more numbers, a part to draw that is missing or empty, and for
+    Errors: TypeError for a function that is not callable or returns no real scalar, trajectories that are not arrays,
+    an `ax` that is not one Axes. ValueError for a function of more than two numbers, a missing or empty range, and for
     arguments out of range.
 
     >>> import numpy as np
@@ -70,7 +71,7 @@ def draw_contour(
     log: Any = None,
     ax: Any = None,
 ) -> Axes:
-    """What `contour` draws, in the name of another picture too; `where` has x, y and points."""
+    """Draw what `contour` draws; errors name `who`. `where` has x, y and points."""
     function = heights.shown(who, function)
     every = trails.read(who, trajectories)
     levels = heights.read_levels(who, levels)
@@ -99,23 +100,23 @@ def surface(
     azimuth: float = -60.0,
     ax: Axes | None = None,
 ) -> Axes:
-    """A function of two numbers, or a slice, in three dimensions, and trajectories lifted onto it.
+    """A function of two numbers, or a slice, in three dimensions, and trajectories on it.
 
         height: f(x, y), or log10(f(x, y) - base)
 
-    The base is 0, or the lowest value drawn if that is below 0 or far above. The part of a trajectory outside the
-    picture is left out; what lies behind a hill shines through. Values that are not finite leave holes.
+    The base is 0, or the lowest value in the plot if that is negative or far above 0. Only the part of a trajectory
+    within the plot is drawn; hills do not hide it. Values that are not finite leave holes.
 
     Args:
       function: a function of an array of shape (2,) that returns a scalar; or a slice in two dimensions.
-      trajectories: points by the name of their optimizer, arrays of shape (steps, 2); or one array. On a slice, in the
+      trajectories: a dict of arrays of shape (steps, 2) by the name of the optimizer; or one array. On a slice, in the
         coordinates of its plane: `slice.plane.project(trajectory)`.
-      x, y: (low, high), the part to draw; None is the function's `domain`. Not for a slice.
+      x, y: (low, high), the range to draw; None is the function's `domain`. Not for a slice.
       points: the grid has points x points values, 2 to 2000. Not for a slice.
-      levels: how many contour lines on the surface, 1 to 200, or which, numbers that increase; None is 20.
-      log: heights on a log scale; None where the values span about three decades or more.
-      elevation, azimuth: where it is seen from, in degrees: above the plane, and around the vertical.
-      ax: three-dimensional axes to draw on; None makes a figure.
+      levels: the number of contour lines, 1 to 200, or their levels, increasing numbers; None is 20.
+      log: whether heights are on a log scale; None if the values span about three decades or more.
+      elevation, azimuth: the angles of the view above the plane and around the vertical. [degrees]
+      ax: three-dimensional axes to draw on; None makes a new figure.
 
     Errors: as `contour`; ValueError for an `ax` in two dimensions, TypeError for angles that are not numbers.
 
@@ -162,26 +163,27 @@ def slice(  # noqa: A001 - called `plot.slice`
     log: bool | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """A slice through the loss: along a line as a curve, through a plane as colours, with trajectories projected on it.
+    """The loss along a line as a curve, or on a plane in colours, with projected trajectories.
 
-        what is drawn: J(origin + a u) over a, or J(origin + a u + b v) over a and b             (u, v: the directions)
+        J(origin + a u) over a, or J(origin + a u + b v) over a and b             (u, v: the directions)
 
-    The origin is marked. What is seen of a trajectory is its shadow: the loss at its points is another than the loss
-    below them. Along a line it is drawn on the curve. The legend stands above a plane; a title goes on the figure:
-    `ax.figure.suptitle`.
+    The origin is marked. A trajectory is projected onto the plane, so the loss at its points differs from the loss
+    drawn below them. On a line it is drawn on the curve. The legend of a plane is above the plot, so put a title on the
+    figure: `ax.figure.suptitle`.
 
     Args:
-      values: what `landscape.slice_1d` or `landscape.slice_2d` returns; or several along a line, by name.
-      trajectory: parameters with a leading axis of steps, projected by the slice's plane.
-      trajectories: the same for several optimizers, by name.
-      levels: how many levels of a plane, 1 to 200, or which, numbers that increase; None is 20.
-      log: a log scale; None has one if the values are positive and span more than a decade, and on a plane where they
-        span about three decades above the lowest.
-      ax: the axes to draw on; None makes a figure.
+      values: the result of `landscape.slice_1d` or `landscape.slice_2d`; or a dict of several results of `slice_1d`, by
+        name.
+      trajectory: a tree like the params with a leading axis of steps, which is projected onto the slice's plane.
+      trajectories: a dict of trajectories by name, for several optimizers.
+      levels: the number of levels on a plane, 1 to 200, or the levels themselves, increasing numbers; None is 20.
+      log: whether to use a log scale; None uses one if the values are positive and span more than a decade, and on a
+        plane also if their heights above the lowest span about three decades.
+      ax: the axes to draw on; None makes a new figure.
 
     Errors: TypeError for values that are not slices, an `ax` that is not one Axes. ValueError for no slices, several
-    of planes, trajectories on several, both `trajectory` and `trajectories`, those that do not fit the plane, levels
-    along a line, a log scale along a line for values that are not positive.
+    slices of planes, trajectories on several slices, both `trajectory` and `trajectories`, trajectories that do not fit
+    the plane, levels for a line, a log scale for a line with values that are not positive.
 
     >>> import jax.numpy as jnp
     >>> from gradtx import landscape, plot
@@ -207,10 +209,12 @@ def slice(  # noqa: A001 - called `plot.slice`
         axes.legend_above(ax)
         return ax
     if levels is not None:
-        raise ValueError(f"{who}: levels is {levels!r}, but the slice has one dimension; allowed: None.")
+        raise ValueError(f"{who}: levels is {levels!r}; allowed for a slice of one dimension: None.")
     lines = _lines(who, values)
     every = _projected(who, values, trajectory, trajectories)
-    log = _log(who, [line.values for line in lines.values()], log)
+    drawn = np.concatenate([line.values for line in lines.values()])
+    finite = drawn[np.isfinite(drawn)]
+    log = columns.on_log_scale(who, log, drawn, "loss", bool(finite.size and finite.max() > 10 * finite.min()))
     ax = axes.axes_or_new(who, ax, 7.0, 4.2)
     _draw_lines(ax, lines, log)
     if every:
@@ -235,7 +239,7 @@ class _Line(NamedTuple):
 
 
 def _lines(who: str, values: Any) -> dict[str, _Line]:
-    """What to draw by name, the coordinates in order."""
+    """The curves by name, with sorted coordinates."""
     given = values if isinstance(values, Mapping) else {"loss": values}
     if not given:
         raise ValueError(f"{who}: values is empty; allowed: at least one slice.")
@@ -244,27 +248,16 @@ def _lines(who: str, values: Any) -> dict[str, _Line]:
         if not heights.is_slice(each):
             which = f"values[{name!r}]" if given is values else "values"
             raise TypeError(
-                f"{who}: {which} is a {type(each).__name__}; allowed: what gradtx.landscape.slice_1d or slice_2d "
-                "returns, or a dict of what slice_1d returns, by name."
+                f"{who}: {which} is a {type(each).__name__}; allowed: the result of gradtx.landscape.slice_1d or "
+                "slice_2d, or a dict of results of slice_1d by name."
             )
         if each.y is not None:
-            raise ValueError(f"{who}: values[{name!r}] has two dimensions; allowed among several: one. Draw it alone.")
+            raise ValueError(f"{who}: values[{name!r}] has two dimensions; allowed in a dict: one. Draw it alone.")
         x, y = np.asarray(each.x, np.float64), np.asarray(each.values, np.float64)
         count, order = int((~np.isfinite(y)).sum()), np.argsort(x)
         label = f"{name}: {heights.holes_label(count)}" if count and given is values else str(name)
         found[str(name)] = _Line(x[order], y[order], label)
     return found
-
-
-def _log(who: str, every: list[Numbers], log: bool | None) -> bool:
-    values = np.concatenate([values[np.isfinite(values)] for values in every])
-    positive = bool(values.size and values.min() > 0)
-    if log and values.size and not positive:
-        raise ValueError(
-            f"{who}: log is True, but the loss goes down to {values.min():g}; a log scale shows positive values. "
-            "Pass log=False."
-        )
-    return positive and (values.max() > 10 * values.min() if log is None else log)
 
 
 def _draw_lines(ax: Axes, lines: Mapping[str, _Line], log: bool) -> None:
@@ -278,12 +271,12 @@ def _draw_lines(ax: Axes, lines: Mapping[str, _Line], log: bool) -> None:
     if low <= 0 <= high:
         ax.axvline(0.0, color="#777777", linewidth=1.0, linestyle=":", label="origin", zorder=2)
     ax.set_xlim(low, high)
-    if len(lines) == 1:  # of several, the legend alone says it
+    if len(lines) == 1:  # with several lines, only the legend tells of gaps
         _draw_gaps(ax, *next(iter(lines.values())))
 
 
 def _draw_gaps(ax: Axes, x: Numbers, values: Numbers, _label: str) -> None:
-    """Hatched from the last finite value to the next."""
+    """Hatch the gaps between finite values."""
     bad = np.flatnonzero(~np.isfinite(values))
     label = heights.holes_label(len(bad))
     for run in np.split(bad, np.flatnonzero(np.diff(bad) > 1) + 1) if len(bad) else []:
@@ -293,7 +286,7 @@ def _draw_gaps(ax: Axes, x: Numbers, values: Numbers, _label: str) -> None:
 
 
 def _draw_along(ax: Axes, line: _Line, every: list[Trail]) -> None:
-    """Trajectories on the curve, each at the height of the curve."""
+    """Draw trajectories on the curve."""
     finite = np.isfinite(line.values)
     if not finite.any():
         return
@@ -315,11 +308,13 @@ def _projected(who: str, values: Any, one: Any, several: Any) -> list[Trail]:
     if one is not None and several is not None:
         raise ValueError(f"{who}: trajectory and trajectories are given; allowed: one of them.")
     if isinstance(values, Mapping):
-        raise ValueError(f"{who}: trajectories on {len(values)} slices; allowed: on one. Pass the slice itself.")
+        raise ValueError(
+            f"{who}: values has {len(values)} slices; allowed with trajectories: one. Pass the slice itself."
+        )
     if several is not None and not isinstance(several, Mapping):
         raise TypeError(
-            f"{who}: trajectories is a {type(several).__name__}; allowed: a dict of them by name. "
-            "For one, trajectory=..."
+            f"{who}: trajectories is a {type(several).__name__}; allowed: a dict of trajectories by name. "
+            "For one trajectory, pass trajectory=..."
         )
     named = {"trajectory": one} if several is None else several
     project = values.plane.project
@@ -333,7 +328,7 @@ def _of_plane(who: str, values: Any, x: Any, y: Any) -> Heights:
     if values.y is None:
         raise ValueError(f"{who}: the slice has one dimension; allowed: two. Draw it with gradtx.plot.slice.")
     if x is not None or y is not None:
-        raise ValueError(f"{who}: x and y are given with a slice; allowed: None. It has the points it was made of.")
+        raise ValueError(f"{who}: x and y are given with a slice; allowed: None, since the slice has its own points.")
     return heights.of_slice(values)
 
 
@@ -344,7 +339,7 @@ def _angle(who: str, which: str, value: Any) -> float:
 
 
 def _height(values: Numbers, scale: Scale | None) -> Numbers:
-    """Where a value lies along the vertical axis."""
+    """The vertical coordinate of a value."""
     values = np.where(np.isfinite(values), values, np.nan)
     if scale is None or not scale.log:
         return values

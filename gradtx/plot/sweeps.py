@@ -1,7 +1,7 @@
-"""What a sweep found: the loss over one hyperparameter for several optimizers, and over two for one.
+"""The results of a sweep: the loss over one hyperparameter for several optimizers, or over two for one.
 
-A run that diverged has no loss to average. So a point or a cell where any seed diverged is drawn as diverged, and
-neither its median nor its mean is: the curves end where the trouble begins, and the best lies among the safe ones.
+A run that diverged has no loss to average. So a point or a cell where any seed diverged is drawn as diverged, without a
+median or a mean, and is never the best one.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -24,24 +24,24 @@ def sensitivity(
     log: bool | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """The loss over the learning rate, one line per optimizer: how much each depends on it.
+    """The sensitivity to the learning rate: the loss over it, with one line per optimizer.
 
         line: the median over the seeds; band: from the lowest seed to the highest
 
-    Where any seed diverged, the line is interrupted and a cross stands in the optimizer's row above the
-    picture; the rows are in the order of the legend. The best point of each line is drawn large.
+    Where any seed diverged, the line has a gap, and a cross is drawn in the optimizer's row above the plot; the rows
+    are in the order of the legend. The best point of each line is drawn large.
 
     Args:
-      table: a dict of columns, or an object with a `.table`: see `gradtx.plot`. Rows without a finite `x` are left out.
-      x: the column along the axis; log scale for a learning rate, and for positive values over a decade or more.
+      table: a dict of columns, or an object with a `.table`: see `gradtx.plot`. Rows without a finite `x` are ignored.
+      x: the column along the axis, on a log scale for a learning rate, and for positive values over a decade or more.
       y: the column to draw.
-      best: "lowest" or "highest"; None is "lowest" for a column that is called a loss, and must be said for others.
-      log: a log scale for y; None has one if all values are positive and the lowest is best.
-      ax: the axes to draw on; None makes a figure.
+      best: "lowest" or "highest"; None is "lowest" for a column whose name ends in "loss", and an error for others.
+      log: whether to use a log scale for y; None uses one if all values are positive and the lowest is best.
+      ax: the axes to draw on; None makes a new figure.
 
-    Errors: TypeError for a table that is not a dict of columns, for a column of the wrong type, an `ax` that is not one
-    Axes. ValueError for a missing column, columns of unequal length, no row with a finite `x`, several runs of one seed
-    at one point, a missing `best`, a log scale for values that are not positive.
+    Errors: TypeError for a table that is not a dict of columns, a column of the wrong type, an `ax` that is not one
+    Axes. ValueError for a missing column, columns of unequal length, no row with a finite `x`, several runs with the
+    same seed at one point, a missing `best`, a log scale for values that are not positive.
 
     >>> from gradtx import plot
     >>> ax = plot.sensitivity({
@@ -60,7 +60,7 @@ def sensitivity(
     if not lines:
         raise ValueError(f"{who}: no row of the table has a finite {x!r}; allowed: at least one.")
     drawn = np.concatenate([np.concatenate([line.low, line.high]) for line in lines.values()])
-    log = _log(who, log, drawn, best, y)
+    log = columns.on_log_scale(who, log, drawn, y, best == "lowest")
     ax = axes.axes_or_new(who, ax, 8.5, 5.0)
     every_x = np.concatenate([line.x for line in lines.values()])
     if every_x.min() > 0 and (x == "learning_rate" or every_x.max() >= 10 * every_x.min()):
@@ -79,7 +79,7 @@ def sensitivity(
 
 
 class _Line(NamedTuple):
-    """One optimizer, at each value of x: NaN where a seed diverged."""
+    """The line of one optimizer: statistics at each value of x, NaN where a seed diverged."""
 
     x: Numbers
     middle: Numbers
@@ -135,7 +135,7 @@ def _draw_line(ax: Axes, style: axes.Style, name: str, line: _Line) -> None:
 
 
 def _draw_diverged(ax: Axes, lines: list[_Line]) -> None:
-    """One row of crosses per optimizer in a strip above the picture, where they cover nothing."""
+    """One row of crosses per optimizer, in a strip above the plot."""
     if not any(line.diverged.any() for line in lines):
         return
     strip = axes.strip_above(ax, len(lines), "diverged")
@@ -168,22 +168,22 @@ def heat_map(
 
         colour: the mean over the seeds
 
-    A cell where any seed diverged is grey and hatched. The columns and rows of cells are the values in the table, in
-    order and equally wide, whatever lies between them. The legend stands above; a title goes on the figure:
+    A cell where any seed diverged is grey and hatched. The cells are in the order of the values in the table, and of
+    equal size for any spacing of the values. The legend is above the plot, so put a title on the figure:
     `ax.figure.suptitle`.
 
     Args:
-      table: a dict of columns, or an object with a `.table`: see `gradtx.plot`. One optimizer, every pair of `x`
-        and `y`.
+      table: a dict of columns, or an object with a `.table`: see `gradtx.plot`. It has one optimizer, and every pair of
+        `x` and `y`.
       x, y: the columns along the axes.
       z: the column to draw.
-      best: "lowest" or "highest"; None is "lowest" for a column that is called a loss, and must be said for others.
-      log: a log scale of colours; None has one if all means are positive and the lowest is best.
-      ax: the axes to draw on; None makes a figure.
+      best: "lowest" or "highest"; None is "lowest" for a column whose name ends in "loss", and an error for others.
+      log: whether to use a log scale for the colours; None uses one if all means are positive and the lowest is best.
+      ax: the axes to draw on; None makes a new figure.
 
-    Errors: TypeError for a table that is not a dict of columns, for a column of the wrong type, an `ax` that is not one
+    Errors: TypeError for a table that is not a dict of columns, a column of the wrong type, an `ax` that is not one
     Axes. ValueError for a missing column, columns of unequal length, several optimizers, a pair without a run, several
-    runs of one seed in one cell, a missing `best`, a log scale for values that are not positive.
+    runs with the same seed in one cell, a missing `best`, a log scale for values that are not positive.
 
     >>> from gradtx import plot
     >>> ax = plot.heat_map({
@@ -205,7 +205,7 @@ def heat_map(
             "Keep the rows of one of them, or compare them with gradtx.plot.sensitivity."
         )
     xs, ys, means, diverged = _grid(who, runs, x, y)
-    log = _log(who, log, means, best, z)
+    log = columns.on_log_scale(who, log, means, z, best == "lowest")
     ax = axes.axes_or_new(who, ax, 7.0, 4.8)
     _draw_cells(ax, means, log, f"{axes.words(z)} of {optimizer}{_seeds(runs, means)}")
     handles = [*_outline(ax, xs, ys, means, (x, y), best), *_hatch(ax, diverged)]
@@ -216,12 +216,12 @@ def heat_map(
 
 
 def _grid(who: str, runs: columns.Runs, x: str, y: str) -> tuple[Numbers, Numbers, Numbers, Flags]:
-    """The values along the axes, and for each pair, [y, x], the mean over the seeds, NaN where one diverged."""
+    """The values along the axes; for each pair [y, x] the mean over the seeds (NaN if one diverged) and this flag."""
     for name, values in zip((x, y), runs.at):
         if not np.isfinite(values).all():
             raise ValueError(
                 f"{who}: {name} is not finite in {int((~np.isfinite(values)).sum())} of {len(values)} rows; allowed: "
-                f"a number in each. {runs.optimizers[0]} may have no hyperparameter of that name."
+                f"finite numbers. {runs.optimizers[0]} may have no hyperparameter of that name."
             )
     (xs, column), (ys, row) = (np.unique(values, return_inverse=True) for values in runs.at)
     means, diverged = np.full((len(ys), len(xs)), np.nan), np.zeros((len(ys), len(xs)), bool)
@@ -237,8 +237,8 @@ def _grid(who: str, runs: columns.Runs, x: str, y: str) -> tuple[Numbers, Number
     if missing:
         more = f", and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ValueError(
-            f"{who}: the table has runs for {means.size - len(missing)} of the {means.size} pairs of {x} and {y}; "
-            f"allowed: all of them. Missing: {'; '.join(missing[:3])}{more}."
+            f"{who}: the table has runs for {means.size - len(missing)} of the {means.size} pairs of {x} and {y}; it "
+            f"must have all. Missing: {'; '.join(missing[:3])}{more}."
         )
     return xs, ys, means, diverged
 
@@ -252,7 +252,7 @@ def _draw_cells(ax: Axes, means: Numbers, log: bool, label: str) -> None:
     from matplotlib.colors import LogNorm, Normalize
 
     finite = means[np.isfinite(means)]
-    if not finite.size:  # no colours to explain
+    if not finite.size:  # no colour bar
         ax.set(xlim=(-0.5, means.shape[1] - 0.5), ylim=(-0.5, means.shape[0] - 0.5))
         return
     low, high = finite.min(), finite.max()
@@ -267,7 +267,7 @@ def _draw_cells(ax: Axes, means: Numbers, log: bool, label: str) -> None:
 
 
 def _outline(ax: Axes, xs: Numbers, ys: Numbers, means: Numbers, names: tuple[str, str], best: Best) -> list[Any]:
-    """A frame around the best cell: white within black, to be seen on any colour."""
+    """A frame around the best cell: white within black, visible on any colour."""
     from matplotlib.patches import Rectangle
 
     if not np.isfinite(means).any():
@@ -276,7 +276,7 @@ def _outline(ax: Axes, xs: Numbers, ys: Numbers, means: Numbers, names: tuple[st
     label = ", ".join(f"{axes.words(name)} {value:.3g}" for name, value in zip(names, (xs[j], ys[i])))
     for color, width in (("black", 4.5), ("white", 2.0)):
         frame = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=color, linewidth=width, zorder=3)
-        frame.set_clip_on(False)  # at the border of the picture too
+        frame.set_clip_on(False)  # whole at the border of the plot too
         ax.add_patch(frame)
     return [Rectangle((0, 0), 1, 1, fill=False, edgecolor="black", linewidth=2.0, label=f"best: {label}")]
 
@@ -294,7 +294,7 @@ def _hatch(ax: Axes, diverged: Flags) -> list[Any]:
 
 
 def _name_cells(ax: Axes, which: Literal["x", "y"], values: Numbers, name: str) -> None:
-    """The values below the cells, every second or third where there are many."""
+    """Label the cells with their values; if there are many, every second or third."""
     every = -(-len(values) // 12)
     shown = range(0, len(values), every)
     labels = [f"{values[index]:.2g}" if which == "x" else f"{values[index]:.3g}" for index in shown]
@@ -310,7 +310,7 @@ def _name_cells(ax: Axes, which: Literal["x", "y"], values: Numbers, name: str) 
         ax.set_ylabel(axes.words(name))
 
 
-# What both ask --------------------------------------------------------------------------------------------------------
+# Shared ---------------------------------------------------------------------------------------------------------------
 
 
 def _best(who: str, best: Any, outcome: str) -> Best:
@@ -318,18 +318,7 @@ def _best(who: str, best: Any, outcome: str) -> Best:
         return "lowest"
     if best not in ("lowest", "highest"):
         raise ValueError(
-            f"{who}: best is {best!r} for the column {outcome!r}; allowed: 'lowest' or 'highest', whichever is good. "
-            "None is 'lowest', for a column whose name ends in 'loss'."
+            f"{who}: best is {best!r} for the column {outcome!r}; allowed: 'lowest' or 'highest', or None for a column "
+            "whose name ends in 'loss'."
         )
     return best
-
-
-def _log(who: str, log: bool | None, values: Numbers, best: Best, outcome: str) -> bool:
-    finite = values[np.isfinite(values)]
-    positive = bool(finite.size and finite.min() > 0)
-    if log and finite.size and not positive:
-        raise ValueError(
-            f"{who}: log is True, but {outcome} goes down to {finite.min():g}; a log scale shows positive values. "
-            "Pass log=False."
-        )
-    return positive and (best == "lowest" if log is None else log)

@@ -1,4 +1,4 @@
-"""Trajectories over a plane: read, followed to the border of the picture and to where they stop being finite, drawn."""
+"""Trajectories over a plane, drawn up to the border of the plot, or up to the first point that is not finite."""
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from gradtx.plot.heights import Interval
 
 Box = Sequence[Interval]
 Lift = Callable[[Numbers], Numbers]
-_MOST = 30  # markers of one kind that a picture bears
+_MOST = 30  # maximum number of markers of one kind
 
 
 class Trail(NamedTuple):
@@ -20,39 +20,39 @@ class Trail(NamedTuple):
 
     name: str
     points: Numbers
-    """One row a step."""
+    """One row per step."""
     first: int = 0
-    """The step from which on the line is drawn."""
+    """The step at which the line begins."""
 
     @property
     def finite(self) -> int:
-        """How many points come before the first that is not finite."""
+        """The number of points before the first one that is not finite."""
         bad = np.flatnonzero(~np.isfinite(self.points).all(axis=1))
         return int(bad[0]) if bad.size else len(self.points)
 
     @property
     def ended(self) -> bool:
-        """Whether it stops being finite."""
+        """Whether a point is not finite."""
         return self.finite < len(self.points)
 
     @property
     def label(self) -> str:
-        """Its entry in a legend."""
+        """The entry in the legend."""
         label = f"{self.name}: not finite from step {self.finite}" if self.ended else self.name
         return textwrap.fill(label, 44)
 
     def until(self, step: int, length: int | None = None) -> "Trail":
-        """What of it is seen at this step: the way so far, or this many steps of it."""
+        """The trail up to this step, drawn from the start or with this length in steps."""
         return Trail(self.name, self.points[: step + 1], 0 if length is None else max(0, step - length))
 
     def last(self, box: Box) -> int | None:
-        """The last step at which it is within the picture."""
+        """The last step within the plot."""
         inside = np.flatnonzero(within(self.points[: self.finite], box))
         return int(inside[-1]) if inside.size else None
 
 
 def within(points: Numbers, box: Box) -> Flags:
-    """Which of the points lie in the box, its border included."""
+    """Which of the points are in the box, including its border."""
     low, high = np.array(box).T
     return ((low <= points) & (points <= high)).all(axis=1)
 
@@ -73,13 +73,13 @@ def _points(who: str, name: str, value: Any) -> Numbers:
         array = np.empty(0, dtype=object)  # rows of unequal lengths
     if array.dtype.kind in "bOSUcMm":
         raise TypeError(
-            f"{who}: {name} is a {type(value).__name__}; allowed: an array of shape (steps, 2), one point a row, as "
+            f"{who}: {name} is a {type(value).__name__}; allowed: an array of shape (steps, 2), one point per row, as "
             "gradtx.landscape.trajectory returns, or a dict of them by name."
         )
     if array.ndim != 2 or array.shape[1] != 2 or not len(array):
         raise ValueError(
-            f"{who}: {name} is an array of shape {array.shape}; allowed: (steps, 2), one point a row. More "
-            "coordinates are projected on a plane: gradtx.plot.slice."
+            f"{who}: {name} is an array of shape {array.shape}; allowed: (steps, 2), one point per row. "
+            "gradtx.plot.slice projects more coordinates onto a plane."
         )
     return array.astype(np.float64)
 
@@ -88,16 +88,16 @@ def _points(who: str, name: str, value: Any) -> Numbers:
 
 
 def draw(ax: Any, trails: Sequence[Trail], box: Box, lift: Lift | None = None, *, begin: int = 0) -> list[Any]:
-    """Each as a line that ends in a dot, or in a cross; `lift` gives the heights in three dimensions.
+    """Draw each trail as a line that ends in a dot, or in a cross; `lift` gives the heights in three dimensions.
 
-    `begin` is the number of the first one's style.
+    `begin` is the index of the first style.
     """
     artists: list[Any] = []
     for index, trail in enumerate(trails, begin):
         style, last = axes.style(index), trail.last(box)
         look: dict[str, Any] = {"color": style.color, "zorder": 4}
         points = trail.points[trail.first : trail.finite]
-        if lift is not None:  # nothing cuts lines at the walls of three dimensions
+        if lift is not None:  # axes in three dimensions do not clip lines
             points = np.where(within(points, box)[:, None], points, np.nan)
         artists += ax.plot(
             *_coordinates(points, lift),
@@ -122,14 +122,14 @@ def draw(ax: Any, trails: Sequence[Trail], box: Box, lift: Lift | None = None, *
 
 
 def draw_starts(ax: Any, trails: Sequence[Trail], box: Box, lift: Lift | None = None) -> None:
-    """A plus where trajectories start."""
+    """A plus at each start."""
     if trails:
         starts = np.unique([trail.points[0] for trail in trails], axis=0)
         mark(ax, starts, box, "start", lift, marker="+", markersize=10, markeredgewidth=1.8)
 
 
 def draw_points(ax: Any, function: Any, box: Box, lift: Lift | None = None) -> None:
-    """What the function is known to have: minima, saddles, maxima; where there are very many, the lowest minimum."""
+    """The function's minima, saddles and maxima. If there are too many of a kind, only the lowest minimum is drawn."""
     white: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": "black"}
     for name, names, look in (
         ("minimum", "minima", {"marker": "*", "markersize": 13, "markeredgecolor": "white", "markeredgewidth": 0.8}),
@@ -148,7 +148,7 @@ def draw_points(ax: Any, function: Any, box: Box, lift: Lift | None = None) -> N
 
 
 def mark(ax: Any, points: Numbers, box: Box, label: str, lift: Lift | None = None, **look: Any) -> None:
-    """Those of the points that lie within the picture, with one entry in the legend."""
+    """Draw the points within the plot, with one entry in the legend."""
     inside = points[within(points, box)]
     if len(inside):
         look = {"color": "black", "zorder": 6, **look}

@@ -45,7 +45,7 @@ def linear_schedule(
     Args:
       init_value, end_value: finite numbers.
       transition_steps: length of the line, at least 1. [updates]
-      transition_begin: where it begins. [updates]
+      transition_begin: the count at which the line begins. [updates]
 
     Errors: ValueError for transition_steps below 1 or a negative transition_begin.
 
@@ -64,15 +64,15 @@ def polynomial_schedule(
     transition_steps: PositiveInt,
     transition_begin: NonNegativeInt = 0,
 ) -> Rate:
-    """From `init_value` to `end_value` along a power of the time that is left.
+    """From `init_value` to `end_value` along a power of the remaining time.
 
         end_value + (init_value - end_value) (1 - share)^power,   share of transition_steps passed, from 0 to 1
 
     Args:
       init_value, end_value: finite numbers.
       power: > 0; 1 is the straight line.
-      transition_steps: length, at least 1. [updates]
-      transition_begin: where it begins. [updates]
+      transition_steps: length of the transition, at least 1. [updates]
+      transition_begin: the count at which the transition begins. [updates]
 
     Errors: ValueError for transition_steps below 1, a negative transition_begin, a power that is not positive.
 
@@ -97,17 +97,17 @@ def exponential_decay(
     staircase: bool = False,
     end_value: Finite | None = None,
 ) -> Rate:
-    """Multiplied by `decay_rate` every `transition_steps`.
+    """Exponential decay: a factor of `decay_rate` every `transition_steps`.
 
         init_value decay_rate^(max(count - transition_begin, 0) / transition_steps)
 
     Args:
       init_value: a finite number.
       transition_steps: at least 1. [updates]
-      decay_rate: > 0, per transition_steps.
-      transition_begin: where the decay begins. [updates]
-      staircase: decay at once at the end of each interval.
-      end_value: where it stops: a lower bound for a rate below 1, else an upper bound.
+      decay_rate: > 0, the factor per transition_steps.
+      transition_begin: the count at which the decay begins. [updates]
+      staircase: whether to round the exponent down, so that the decay is in steps.
+      end_value: a lower bound of the value if decay_rate is below 1, else an upper bound; None is no bound.
 
     Errors: ValueError for transition_steps below 1, a negative transition_begin, a decay_rate that is not positive.
 
@@ -133,7 +133,7 @@ def cosine_decay_schedule(
     Args:
       init_value: a finite number.
       decay_steps: at least 1. [updates]
-      alpha: the share of init_value at the end.
+      alpha: the final value as a fraction of init_value.
       exponent: > 0.
 
     Errors: ValueError for decay_steps below 1 or an exponent that is not positive.
@@ -181,8 +181,8 @@ def warmup_cosine_decay_schedule(
     Args:
       init_value, peak_value, end_value: finite numbers.
       warmup_steps: length of the line; 0 starts at the peak. [updates]
-      decay_steps: where the cosine ends, the warmup *included* (as optax): more than warmup_steps. [updates]
-      exponent: > 0, of the cosine.
+      decay_steps: length of the schedule *including* the warmup, as in optax: more than warmup_steps. [updates]
+      exponent: > 0, the power of the cosine.
 
     Errors: ValueError for a warmup as long as the whole schedule.
 
@@ -193,8 +193,7 @@ def warmup_cosine_decay_schedule(
     refuse(
         decay_steps <= warmup_steps,
         "warmup_cosine_decay_schedule",
-        f"the warmup never ends: decay_steps={decay_steps} includes the warmup, so it must be more than "
-        f"warmup_steps={warmup_steps}",
+        f"decay_steps is {decay_steps}; it must be more than warmup_steps, {warmup_steps}. It includes the warmup",
     )
 
     def rate(count: Array) -> Array:
@@ -216,7 +215,7 @@ def warmup_exponential_decay_schedule(
     staircase: bool = False,
     end_value: Finite | None = None,
 ) -> Rate:
-    """A line from `init_value` to `peak_value`, then `exponential_decay` from there, its time counted from the peak.
+    """A line from `init_value` to `peak_value`, then `exponential_decay`, with its time counted from the peak.
 
     Args:
       init_value, peak_value: finite numbers.
@@ -248,13 +247,13 @@ def warmup_stable_decay_schedule(
     init_value: Finite = 0.0,
     end_value: Finite = 0.0,
 ) -> Rate:
-    """A line up, a plateau, a line down (WSD).
+    """Warmup-stable-decay (WSD): a line up, a plateau, a line down.
 
     Source: Hu et al. 2024 (MiniCPM, arXiv 2404.06395), section 4; the decay here is linear.
 
     Args:
       peak_value, init_value, end_value: finite numbers.
-      warmup_steps, stable_steps, decay_steps: lengths of the three parts, one after another. [updates]
+      warmup_steps, stable_steps, decay_steps: lengths of the three parts. [updates]
 
     Errors: ValueError for negative warmup_steps or stable_steps, or decay_steps below 1.
 
@@ -274,7 +273,7 @@ def warmup_stable_decay_schedule(
 
 @schedule
 def inverse_sqrt_schedule(peak_value: Finite, warmup_steps: PositiveInt) -> Rate:
-    """A line from 0 to `peak_value`, then down with the root of time.
+    """A line from 0 to `peak_value`, then decay with the inverse square root of time.
 
         peak_value min(count / warmup_steps, sqrt(warmup_steps / count))
 

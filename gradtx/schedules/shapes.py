@@ -1,6 +1,6 @@
-"""The shapes that schedules are made of: a share of time, a line, half a cosine.
+"""The parts of schedules: the share of time that has passed, a line, half a cosine.
 
-Lengths and boundaries are Python ints of any size, and a count is what its integers hold: an int32 never reaches a
+Lengths and boundaries are Python ints of any size, but a count is limited by its dtype: an int32 never reaches a
 boundary of 2**31. The functions here compare and subtract the two without overflow.
 """
 
@@ -12,7 +12,7 @@ from jax import Array
 
 
 def reached(count: Array, boundary: int) -> Array:
-    """Whether `boundary` is reached: never one that the integers of the count do not hold."""
+    """Whether `boundary` is reached; a boundary outside the dtype of the count never is."""
     return count >= boundary if boundary <= _largest(count) else jnp.zeros(count.shape, bool)
 
 
@@ -22,12 +22,12 @@ def since(count: Array, begin: int) -> Array:
 
 
 def rounds(count: Array, begin: int, steps: int, like: Any) -> Array:
-    """How often `steps` have passed since `begin`, whole and broken, in the dtype of the number `like`."""
+    """The number of updates since `begin`, divided by `steps`, in the dtype of the number `like`."""
     return number(since(count, begin), like) / float(steps)
 
 
 def whole_rounds(count: Array, begin: int, steps: int, like: Any) -> Array:
-    """How often `steps` have passed since `begin`, whole ones only."""
+    """`rounds`, rounded down."""
     updates = since(count, begin)
     return number(updates // steps if steps <= _largest(count) else updates * 0, like)
 
@@ -40,9 +40,9 @@ def passed(count: Array, begin: int, steps: int, like: Any) -> Array:
 
 
 def left(count: Array, begin: int, steps: int, like: Any) -> Array:
-    """The share of `steps` that is left, from 1 to exactly 0, which `1 - passed` may miss on either side under XLA."""
+    """The share of `steps` that is left, from 1 to exactly 0; `1 - passed` may be just above or below 0 under XLA."""
     end = min(begin + steps, _largest(count))
-    beyond = begin + steps - end  # what the integers of the count do not hold is added in floating point
+    beyond = begin + steps - end  # the part outside the count's dtype is added in floating point
     remaining = (end - count).clip(0, min(steps, end))
     return jnp.minimum(number(remaining, like) + float(beyond), float(steps)) / float(steps)
 
@@ -53,7 +53,7 @@ def number(count: Array, like: Any) -> Array:
 
 
 def _largest(count: Array) -> Any:
-    """The largest count of this dtype. A count beyond int32 may be whole floats, which have no bound worth a care."""
+    """The largest count of this dtype. A count beyond int32 may be a whole float, whose limit is not relevant."""
     return np.iinfo(count.dtype).max if np.issubdtype(count.dtype, np.integer) else np.inf
 
 
@@ -68,6 +68,6 @@ def half_cosine(share: Array) -> Array:
 
 
 def refuse(condition: bool, who: str, reason: str) -> None:
-    """Refuse the arguments of a schedule where the condition holds."""
+    """Refuse the arguments of a schedule if the condition holds."""
     if condition:
         raise ValueError(f"gradtx.{who}: {reason}.")

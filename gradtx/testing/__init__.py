@@ -1,24 +1,24 @@
-"""The laws: what every transform promises, whatever it computes.
+"""The laws: properties of every transform, whatever its equation.
 
-An optimizer is a value and a pure pair, so much can be asked of it without knowing its equation: that compiling it,
-mapping it, splitting it over devices, storing it or interrupting it changes nothing. Each law is a function
+An optimizer is a value and a pure pair of functions. So much can be tested without its equation: compiling it, mapping
+it, sharding it, saving it or interrupting it must change nothing. Each law is a function
 
     law(tx, params, **extra)
 
-that returns nothing, or raises an AssertionError which names the law, the transform and the leaf:
+that returns None, or raises an AssertionError that names the law, the transform and the leaf:
 
-- `eager_is_jit(adam(1e-3), params)`: compiled or not, the same updates.
-- `resumed_is_uninterrupted(...)`: a saved and restored run goes on as if nothing had been.
-- `reads_what_it_says(...)`: an element-wise method leaves one element alone when another's gradient changes.
+- `eager_is_jit(adam(1e-3), params)`: the same updates, compiled or not.
+- `resumed_is_uninterrupted(...)`: a saved and restored run continues as if it had not been interrupted.
+- `reads_what_it_says(...)`: in an element-wise method the gradient of one element does not affect another element.
 
-`params` is any tree of arrays (with several elements, so that there is something to see), `extra` the extra arguments
-that `tx.update` needs. The gradients are `gradients(params)`: the same at every call. `LAWS` holds the laws by name.
+`params` is any tree of arrays with several elements; `extra` are the extra arguments that `tx.update` needs. The
+gradients are `gradients(params)`, the same at every call. `LAWS` has the laws by name.
 
-Two runs of the same compiled program are equal to the bit. Two programs need not be. XLA compiles `b v + (1 - b) g` to
-a fused multiply-add, which rounds once where eager arithmetic rounds twice, and it sums a leaf in an order of its own.
-What remains is a few units in the last place *of the terms*. So a bound counts in units of the largest element that the
-leaf has had in the run, and where the params are read, in units of those. `bound(tx)` says how many, from what tx reads
-and whether its numbers are schedules; `ulps=` asks for another bound.
+Two runs of one compiled program are equal to the bit; runs of two programs need not be. XLA compiles `b v + (1 - b) g`
+to a fused multiply-add, which rounds once where eager arithmetic rounds twice, and it chooses the order of a sum. The
+difference is a few units in the last place *of the terms*. So a bound is in ulps of the largest element of the leaf in
+the run, and for a transform that reads the params, at least in ulps of the largest param. `bound(tx)` is the number of
+ulps: it depends on the reach of tx and on its schedules. `ulps=` sets another bound.
 
 >>> import gradtx, jax.numpy as jnp
 >>> from gradtx import testing

@@ -1,5 +1,6 @@
-"""The laws of running: compiled, mapped, scanned, donated, or split over devices, an optimizer does the same."""
+"""The laws of running: an optimizer gives the same results compiled, mapped, scanned, donated, or sharded."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -35,16 +36,16 @@ def eager_is_jit(tx: Transform, params: PyTree, *, ulps: float | None = None, **
     """`jit(update) = update`, within `ulps` ulps."""
     grads = gradients(params)
     compiled, eager = trajectory(tx, params, grads, extra), trajectory(tx, params, grads, extra, take_step)
-    assert_close("eager_is_jit", tx, compiled, eager, params, ulps)
+    assert_close(tx, compiled, eager, params, ulps)
 
 
 @law
 def passed_is_closed_over(tx: Transform, params: PyTree, *, ulps: float | None = None, **extra: Any) -> None:
-    """`jit(lambda tx, g: tx.update(g))(tx, g) = jit(tx.update)(g)`: numbers are the same however they arrive."""
+    """`jit(lambda tx, g: tx.update(g))(tx, g) = jit(tx.update)(g)`: numbers may be arguments or closed over."""
     grads = gradients(params)
     closed = jax.jit(lambda gradient, state, params, extra: tx.update(gradient, state, params, **extra))
     actual = trajectory(tx, params, grads, extra, lambda _, *args: closed(*args))
-    assert_close("passed_is_closed_over", tx, actual, trajectory(tx, params, grads, extra), params, ulps)
+    assert_close(tx, actual, trajectory(tx, params, grads, extra), params, ulps)
 
 
 @law
@@ -57,9 +58,9 @@ def sweep_is_separate(
     ulps: float | None = None,
     **extra: Any,
 ) -> None:
-    """`jit(vmap(update))(txs) = [jit(update)(tx) for tx in txs]`, txs differing in one hyperparameter.
+    """`jit(vmap(update))(txs) = [jit(update)(tx) for tx in txs]`, where the txs differ in one hyperparameter.
 
-    Where tx has no number of that name (or with `name=None`) the txs differ in all their numbers.
+    If tx has no number of that name, or with `name=None`, they differ in all their numbers.
     """
     if not jax.tree.leaves(tx):
         return
@@ -77,7 +78,7 @@ def sweep_is_separate(
     for index, factor in enumerate(factors):
         actual = jax.tree.map(lambda leaf, index=index: leaf[:, index], batch)
         one = variant(factor)
-        assert_close("sweep_is_separate", one, actual, trajectory(one, params, grads, extra), params, ulps)
+        assert_close(one, actual, trajectory(one, params, grads, extra), params, ulps)
 
 
 @law
@@ -92,12 +93,12 @@ def vmap_is_loop(tx: Transform, params: PyTree, *, ulps: float | None = None, **
     for index, (model, stream) in enumerate(zip(models, streams, strict=True)):
         one = jax.tree.map(lambda leaf, index=index: leaf[:, index], actual)
         alone = trajectory(tx, model, stream, extra)
-        assert_close("vmap_is_loop", tx, leaf_by_leaf(one, model), leaf_by_leaf(alone, model), model, ulps)
+        assert_close(tx, leaf_by_leaf(one, model), leaf_by_leaf(alone, model), model, ulps)
 
 
 @law
 def scan_is_loop(tx: Transform, params: PyTree, *, ulps: float | None = None, **extra: Any) -> None:
-    """`scan(update, init(p), gs) = for g in gs: update(g)`, init and loop compiled as one program."""
+    """`scan(update, init(p), gs) = for g in gs: update(g)`, with init and the loop in one compiled program."""
     grads = gradients(params)
 
     @jax.jit
@@ -110,13 +111,13 @@ def scan_is_loop(tx: Transform, params: PyTree, *, ulps: float | None = None, **
 
     actual = run(tx, jax.tree.map(lambda *leaves: jnp.stack(leaves), *grads), params)
     expected = trajectory(tx, params, grads, extra)
-    expected["state"] = pick(slice(1, None), expected["state"])  # scan gives no state before the first step
-    assert_close("scan_is_loop", tx, leaf_by_leaf(actual, params), leaf_by_leaf(expected, params), params, ulps)
+    expected["state"] = pick(slice(1, None), expected["state"])  # scan does not return the initial state
+    assert_close(tx, leaf_by_leaf(actual, params), leaf_by_leaf(expected, params), params, ulps)
 
 
 @law
 def compiles_once(tx: Transform, params: PyTree, **extra: Any) -> None:
-    """Nothing is traced again: not at the second step, not for a rebuilt tx or new numbers, not in `jit(tx.update)`."""
+    """Nothing is traced again: neither at the second step, nor for a rebuilt tx, new numbers or `jit(tx.update)`."""
     grads = gradients(params, 2)
     rebuilt = jax.tree.unflatten(jax.tree.structure(tx), jax.tree.leaves(tx))
     moved = jax.tree.map(lambda number: 0.9 * number, tx)
@@ -131,11 +132,11 @@ def compiles_once(tx: Transform, params: PyTree, **extra: Any) -> None:
     }
     for what, call in calls.items():
         if programs := _count_programs(call):
-            fail("compiles_once", tx, f"{what} was traced again ({programs} new programs); allowed: none.")
+            fail(f"{what} was traced again ({programs} new programs); allowed: none.")
 
 
 def _count_programs(call: Callable[[], Any]) -> int:
-    """How many newly traced functions a call hands to the compiler."""
+    """The number of functions that a call traces and compiles."""
     count = 0
 
     def listen(event: str, *_: Any, **__: Any) -> None:
@@ -155,19 +156,19 @@ def _count_programs(call: Callable[[], Any]) -> int:
 
 @law
 def donation_is_safe(tx: Transform, params: PyTree, *, ulps: float | None = None, **extra: Any) -> None:
-    """No buffer of the state is that of another leaf: params and state can be donated together right after init."""
+    """No two leaves of params and state share a buffer: both can be donated right after init."""
     grads = gradients(params, 2)
     donating = jax.jit(_step_keeping_params, donate_argnums=(2, 3))
     for how, init in (("init", tx.init), ("jit(init)", jax.jit(tx.init))):
         params_now = jax.tree.map(jnp.copy, params)
         expected = trajectory(tx, params, grads, extra)
         state = init(params_now)
-        _assert_no_alias(tx, f"after {how}", {"params": params_now, "state": state})
+        _assert_no_alias(f"after {how}", {"params": params_now, "state": state})
         for index, gradient in enumerate(grads):
             updates, state, params_now = donating(tx, gradient, state, params_now, extra)
-            assert_close("donation_is_safe", tx, updates, pick(index, expected["updates"]), params, ulps)
+            assert_close(tx, updates, pick(index, expected["updates"]), params, ulps)
     _, state = take_step(tx, grads[0], tx.init(params), params, extra)
-    _assert_no_alias(tx, "after update", {"params": params, "state": state})
+    _assert_no_alias("after update", {"params": params, "state": state})
 
 
 def _step_keeping_params(
@@ -176,48 +177,49 @@ def _step_keeping_params(
     return *take_step(tx, gradient, state, params, extra), params
 
 
-def _assert_no_alias(tx: Transform, when: str, value: PyTree) -> None:
+def _assert_no_alias(when: str, value: PyTree) -> None:
     seen: dict[int, str] = {}
     for path, leaf in tree.named_leaves(value):
         for shard in leaf.addressable_shards if leaf.size else ():
             pointer = shard.data.unsafe_buffer_pointer()
             if pointer in seen:
-                fail("donation_is_safe", tx, f"{when}, {path} has the buffer of {seen[pointer]}; make it a copy.")
+                fail(f"{when}, {path} has the buffer of {seen[pointer]}; make it a copy.")
             seen[pointer] = path
+
+
+def _all_devices() -> Mesh:
+    return jax.make_mesh((jax.device_count(),), ("devices",), axis_types=(AxisType.Auto,))
+
+
+def _along_first_axis(leaf: Any, mesh: Mesh) -> NamedSharding:
+    """A leaf sharded along its first axis where the devices divide it."""
+    axis = mesh.axis_names[0]
+    divided = leaf.ndim > 0 and leaf.shape[0] % mesh.shape[axis] == 0
+    return NamedSharding(mesh, PartitionSpec(axis) if divided else PartitionSpec())
 
 
 @law
 def sharded_is_replicated(
     tx: Transform, params: PyTree, *, mesh: Mesh | None = None, ulps: float | None = None, **extra: Any
 ) -> None:
-    """`update(sharded) = update(replicated)`, and the state lies where the params lie, after jit(init) too.
+    """`update(sharded) = update(replicated)`, and the state is sharded like the params, after jit(init) too.
 
-    A leaf is split along its first axis where the devices divide it. Without a mesh: all devices, one automatic axis.
+    A leaf is sharded along its first axis if the number of devices divides it. The default mesh has all devices on one
+    automatic axis.
     """
-    mesh = mesh or jax.make_mesh((jax.device_count(),), ("devices",), axis_types=(AxisType.Auto,))
-    axis = mesh.axis_names[0]
-
-    def place(leaf: jax.Array) -> jax.Array:
-        split = leaf.ndim > 0 and leaf.shape[0] % mesh.shape[axis] == 0
-        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(axis) if split else PartitionSpec()))
-
-    def run() -> Trajectory:
-        here, grads = jax.tree.map(place, (params, gradients(params, 2)))
+    mesh = mesh or _all_devices()
+    explicit = any(kind is not AxisType.Auto for kind in mesh.axis_types)
+    with jax.set_mesh(mesh) if explicit else contextlib.nullcontext():
+        here, grads = jax.tree.map(
+            lambda leaf: jax.device_put(leaf, _along_first_axis(leaf, mesh)), (params, gradients(params, 2))
+        )
         for how, init in (("init", tx.init), ("jit(init)", jax.jit(tx.init))):
             state = init(here)
-            _assert_placed(tx, f"after {how}", state, here)
-        _assert_placed(tx, "after jit(update)", jitted_step(tx, grads[0], state, here, extra)[1], here)
-        return trajectory(tx, here, grads, extra, state=state)
-
-    if all(kind is AxisType.Auto for kind in mesh.axis_types):
-        actual = run()
-    else:
-        with jax.set_mesh(mesh):
-            actual = run()
+            _assert_placed(f"after {how}", state, here)
+        _assert_placed("after jit(update)", jitted_step(tx, grads[0], state, here, extra)[1], here)
+        actual = trajectory(tx, here, grads, extra, state=state)
     expected = trajectory(tx, params, gradients(params, 2), extra)
-    assert_close(
-        "sharded_is_replicated", tx, leaf_by_leaf(actual, params), leaf_by_leaf(expected, params), params, ulps
-    )
+    assert_close(tx, leaf_by_leaf(actual, params), leaf_by_leaf(expected, params), params, ulps)
 
 
 @law
@@ -226,28 +228,19 @@ def inside_shard_map_is_outside(
 ) -> None:
     """`shard_map(update)(shards) = update(whole)`, where `axis_name=` names the axis that leaves are sharded along.
 
-    A leaf is sharded along its first axis where the devices divide it. What needs whole leaves refuses shards; what
-    draws random numbers draws others for them, and nothing is asked of it.
+    A leaf is sharded along its first axis if the number of devices divides it. A transform that needs whole leaves
+    refuses shards. One that draws random numbers draws different ones for shards, so it is not tested.
     """
-    mesh = mesh or jax.make_mesh((jax.device_count(),), ("devices",), axis_types=(AxisType.Auto,))
-    axis = mesh.axis_names[0]
+    mesh = mesh or _all_devices()
 
     def placed(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-        split = leaf.ndim > 0 and leaf.shape[0] % mesh.shape[axis] == 0
-        here = NamedSharding(mesh, PartitionSpec(axis) if split else PartitionSpec())
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
-
-    def specs(values: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: leaf.spec, values)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_along_first_axis(leaf, mesh))
 
     like = jax.tree.map(placed, params)
     of_params = jax.tree.map(lambda leaf: leaf.sharding.spec, like)
-    of_state = specs(state_sharding(tx, like))
+    of_state = jax.tree.map(lambda leaf: leaf.spec, state_sharding(tx, like))
     step = functools.partial(take_step, tx, extra=extra)
-
-    def inside(gradient: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
-        return tx.update(gradient, state, params, axis_name=axis, **extra)
-
+    inside = functools.partial(take_step, tx, extra=extra | {"axis_name": mesh.axis_names[0]})
     together = jax.shard_map(
         inside, mesh=mesh, in_specs=(of_params, of_state, of_params), out_specs=(of_params, of_state)
     )
@@ -264,11 +257,11 @@ def inside_shard_map_is_outside(
         wanted, expected = jax.jit(step)(gradient, expected, params)
         if not tx.facts.random:
             found = {"updates": updates, "state": state}
-            assert_close("inside_shard_map_is_outside", tx, found, {"updates": wanted, "state": expected}, params, ulps)
+            assert_close(tx, found, {"updates": wanted, "state": expected}, params, ulps)
 
 
-def _assert_placed(tx: Transform, when: str, state: PyTree, params: PyTree) -> None:
-    """Every subtree of the state that is shaped like the params lies on the devices as they do."""
+def _assert_placed(when: str, state: PyTree, params: PyTree) -> None:
+    """Every subtree of the state with the structure of the params is sharded like the params."""
     structure = jax.tree.structure(params)
     like_params = lambda node: jax.tree.structure(node) == structure  # noqa: E731 - a predicate
     for path, field in jax.tree_util.tree_leaves_with_path(state, is_leaf=like_params):
@@ -277,8 +270,4 @@ def _assert_placed(tx: Transform, when: str, state: PyTree, params: PyTree) -> N
         for leaf, param in zip(jax.tree.leaves(field), jax.tree.leaves(params), strict=True):
             if leaf.shape == param.shape and not leaf.sharding.is_equivalent_to(param.sharding, leaf.ndim):
                 where = tree.path_name(path)
-                fail(
-                    "sharded_is_replicated",
-                    tx,
-                    f"{when}, state at {where} lies as {leaf.sharding}, its parameter as {param.sharding}.",
-                )
+                fail(f"{when}, state at {where} lies as {leaf.sharding}, its parameter as {param.sharding}.")

@@ -1,5 +1,6 @@
-"""What the laws are made of: seeded gradients, runs, and a comparison that says where two runs differ."""
+"""The parts of the laws: seeded gradients, runs, and a comparison that tells where two runs differ."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -9,9 +10,10 @@ import numpy as np
 
 from gradtx import tree
 from gradtx.core.annotations import Kind
+from gradtx.core.buckets import unpacked
+from gradtx.core.check import difference
 from gradtx.core.record import Recorded
 from gradtx.core.transform import Transform
-from gradtx.wrappers.packing import unpacked
 
 PyTree = Any
 Trajectory = dict[str, PyTree]
@@ -21,14 +23,26 @@ LAWS: dict[str, Law] = {}
 """Every law by name."""
 
 
+class BrokenLaw(AssertionError):
+    """A law is broken: which one, by which transform, and how."""
+
+
 def law(function: Law) -> Law:
-    """Enter a law under its name."""
-    LAWS[function.__name__] = function
-    return function
+    """Add a law to `LAWS`. Its errors start with its name and the transform."""
+
+    @functools.wraps(function)
+    def named(tx: Transform, params: PyTree, **extra: Any) -> None:
+        try:
+            function(tx, params, **extra)
+        except BrokenLaw as broken:
+            raise BrokenLaw(f"{function.__name__}: {tx!r}: {broken}") from None
+
+    LAWS[function.__name__] = named
+    return named
 
 
 def gradients(params: PyTree, steps: int = 4, *, seed: int = 0) -> list[PyTree]:
-    """Random gradients like the params, some elements exactly 0: the same ones for the same seed."""
+    """Random gradients like the params, with some elements exactly 0; the same for the same seed."""
     generator = np.random.default_rng(seed)
 
     def like(leaf: Any) -> jax.Array:
@@ -45,7 +59,7 @@ def take_step(
     return tx.update(gradient, state, params, **extra)
 
 
-jitted_step = jax.jit(take_step)  # one function for all laws: they share what it compiles
+jitted_step = jax.jit(take_step)  # one function for all laws, which share its compiled programs
 
 
 def trajectory(
@@ -71,12 +85,12 @@ def stacked(trees: Iterable[PyTree]) -> PyTree:
 
 
 def leaf_by_leaf(run: Trajectory, params: PyTree) -> Trajectory:
-    """A run whose states are unpacked: `pack` lays a state out at init, and knows less there under a trace."""
+    """A run with unpacked states: `pack` chooses the layout at init, and under a trace may choose another."""
     return run | {"state": unpacked(run["state"], params)}
 
 
 def pick(index: Any, batch: PyTree) -> PyTree:
-    """One of them, or some."""
+    """One or some of the entries along the leading axis."""
     return jax.tree.map(lambda leaf: leaf[index], batch)
 
 
@@ -87,43 +101,42 @@ def is_scheduled(tx: Any) -> bool:
 
 
 def bound(tx: Transform) -> float:
-    """By how many ulps two ways of running tx may differ.
+    """The number of ulps by which two ways of running tx may differ.
 
-    8 for one element by itself: a fused multiply-add rounds once where a product and a sum round twice, and which of
-    two products is fused with their sum is up to the compiler. Twice as many where elements are summed, in an order
-    that is up to the compiler too, and twice as many where a number is a schedule's, whose own rounding comes first.
+    It is 8 for element-wise transforms: a fused multiply-add rounds once where a product and a sum round twice, and the
+    compiler chooses which product is fused. It doubles if elements are summed, in an order that the compiler chooses,
+    and doubles if a number is a schedule, whose value is rounded first.
     """
     return 8.0 * (1 if tx.facts.reads == "element" else 2) * (2 if is_scheduled(tx) else 1)
 
 
-def fail(law: str, tx: Any, problem: str) -> NoReturn:
-    """Say which law, which transform, and what."""
-    raise AssertionError(f"{law}: {tx!r}: {problem}")
+def fail(problem: str) -> NoReturn:
+    """Raise a `BrokenLaw` with the problem."""
+    raise BrokenLaw(problem)
 
 
-def assert_close(
-    law: str, tx: Transform, actual: PyTree, expected: PyTree, params: PyTree, ulps: float | None = None
-) -> None:
-    """Two ways of running tx did the same: to `bound(tx)` ulps, or to as many as are given.
+def assert_close(tx: Transform, actual: PyTree, expected: PyTree, params: PyTree, ulps: float | None = None) -> None:
+    """Assert that two ways of running tx agree within `bound(tx)` ulps, or within `ulps`.
 
-    What reads the params rounds in units of them, so an ulp is one of the largest of its leaf and of all params.
+    An ulp is that of the largest element of the leaf; for a transform that reads the params, at least that of the
+    largest param.
     """
     leaves = jax.tree.leaves(params) if tx.facts.params else []
     least = max((float(np.abs(np.asarray(leaf)).max(initial=0)) for leaf in leaves), default=0.0)
-    assert_same(law, tx, actual, expected, bound(tx) if ulps is None else ulps, least)
+    assert_same(actual, expected, bound(tx) if ulps is None else ulps, least)
 
 
-def assert_same(law: str, tx: Any, actual: PyTree, expected: PyTree, ulps: float = 0, least: float = 0.0) -> None:
-    """Same structure, shapes, dtypes and values; to the bit, or within `ulps` ulps of each leaf's largest element.
+def assert_same(actual: PyTree, expected: PyTree, ulps: float = 0, least: float = 0.0) -> None:
+    """Assert the same structure, shapes, dtypes and values, to the bit or within ulps of each leaf's largest element.
 
     An ulp is at least that of the number `least`.
     """
-    if jax.tree.structure(actual) != jax.tree.structure(expected):
-        fail(law, tx, f"the structure is {jax.tree.structure(actual)}, not {jax.tree.structure(expected)}.")
+    if words := difference("one", actual, "the other", expected):
+        fail(words)
     for (path, leaf), other in zip(tree.named_leaves(actual), jax.tree.leaves(expected), strict=True):
         a, b = np.asarray(leaf), np.asarray(other)
-        if (a.shape, a.dtype) != (b.shape, b.dtype):
-            fail(law, tx, f"at {path}: {a.dtype}{list(a.shape)}, not {b.dtype}{list(b.shape)}.")
+        if a.dtype != b.dtype:
+            fail(f"at {path}, one has dtype {a.dtype}, the other {b.dtype}.")
         if a.tobytes() == b.tobytes():
             continue
         exact = ulps == 0 or not jnp.issubdtype(b.dtype, jnp.inexact)
@@ -133,16 +146,9 @@ def assert_same(law: str, tx: Any, actual: PyTree, expected: PyTree, ulps: float
             off /= float(limits.eps) * max(float(np.abs(b).max()), float(limits.tiny), least)
         worst = np.unravel_index(np.argmax(np.where(np.isnan(off), np.inf, off)), off.shape)
         if exact or not off[worst] <= ulps:
-            allowed = (
-                "no difference in any bit"
-                if exact
-                else f"{ulps:g} ulps of the leaf's largest element, these are {off[worst]:.3g}"
-            )
-            fail(
-                law,
-                tx,
-                f"at {path}, element {tuple(map(int, worst))}: {a[worst]!r}, not {b[worst]!r}; allowed: {allowed}.",
-            )
+            allowed = f"{ulps:g} ulps of the leaf's largest element, these are {off[worst]:.3g}"
+            allowed = "no difference in any bit" if exact else allowed
+            fail(f"at {path}, element {tuple(map(int, worst))}: {a[worst]!r}, not {b[worst]!r}; allowed: {allowed}.")
 
 
 def numbers_of(tx: Transform) -> dict[str, Any]:
@@ -152,7 +158,7 @@ def numbers_of(tx: Transform) -> dict[str, Any]:
 
 
 def with_schedules(tx: Transform, make: Callable[[Any], Any]) -> Transform:
-    """The transform with `make(number)` for every number that its repr shows, also in the transforms it contains."""
+    """The transform with `make(number)` for every number that its repr shows, including those of inner transforms."""
     hidden = [p.name for p in tx._parameters if p.keyword_only and tx.arguments[p.name] == p.default]
     changes = {name: make(value) for name, value in numbers_of(tx).items() if name not in hidden}
     for name, value in tx.arguments.items():

@@ -1,4 +1,4 @@
-"""A state as it is declared: for unit tests of users."""
+"""A check of an optimizer's state, for users' unit tests."""
 
 from typing import Any
 
@@ -14,17 +14,17 @@ PyTree = Any
 
 
 def assert_state(tx: Any, state: PyTree, params: PyTree) -> None:
-    """Assert that a state is one of an optimizer for these params, and holds what it declares.
+    """Assert that a state is a valid state of an optimizer for these params.
 
-    Structure, shapes and dtypes are those that `init` gives (chex compares them); what is declared never to be negative
-    is not, all floating-point numbers are finite, and counters are int32 and not below 0.
+    The structure, shapes and dtypes are those of `init` (compared by chex). Fields that are declared nonnegative are
+    nonnegative, all floating-point numbers are finite, and counters are int32 and at least 0.
 
     Args:
       tx: an optimizer.
-      state: its state, with values: not under jit, where `checked` asks the same.
+      state: its state, with concrete values. Under jit use `checked`.
       params: the params.
 
-    Errors: AssertionError that says where, what was found, and what is allowed.
+    Errors: AssertionError with the place, the value found, and the allowed values.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx, params = gradtx.adam(1e-3), {"w": jnp.zeros(2)}

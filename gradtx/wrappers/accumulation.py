@@ -1,7 +1,7 @@
-"""Several gradients, one step: a batch that does not fit, in parts.
+"""Gradient accumulation: one step from several gradients, for batches that do not fit into memory.
 
 `accumulate(adam(1e-3), every=4)` is Adam on batches four times as large. `adam(1e-3) >> accumulate(identity(), 4,
-use_grad_mean=False)` collects four of Adam's steps and makes them at once (optax's `apply_every(4)`).
+use_grad_mean=False)` sums four of Adam's steps and makes them at once (optax's `apply_every(4)`).
 """
 
 from typing import Any, cast
@@ -30,26 +30,26 @@ def accumulate(
     use_grad_mean: bool = True,
     skip_nonfinite: bool = False,
 ) -> Rule:
-    """Hands `inner` the mean of `every` gradients, once they are there; until then the updates are zero.
+    """Passes the mean of `every` gradients to `inner`; at the micro-steps in between the updates are zero.
 
         a <- a + g;   at every k-th micro-step: u = inner(a / k), a <- 0        (k = every)
 
-    Source: as optax.MultiSteps, which takes a running mean. `value` and other extra arguments are those of the last
-    micro-step.
+    Source: as optax.MultiSteps, which takes a running mean. `inner` gets the extra arguments, such as `value`, of the
+    last micro-step.
 
     Args:
-      inner: any transform. It runs only when it is due: the other micro-steps cost the sum alone. (Under vmap, both
-        are computed at each.)
-      every: k, an int of at least 1; or a function of the number of updates already made that gives one
-        (one that gives less is taken for 1).
-      use_grad_mean: False hands over the sum.
-      skip_nonfinite: leave a gradient with NaN or infinity out, and count it: k others make a step.
+      inner: any transform. It runs at every k-th micro-step only; the others cost just the sum. (Under vmap, both are
+        computed at every micro-step.)
+      every: k, an int of at least 1; or a function of the number of updates already made that returns an int (less
+        than 1 counts as 1).
+      use_grad_mean: False passes the sum.
+      skip_nonfinite: leave out a gradient with NaN or infinity, and count it; a step then still has k gradients.
 
     State: `{"accumulate": {"accumulated": like the params, 4 bytes per parameter; "micro_step", "update_count",
-    "skipped" (int32, the last with skip_nonfinite); "inner": inner's state}}`.
+    "skipped" (int32; "skipped" only with skip_nonfinite); "inner": inner's state}}`.
 
-    Errors: ValueError for an `every` below 1, TypeError if it is neither an int nor a function that gives one, or for
-    an inner transform that scales gradients back (`loss_scaling`, which is to be put outside).
+    Errors: ValueError for an `every` below 1; TypeError if it is neither an int nor a function that returns one, or for
+    an inner transform that divides by a loss scale (put `loss_scaling` outside).
 
     >>> import gradtx
     >>> tx = gradtx.accumulate(gradtx.sgd(1.0), every=2)
@@ -96,10 +96,10 @@ def accumulate(
 def _check_every(every: Any) -> None:
     if isinstance(every, int) and not isinstance(every, bool):
         if not 1 <= every < 2**31:
-            raise ValueError(f"gradtx.accumulate: every is {every}; allowed: at least 1, and below 2**31.")
+            raise ValueError(f"gradtx.accumulate: every is {every}; it must be from 1 to 2**31 - 1.")
     elif not callable(every):
         raise TypeError(
-            f"gradtx.accumulate: every is {every!r}; allowed: an int, or a function of the number of updates made."
+            f"gradtx.accumulate: every is {every!r}; it must be an int, or a function of the number of updates made."
         )
 
 
@@ -111,7 +111,7 @@ def _every(every: Any, update_count: Array) -> Array:
         number = jnp.asarray(cast(Any, every)(update_count))
     if number.shape != () or not jnp.issubdtype(number.dtype, np.integer):
         raise TypeError(
-            f"gradtx.accumulate: the function every returned an array of shape {number.shape} and dtype "
-            f"{number.dtype}; allowed: one integer."
+            f"gradtx.accumulate: every returned an array of shape {number.shape} and dtype {number.dtype}; "
+            "it must return one integer."
         )
     return number.astype(jnp.int32)

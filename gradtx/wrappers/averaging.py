@@ -1,15 +1,15 @@
-"""Averages of the parameters, kept beside the training and used in its place for evaluation.
+"""Averages of the parameters, kept during training and used for evaluation.
 
-    average <- average + c (w - average),   w being the params after the update
+    average <- average + c (w - average),   where w are the params after the update
 
-The iterates of stochastic gradient descent wander around a minimum; their average lies nearer to it. One formula, and
-c says which of the iterates count:
+The iterates of stochastic gradient descent wander around a minimum; their average is closer to it. The averages differ
+only in c:
 
-- c = (1 - b) / (1 - b^t): an exponentially weighted average, `exponential_averaging`, right from the first step.
-- c = 1 / t: all iterates alike, `polyak_averaging`.
-- c = 1 / (n + 1) at every k-th update, n averaged before: `stochastic_weight_averaging`.
+- c = (1 - b) / (1 - b^t): an exponentially weighted average, unbiased from the first step: `exponential_averaging`.
+- c = 1 / t: the mean of all iterates: `polyak_averaging`.
+- c = 1 / (n + 1) at every k-th update, after n averaged ones: `stochastic_weight_averaging`.
 
-The updates pass through unchanged. So these go around the whole optimizer: what is applied must be what they have seen.
+The updates pass through unchanged. Put these around the whole optimizer, so that they see the updates that are applied.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,11 @@ State = dict[str, Any]
 
 def towards(average: PyTree, values: PyTree, share: Array) -> PyTree:
     """`a + c (x - a)` at every leaf; where the share c is 0, a as it is, whatever x."""
-    return tree.map(lambda a, x, c: jnp.where(c > 0, a + c * (x - a), a), average, values, c=share)
+    return tree.map(_towards, average, values, c=share)
+
+
+def _towards(a: Array, x: Array, c: Array) -> Array:
+    return jnp.where(c > 0, a + c * (x - a), a)
 
 
 def _averaging(
@@ -45,7 +49,7 @@ def _averaging(
     share: Callable[[State, Array], Any],
     **kept: Field,
 ) -> Rule:
-    """The params averaged around `inner`: `share(state, count)` gives c, and its own fields anew."""
+    """The params averaged around `inner`: `share(state, count)` gives c, and the new values of its own fields."""
     refuse_waiting(who, inner)
 
     def update(updates: PyTree, state: State, params: PyTree, *, count: Array, **extra: Any) -> tuple[PyTree, State]:
@@ -65,20 +69,20 @@ def exponential_averaging(
     debias: bool = True,
     from_first: bool = False,
 ) -> Rule:
-    """Keeps an exponentially weighted average of the params that `inner` makes.
+    """Keeps an exponentially weighted average of the params after each update.
 
         average <- average + c (w - average);   c = (1 - b) / (1 - b^t), or 1 - b with debias=False     (b = decay)
 
-    Source: the average is that of Kingma and Ba 2014 (arXiv 1412.6980), section 7.2, who correct its bias; with a decay
-    that varies, b^t is the product of the decays so far. debias=False starts from the initial params instead, which
-    keep the weight b^t. With from_first=True it starts from the params after the first update (c = 1 there), which keep
-    b^(t-1): so PyTorch's `AveragedModel` with `get_ema_multi_avg_fn` and Keras's `use_ema`.
+    Source: Kingma and Ba 2014 (arXiv 1412.6980), section 7.2, with bias correction; with a decay that varies, b^t is
+    the product of the decays so far. debias=False starts from the initial params instead, which keep the weight b^t.
+    With from_first=True it starts from the params after the first update (c = 1 there), which keep the weight b^(t-1),
+    as in PyTorch's `AveragedModel` with `get_ema_multi_avg_fn` and Keras's `use_ema`.
 
     Args:
-      inner: a whole optimizer; what acts on the updates behind it is not averaged.
-      decay: b in [0, 1), a number or a schedule. About 1 / (1 - b) iterates are remembered.
-      debias: the initial params have no weight.
-      from_first: for debias=False, start from the params after the first update.
+      inner: a whole optimizer; the average ignores transforms that come after it.
+      decay: b in [0, 1), a number or a schedule. The average spans about 1 / (1 - b) iterates.
+      debias: give the initial params no weight.
+      from_first: with debias=False, start from the params after the first update.
 
     State: `inner`, its state; `average`, like the params in at least float32: 4 bytes per parameter; `weights` (with
     debias) and `count`, scalars. It needs the params. `averaged_params(state)` reads the average.
@@ -97,8 +101,8 @@ def exponential_averaging(
     """
     if from_first and debias:
         raise ValueError(
-            "gradtx.exponential_averaging: from_first is True, and so is debias, with which the initial params have no "
-            "weight either; allowed: from_first=True with debias=False."
+            "gradtx.exponential_averaging: from_first is True; it must be False with debias=True, which already gives "
+            "the initial params no weight. Pass debias=False."
         )
 
     def share(state: State, count: Array) -> tuple[Array, State]:
@@ -114,15 +118,15 @@ def exponential_averaging(
 
 @transform
 def polyak_averaging(inner: Transform) -> Rule:
-    """Keeps the mean of all the params that `inner` has made.
+    """Keeps the mean of the params after each update.
 
         average <- average + (w - average) / t
 
-    Source: Polyak and Juditsky 1992 ("Acceleration of stochastic approximation by averaging"). Departure: their mean
-    is of the params before the updates, w_0 to w_{t-1}; this one is of those after, w_1 to w_t.
+    Source: Polyak and Juditsky 1992 ("Acceleration of stochastic approximation by averaging"). Departure: theirs is
+    the mean of the params before the updates, w_0 to w_{t-1}; here it is that of the params after them, w_1 to w_t.
 
     Args:
-      inner: a whole optimizer; what acts on the updates behind it is not averaged.
+      inner: a whole optimizer; the average ignores transforms that come after it.
 
     State: `inner`, its state; `average`, like the params in at least float32: 4 bytes per parameter; `count`, a scalar.
     It needs the params. `averaged_params(state)` reads the average.
@@ -147,21 +151,22 @@ def polyak_averaging(inner: Transform) -> Rule:
 
 @transform
 def stochastic_weight_averaging(inner: Transform, start: NonNegativeInt, every: PositiveInt) -> Rule:
-    """Keeps the mean of the params after update `start` and after every `every`-th from there on.
+    """Keeps the mean of the params after update `start` and after every `every`-th update from then on.
 
         at t = start + n every, n = 0, 1, ...:   average <- average + (w - average) / (n + 1)
 
-    Source: Izmailov et al. 2018 (arXiv 1803.05407), algorithm 1: `start` ends their pretraining, whose result has the
-    weight of one, and `every` is their cycle length. The learning rate, cyclical or constant and high, is that of
-    `inner`. Statistics of batch normalization belong to no average: compute them anew for the averaged params.
+    Source: Izmailov et al. 2018 (arXiv 1803.05407), algorithm 1. `start` is the end of their pretraining, whose result
+    counts as one iterate, and `every` is their cycle length. `inner` has the learning rate, cyclical, or constant and
+    high. Statistics of batch normalization are not averaged: compute them again for the averaged params.
 
     Args:
-      inner: a whole optimizer; what acts on the updates behind it is not averaged.
-      start: number of updates before the first that counts, and that one; 0 counts the initial params.
-      every: updates from one that counts to the next.
+      inner: a whole optimizer; the average ignores transforms that come after it.
+      start: the update whose params count first; 0 counts the initial params.
+      every: the number of updates from one averaged iterate to the next.
 
-    State: `inner`, its state; `average`, like the params in at least float32: 4 bytes per parameter, the initial params
-    before update `start`; `count`, a scalar. It needs the params. `averaged_params(state)` reads the average.
+    State: `inner`, its state; `average`, like the params in at least float32: 4 bytes per parameter, equal to the
+    initial params before update `start`; `count`, a scalar. It needs the params. `averaged_params(state)` reads the
+    average.
 
     Errors: ValueError for a negative start, an `every` below 1, or from update without params; those of `inner`.
 
@@ -186,13 +191,13 @@ def stochastic_weight_averaging(inner: Transform, start: NonNegativeInt, every: 
 
 
 def averaged_params(state: PyTree, params: PyTree = None) -> PyTree:
-    """The average of the params that a state holds, however deep: what to evaluate.
+    """The average of the params in a state, however deeply nested, for evaluation.
 
     Args:
-      state: the state of an optimizer with one of the wrappers of this page in it, or of `schedule_free`; or anything
-        that contains it, such as optax's tuples, a TrainState, or the state of a run of `minimize`.
-      params: the current params, for leaves in their dtypes, and for those leaves that are not averaged because a mask
-        or a partition around the wrapper keeps them out. Without them these are None, and the average is as it is kept.
+      state: the state of an optimizer that contains one of the averaging wrappers or `schedule_free`; or anything that
+        contains such a state: optax's tuples, a TrainState, the state of a run of `minimize`.
+      params: the current params. With them, the result has their dtypes, and leaves that a mask or a partition around
+        the wrapper excludes are taken from them. Without them, such leaves are None, and the dtypes are those stored.
 
     Errors: KeyError if there is no average, or more than one; ValueError for params of another structure or shape.
 
@@ -239,7 +244,7 @@ def _with_paths(values: PyTree) -> dict[str, Any]:
 
 
 def _averages(state: PyTree, path: str = "") -> list[tuple[str, PyTree]]:
-    """Every average in a state, with the path of the wrapper that keeps it."""
+    """Every average in a state, with the path of its wrapper."""
     found: list[tuple[str, PyTree]] = []
     for key, node in jax.tree_util.tree_leaves_with_path(state, is_leaf=_keeps_average):
         if _keeps_average(node):
@@ -249,6 +254,6 @@ def _averages(state: PyTree, path: str = "") -> list[tuple[str, PyTree]]:
 
 
 def _keeps_average(node: Any) -> bool:
-    """Whether this is the state of such a wrapper; params by these names have no integers."""
+    """Whether this is the state of an averaging wrapper; params with these names would have no integers."""
     named = isinstance(node, dict) and {"average", "inner", "count"} <= node.keys()
     return named and jnp.issubdtype(tree.dtype_of(node["count"]), jnp.integer)

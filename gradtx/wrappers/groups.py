@@ -1,11 +1,11 @@
-"""Groups and masks: other transforms for other leaves.
+"""Groups and masks: different transforms for different leaves.
 
-- `partition({"matrices": muon_like, "vectors": adam(1e-3)}, labels)`: each leaf by the transform of its group. A
-  learning rate, schedule or decay for each group is a group of its own.
-- `train_only(tx, "*/head/*")`: the other leaves are frozen, have no state and count in no norm.
-- `masked(tx, mask)`: the other leaves pass through; `freeze(mask)`: the selected ones stay where they are.
+- `partition({"matrices": muon_like, "vectors": adam(1e-3)}, labels)` updates each leaf with the transform of its
+  group. So each group can have its own learning rate, schedule or decay.
+- `train_only(tx, "*/head/*")` freezes the other leaves, which have no state and count in no norm.
+- `masked(tx, mask)` passes the other leaves through; `freeze(mask)` sets the updates of the selected leaves to zero.
 
-Masks and labels are said in one of three ways (see `gradtx.masked`), and are about the params, never about a gradient.
+Masks and labels can be written in three ways (see `gradtx.masked`). They depend on the params, never on a gradient.
 """
 
 import dataclasses
@@ -28,23 +28,24 @@ State = dict[str, Any]
 def masked(inner: Transform, mask: Any) -> Rule:
     """Applies `inner` to the leaves that the mask selects; the others pass through unchanged, without state.
 
-    Source: as optax.masked. Unselected gradients stay in the updates as they are: behind it, `apply_updates` adds them
-    to the params. To hold leaves still, use `train_only`. Unselected leaves may be of integers or bools, their
-    gradients float0 (`jax.grad(..., allow_int=True)`) or of the leaf's dtype; `apply_updates` leaves such leaves alone.
+    Source: as optax.masked. The updates of unselected leaves are still raw gradients, which `apply_updates` would add
+    to the params; to freeze leaves, use `train_only`. Unselected leaves may have an integer or bool dtype. Their
+    gradients are then float0 (`jax.grad(..., allow_int=True)`) or of the leaf's dtype, and `apply_updates` does not
+    change them.
 
     Args:
-      inner: any transform; what it measures (a norm, say) it measures on the selected leaves.
-      mask: which leaves, in one of these ways. A tree of bools like the params, or like their upper part:
-        `{"dense": True, "out": False}`. A function of the path ("dense/kernel") and the leaf, `lambda path, leaf:
-        leaf.ndim > 1`, or of the whole params; it sees arrays without values, and update needs the params then.
-        Patterns: "*/kernel", or several in a tuple, or a dict, `{"*/bias": False, "*": True}`, in which the first that
-        matches wins; `*` matches any part of a path.
+      inner: any transform; whatever it measures, such as a norm, it measures on the selected leaves only.
+      mask: which leaves to select, in one of these ways. A tree of bools with the structure of the params, or of their
+        upper part: `{"dense": True, "out": False}`. A function of the path ("dense/kernel") and the leaf, `lambda path,
+        leaf: leaf.ndim > 1`, or of the whole params; it sees arrays without values, and update then needs the params.
+        Patterns: "*/kernel", a tuple of several, or a dict, `{"*/bias": False, "*": True}`, in which the first match
+        wins; `*` matches any part of a path.
 
     State: `{"masked": {"inner": inner's state}}`, in which unselected leaves are None.
 
-    Errors: TypeError for a mask that is not of bools, ValueError for one of another structure, a pattern that matches
-    no leaf, or a leaf that no pattern of a dict matches. TypeError for a selected leaf of integers or bools, and for an
-    inner transform that takes gradients which are scaled: those of the other leaves would stay so. A warning for a
+    Errors: ValueError for a mask of another structure, a pattern that matches no leaf, or a leaf that no pattern of a
+    dict matches. TypeError for a mask with values other than bools, for a selected leaf with an integer or bool dtype,
+    and for an inner transform that divides by a loss scale, since the other leaves would stay scaled. A warning for a
     function that selects no leaf.
 
     >>> import gradtx, jax.numpy as jnp
@@ -55,8 +56,8 @@ def masked(inner: Transform, mask: Any) -> Rule:
     """
     if "first" in inner.facts:
         raise TypeError(
-            f"gradtx.masked: {inner!r} takes gradients that are still scaled, and those of the leaves that are not "
-            "selected would stay so; put it around, with masked inside it."
+            f"gradtx.masked: inner is {inner!r}, which scales the gradients back; the unselected leaves would stay "
+            "scaled. Put masked inside it."
         )
 
     def init(params: PyTree) -> State:
@@ -75,11 +76,11 @@ def freeze(mask: Any) -> Rule:
     """Sets the updates of the selected leaves to zero.
 
     Source: as optax.transforms.freeze. Transforms before it still measure the frozen leaves and keep statistics of
-    them; `train_only` does neither. There may be leaves of integers or bools (see `masked`), if no transform before it
-    computes with them.
+    them; with `train_only` they do not. Leaves with an integer or bool dtype are allowed (see `masked`), if no
+    transform before it computes with them.
 
     Args:
-      mask: which leaves to hold still; see `masked`.
+      mask: which leaves to freeze; see `masked`.
 
     State: none. Errors: those of `masked`.
 
@@ -101,8 +102,8 @@ def train_only(inner: Transform, mask: Any) -> Rule:
     """Trains the selected leaves with `inner`; the others are frozen, have no state and count in no norm inside.
 
     Args:
-      inner: any transform; it sees the selected leaves and nothing else.
-      mask: which leaves to train; see `masked`. The others may be of integers or bools.
+      inner: any transform; it sees only the selected leaves.
+      mask: which leaves to train; see `masked`. The others may have an integer or bool dtype.
 
     State: `{"train_only": {"inner": inner's state}}`, in which frozen leaves are None: they take no bytes.
 
@@ -131,7 +132,7 @@ def train_only(inner: Transform, mask: Any) -> Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Some leaves and what happens to them; `parameters` counts their elements."""
+    """A group of leaves and its transform; `parameters` counts their elements."""
 
     name: str
     leaves: int
@@ -155,13 +156,13 @@ class Groups(tuple[Group, ...]):
 
 
 def groups(tx: Transform, params: PyTree) -> Groups:
-    """What a `partition`, `masked`, `train_only` or `freeze` does with which leaves; a table when printed.
+    """The groups of leaves that a `partition`, `masked`, `train_only` or `freeze` makes; a table when printed.
 
     Args:
-      tx: such a transform, or one that contains it; the outermost counts.
+      tx: such a transform, or one that contains it; the outermost one is used.
       params: the params, or their shapes.
 
-    Errors: ValueError for a transform without groups or with several beside each other; those of the transform.
+    Errors: ValueError for a transform without groups, or with groups in several places; those of the transform.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.train_only(gradtx.sgd(0.1), "head")
@@ -172,8 +173,11 @@ def groups(tx: Transform, params: PyTree) -> Groups:
     """
     found = _grouping(tx)
     if len(found) != 1:
-        problem = "has no groups" if not found else "has groups in several places: ask for each by itself"
-        raise ValueError(f"gradtx.groups: {tx!r} {problem}; allowed: partition, masked, train_only, freeze in it.")
+        problem = "groups in several places" if found else "no groups"
+        raise ValueError(
+            f"gradtx.groups: tx is {tx!r}, with {problem}; it must contain one partition, by_shape, masked, train_only "
+            "or freeze. Pass that one."
+        )
     grouping, arguments = found[0], found[0].arguments
     if grouping.name in ("partition", "by_shape"):
         transforms = arguments.get("transforms", arguments)
@@ -197,7 +201,7 @@ def groups(tx: Transform, params: PyTree) -> Groups:
 
 
 def _grouping(tx: Transform) -> list[Transform]:
-    """The outermost transforms in it that treat leaves differently."""
+    """The outermost transforms inside `tx` that treat leaves differently."""
     if tx.name in ("partition", "by_shape", "masked", "train_only", "freeze"):
         return [tx]
     inside = [child for _, child in record.children(tx.arguments) if isinstance(child, Transform)]

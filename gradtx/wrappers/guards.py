@@ -1,10 +1,10 @@
-"""Guards: what happens to a step whose gradients cannot be trusted.
+"""Guards: what to do with a step whose gradients cannot be trusted.
 
-- `skip_nonfinite(adam(1e-3), max_consecutive=5)`: the step does not happen, and is counted.
-- `zero_nonfinite() >> adam(1e-3)`: the elements that are not finite become 0, the rest goes on.
+- `skip_nonfinite(adam(1e-3), max_consecutive=5)`: the step is skipped and counted.
+- `zero_nonfinite() >> adam(1e-3)`: the elements that are not finite become 0; the others do not change.
 - `conditionally(clip(1.0), lambda count: count < 1000)`: a transform at some steps only.
 
-Nothing is repaired by multiplying: 0 * nan is nan.
+All of them select with `where` or a branch, never by multiplication: 0 * nan is nan.
 """
 
 import functools
@@ -17,7 +17,7 @@ from jax import Array
 from jax.core import Tracer
 
 from gradtx import numerics, sharding, tree
-from gradtx.core import check, fields, meeting, record
+from gradtx.core import fields, meeting, record, values
 from gradtx.core.annotations import PositiveInt
 from gradtx.core.apply import apply_updates
 from gradtx.core.elementary import transform
@@ -31,10 +31,10 @@ State = dict[str, Any]
 
 
 def _all_fine(updates: PyTree, result: PyTree, old: tuple[State, PyTree], new: tuple[State, PyTree]) -> Array:
-    """Whether gradients and updates are finite, and no number of state and params stopped being so.
+    """Whether gradients and updates are finite, and no finite value of state and params became infinite or NaN.
 
-    What is asked about one parameter (its gradient, its update, its statistics) is asked element by element and
-    reduced at once: one pass over memory instead of one for each tree.
+    All checks of one parameter (its gradient, its update, its statistics) are combined element by element and reduced
+    together: one pass over memory instead of one for each tree.
     """
     places, fine = meeting.Places(updates), dict[Any, Array]()
 
@@ -51,7 +51,7 @@ def _all_fine(updates: PyTree, result: PyTree, old: tuple[State, PyTree], new: t
 
 
 def _is_light(tx: Transform) -> bool:
-    """Whether running it twice costs little: arithmetic on elements, or a clip; no draws, no calls of the loss."""
+    """Whether running it twice costs little: element-wise arithmetic and clips, no random draws, no loss calls."""
     if tx.facts.random or tx.facts.takes("value_fn") or tx.facts.takes("grad_fn"):
         return False
     tx = tx.expand(deep=True)
@@ -63,20 +63,20 @@ def _is_light(tx: Transform) -> bool:
 def update_if_finite(
     inner: Transform, updates: PyTree, state: State, params: PyTree, extra: dict[str, Any], allowed: Array | None = None
 ) -> tuple[PyTree, State, Array]:
-    """The inner update if all that goes in and comes out is finite; else zeros and the old state; and which it was.
+    """The inner update if all inputs and outputs are finite, else zeros and the old state; and whether they were.
 
-    What comes out are the updates, the new state, and, where params are given, those that the updates lead to.
+    The outputs are the updates, the new state and, if params are given, the new params.
 
-    A light transform is run to be checked, and run again where that is taken: in a compiled program the first run is
-    part of the pass that checks and leaves little in memory, and the second is as without a guard. To write one more
-    state and choose between the two costs more than that arithmetic. (Compiled twice, the two may round differently:
-    only a number in the last digits before overflow can be finite in one and not in the other.)
+    A light transform runs twice: once to be checked, and again if the step is taken. In a compiled program the first
+    run is fused into the pass that checks, and writes little to memory; the second costs as much as without a guard.
+    Writing a second state and choosing between the two would cost more than the repeated arithmetic. (The two runs may
+    round differently. So a value within the last digits before overflow may be finite in one and not in the other.)
     """
 
     def run() -> tuple[PyTree, State]:
         return inner.update(updates, state, params, **extra)
 
-    with check.held_back() as held:
+    with values.held_back() as held:
         result, new = run()
     before, after = (state, None), (new, None)
     if params is not None:
@@ -90,27 +90,27 @@ def update_if_finite(
 
 @transform
 def skip_nonfinite(inner: Transform, max_consecutive: PositiveInt) -> Rule:
-    """Skips a step whose loss, gradients, updates, new statistics or new params are not finite: all stays as it is.
+    """Skips a step whose loss, gradients, updates, new statistics or new params are not finite.
 
         s', u = inner(g, s);   u <- u if all of g, u, s', w + u are finite else 0;   s <- s' if so else s
 
-    Source: optax.apply_if_finite skips for gradients that are not finite, and applies them after its limit; this never
-    does. A gradient whose square overflows is finite, and would stay in Adam's average for ever: such a step is
-    skipped too.
+    Source: like optax.apply_if_finite, which checks only the gradients, and applies non-finite ones after its limit;
+    this wrapper never does. A gradient whose square overflows is finite, but would make Adam's average infinite for
+    ever. Such a step is skipped too.
 
     Args:
-      inner: any transform; it runs at a skipped step too, and its result is not taken. Under jit, one that is made of
-        arithmetic on elements and of clips runs twice at a step that is taken, once to be checked: that is cheaper
-        than to keep both states. One that draws random numbers, calls the loss or reads whole leaves runs once.
-      max_consecutive: the number of skipped steps in a row that is allowed. After one more, `failed` is set in the
-        state: no further step is made, and `minimize` ends the run with a message.
+      inner: any transform; at a skipped step it runs too, and its result is discarded. Under jit, a transform of
+        element-wise arithmetic and clips runs twice at a step that is taken, the first time to be checked: this is
+        cheaper than keeping both states. One that draws random numbers, calls the loss or reads whole leaves runs once.
+      max_consecutive: how many steps in a row may be skipped. After one more, `failed` is set in the state, no further
+        step is made, and `minimize` ends the run with a message.
 
-    Extra arguments: `value`, the loss, is looked at where it is given (`minimize` does), and passed on with the others.
+    Extra arguments: `value`, the loss, is checked if it is given (`minimize` gives it), and passed on with the others.
 
-    State: `{"skip_nonfinite": {"skipped", "consecutive" (int32), "failed" (bool), "inner": inner's state}}`; gradients,
-    params and inner's state are read once more to be checked: 16 bytes per parameter beside the 28 of a step of Adam.
+    State: `{"skip_nonfinite": {"skipped", "consecutive" (int32), "failed" (bool), "inner": inner's state}}`. The check
+    reads gradients, params and inner's state once more: 16 bytes per parameter, beside the 28 of a step of Adam.
 
-    Errors: TypeError for an inner transform that is to see the gradients as they come (`loss_scaling`).
+    Errors: TypeError for an inner transform that must get the gradients unchanged (`loss_scaling`).
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.skip_nonfinite(gradtx.adam(1e-3), max_consecutive=5)
@@ -142,7 +142,7 @@ def skip_nonfinite(inner: Transform, max_consecutive: PositiveInt) -> Rule:
 
 
 def has_failed(state: Any) -> Array:
-    """Whether a `skip_nonfinite` somewhere in a state has given up."""
+    """Whether a `skip_nonfinite` anywhere in a state has exceeded its limit."""
     if isinstance(state, dict) and "failed" in state and "consecutive" in state:
         return state["failed"]
     inside = state.values() if isinstance(state, dict) else state if isinstance(state, tuple) else ()
@@ -153,7 +153,7 @@ def has_failed(state: Any) -> Array:
 def zero_nonfinite() -> Rule:
     """`u = g` where g is finite, 0 elsewhere.
 
-    Source: optax.zero_nans does so for NaN only.
+    Source: like optax.zero_nans, which replaces NaN only.
 
     State: none. Errors: none.
 
@@ -168,13 +168,14 @@ def zero_nonfinite() -> Rule:
 def conditionally(inner: Transform, should_transform_fn: Callable[..., Any]) -> Rule:
     """Applies `inner` at the steps that a predicate selects; at the others the updates pass through.
 
-    Source: as optax.conditionally_transform. What passes through are gradients: around a whole optimizer they would be
-    added to the params, uphill, so that is refused. There use `conditionally_mask`.
+    Source: as optax.conditionally_transform. Around a whole optimizer this is refused: at the other steps the raw
+    gradients would be added to the params, uphill. Use `conditionally_mask` there.
 
     Args:
-      inner: any transform; its state stays as it is at the other steps. Under vmap it runs at all, its result not
-        taken.
-      should_transform_fn: of the number of updates already made (0 at first, int32), True where `inner` is to run.
+      inner: any transform; its state does not change at the other steps. Under vmap it runs at every step, and its
+        result is discarded at the others.
+      should_transform_fn: a function of the number of updates already made (int32, 0 at first) that returns True at
+        the steps where `inner` runs.
 
     State: `{"conditionally": {"count", "inner": inner's state}}`.
 
@@ -189,8 +190,8 @@ def conditionally(inner: Transform, should_transform_fn: Callable[..., Any]) -> 
     """
     if "descends" in inner.facts:
         raise TypeError(
-            f"gradtx.conditionally: {inner!r} has a learning rate. At the other steps the gradients would pass through "
-            "as they are, and apply_updates would add them to the params, uphill. Use conditionally_mask, whose "
+            f"gradtx.conditionally: inner is {inner!r}, which has a learning rate; at the other steps the gradients "
+            "would pass through, and apply_updates would add them to the params, uphill. Use conditionally_mask, whose "
             "updates are zero at those steps."
         )
     return _conditional("conditionally", inner, should_transform_fn, lambda updates: updates)
@@ -200,17 +201,18 @@ def conditionally(inner: Transform, should_transform_fn: Callable[..., Any]) -> 
 def conditionally_mask(inner: Transform, should_transform_fn: Callable[..., Any]) -> Rule:
     """Applies `inner` at the steps that a predicate selects; at the others the updates are zero.
 
-    Source: as optax.conditionally_mask. For a whole optimizer: at the other steps the params stay where they are.
+    Source: as optax.conditionally_mask. For a whole optimizer: at the other steps the params do not change.
 
     Args:
-      inner: any transform; its state stays as it is at the other steps. Under vmap it runs at all, its result not
-        taken.
-      should_transform_fn: of the number of updates already made (0 at first, int32), True where `inner` is to run.
+      inner: any transform; its state does not change at the other steps. Under vmap it runs at every step, and its
+        result is discarded at the others.
+      should_transform_fn: a function of the number of updates already made (int32, 0 at first) that returns True at
+        the steps where `inner` runs.
 
     State: `{"conditionally_mask": {"count", "inner": inner's state}}`.
 
-    Errors: TypeError if should_transform_fn returns anything but one bool, or for an inner transform whose updates are
-    to be applied as they are.
+    Errors: TypeError if should_transform_fn returns anything but one bool, or for an inner transform whose updates
+    must be applied unchanged.
 
     >>> import gradtx
     >>> tx = gradtx.conditionally_mask(gradtx.sgd(0.5), lambda count: count < 1)
@@ -229,7 +231,7 @@ def _conditional(
     *,
     waits: bool = False,
 ) -> Rule:
-    """`inner` where the function says so, and `otherwise` elsewhere, where the state of `inner` stays."""
+    """`inner` at the selected steps, and `otherwise` at the others, where the state of `inner` does not change."""
     refuse_final(who, inner)
     refuse_first(who, inner)
 
@@ -241,7 +243,7 @@ def _conditional(
         if chosen.shape != () or chosen.dtype != bool:
             raise TypeError(
                 f"gradtx.{who}: should_transform_fn returned an array of shape {chosen.shape} and dtype "
-                f"{chosen.dtype}; allowed: one bool."
+                f"{chosen.dtype}; it must return one bool."
             )
         result, inner_state = numerics.branch(
             chosen,

@@ -1,4 +1,4 @@
-"""The numbers that an optimizer steps with now: schedules evaluated, by name."""
+"""The current hyperparameters of an optimizer, by name, with schedules evaluated."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,26 +14,25 @@ from gradtx.core.elementary import Named
 from gradtx.core.foreign import Foreign, as_transform
 from gradtx.core.schedule import concrete_numbers
 from gradtx.core.state import held
-from gradtx.core.storage import Stored
-from gradtx.core.transform import Transform, numbered
+from gradtx.core.transform import Transform, Transparent, numbered
 from gradtx.core.tunable import with_hyperparameters
 
 State = dict[str, Any]
 Found = tuple[tuple[str, ...], tuple[str, ...], Any]
-"""The groups it is in, the names of the transforms and of the argument, and the number."""
+"""The groups that it is in, the names of the transforms and of the argument, and the value."""
 
 
 def hyperparameters(tx: Any, state: Any) -> dict[str, Any]:
-    """Every hyperparameter's value at the last update, schedules evaluated, by readable name.
+    """The value of every hyperparameter at the last update, by readable name, with schedules evaluated.
 
     Args:
       tx: an optimizer.
-      state: its state, or what holds that as `opt_state`: a TrainState, an nnx.Optimizer. Before the first update the
-        values are those of the first. Under `tunable` the numbers in the state count.
+      state: its state, or an object that has it as `opt_state`: a TrainState, an nnx.Optimizer. Before the first update
+        the values are those of the first update. With `tunable` they are the numbers in the state.
 
-    Returns numbers (float32 scalars) by the argument's name, in a partition with the group's in front
-    ("matrices/learning_rate"), of a name that occurs twice with the transform's ("scale_2/step_size"). They are
-    computed where they are asked for, also under jit: the optimizer pays nothing. Foreign transforms have none.
+    Returns float32 scalars by the name of the argument. In a partition the group's name comes first
+    ("matrices/learning_rate"); if a name occurs twice, the transform's name does ("scale_2/step_size"). This function
+    computes them, also under jit, at no cost for the optimizer. Transforms of other libraries have none.
 
     Errors: TypeError for anything but a transform, ValueError for a state of another optimizer.
 
@@ -55,8 +54,8 @@ def hyperparameters(tx: Any, state: Any) -> dict[str, Any]:
         found = list(numbers_of(tx, held(state), (tx.name,)))
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"gradtx.hyperparameters: the state is not one of {tx!r} ({error}); pass the state returned by init or by "
-            "the last update of this very optimizer."
+            f"gradtx.hyperparameters: state does not belong to tx, {tx!r} ({error}); it must be the state of this "
+            "optimizer. Pass the one returned by its init or its last update."
         ) from None
     short, full = (["/".join((*groups, *path[-level:])) for groups, path, _ in found] for level in (1, 0))
     names = [one if short.count(one) == 1 else other for one, other in zip(short, full, strict=True)]
@@ -64,13 +63,13 @@ def hyperparameters(tx: Any, state: Any) -> dict[str, Any]:
 
 
 def numbers_of(tx: Transform, state: State, path: tuple[str, ...], groups: tuple[str, ...] = ()) -> Iterator[Found]:
-    """The hyperparameters in the names that the user has called them: those of `adam`, not of its parts."""
+    """The hyperparameters under the names that the user wrote: those of `adam`, not of its parts."""
     inside = [(place, child) for place, child in record.children(tx.arguments) if isinstance(child, Transform)]
     if isinstance(tx, Composition):
-        layout = tx._layout()
+        layout = tx._layout
         for (stage, keys), name in zip(layout, numbered(tuple(stage.name for stage, _ in layout)), strict=True):
             yield from numbers_of(stage, {own: state[key] for own, key in keys}, (*path[:-1], name), groups)
-    elif isinstance(tx, Stored):
+    elif isinstance(tx, Transparent):
         yield from numbers_of(tx.inner, state, path, groups)
     elif isinstance(tx, Named) and inside:
         yield from numbers_of(tx.expand(), state, path, groups)
@@ -79,7 +78,7 @@ def numbers_of(tx: Transform, state: State, path: tuple[str, ...], groups: tuple
             yield groups, (*path, name), value
         for place, inner in inside:
             entry = state[tx.name]
-            if "hyperparameters" in entry:  # tunable: those in the state count
+            if "hyperparameters" in entry:  # tunable: those in the state are used
                 inner = with_hyperparameters(inner, entry["hyperparameters"])
             below = entry["groups"][place[1]] if place[1:] else entry["inner"]
             yield from numbers_of(inner, below, (*path, inner.name), (*groups, *map(str, place[1:])))

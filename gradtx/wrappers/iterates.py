@@ -1,13 +1,14 @@
-"""Wrappers that steer the params by other points which they keep: slow ones, or an average.
+"""Wrappers that keep other points beside the params: slow weights, or an average.
 
-- `lookahead`: the params run ahead for some steps, then are drawn back towards the slow ones.
-- `schedule_free`: gradients are taken between the point that the optimizer moves and the average of its path, which
-  takes the place of a falling learning rate.
+- `lookahead`: the params run ahead for some steps, then are drawn back towards the slow weights.
+- `schedule_free`: gradients are taken between the point that the optimizer moves and the average of its path. The
+  average replaces a decaying learning rate.
 
-The update they return leads to a point of their own choice, so nothing may act on it afterwards. Params that were moved
-from outside since (loaded, projected) count: what these wrappers keep moves along.
+Their updates lead to a point that they chose, so no other transform may change these updates. If the params are changed
+from outside (loaded, projected), the points that these wrappers keep move along.
 """
 
+import operator
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ State = dict[str, Any]
 
 
 def moved_from_outside(params: PyTree, expected: PyTree, stored: PyTree) -> PyTree:
-    """How far the params are from where the last update led; 0 where rounding, theirs or the state's, explains it."""
+    """How far the params are from the point of the last update; 0 where rounding of params or state explains it."""
 
     def at_leaf(w: Array, e: Array, eps: float) -> Array:
         return jnp.where(abs(w - e) <= eps * jnp.maximum(abs(w), abs(e)), jnp.zeros_like(e), w - e)
@@ -53,28 +54,28 @@ def lookahead(
     *,
     reset_state: bool = False,
 ) -> Rule:
-    """Lets `inner` run ahead, and draws the params back towards slow ones every `sync_period` updates.
+    """Lets `inner` run ahead, and draws the params back towards slow weights every `sync_period` updates.
 
         fast = w + u;   at every k-th update:   slow <- slow + α (fast - slow);   u = slow - w
         otherwise u is that of inner                                (k = sync_period, α = slow_step_size)
 
     Source: Zhang, Lucas, Hinton, Ba 2019 (arXiv 1907.08610), algorithm 1; k and α are those of their experiments on
-    CIFAR. optax.lookahead takes and returns pairs of fast and slow params; here the params are the fast ones, and the
-    slow ones are in the state. After a synchronization they are equal; where params were then moved from outside, the
-    slow ones start from there too. Moved at another step, they are the fast ones, of which the slow take the share α.
+    CIFAR. optax.lookahead takes and returns pairs of fast and slow params; here the params are the fast weights, and
+    the slow ones are in the state. After a synchronization both are equal; if the params are then changed from outside,
+    the slow weights follow. If they are changed at another step, only the fast weights change.
 
     Args:
       inner: any optimizer.
-      sync_period: k >= 1, updates from one synchronization to the next.
+      sync_period: k >= 1, the number of updates from one synchronization to the next.
       slow_step_size: α in [0, 1], a number or a schedule.
-      reset_state: give `inner` the state it starts with, counters and schedules too, at each synchronization. Its
-        random keys go on, else every period would draw the same numbers.
+      reset_state: reset the state of `inner`, counters and schedules included, at each synchronization. Its random keys
+        are not reset, or every period would draw the same numbers.
 
     State: `inner`, its state; `slow`, like the params in at least float32: 4 bytes per parameter; `count`, a scalar. It
     needs the params.
 
-    Errors: TypeError for an inner whose updates are to be applied as they are, or that makes its steps at some updates
-    only; ValueError for a sync_period below 1, a step size outside [0, 1], or from update without params.
+    Errors: TypeError for an inner transform whose updates must be applied unchanged, or that makes its steps at some
+    updates only; ValueError for a sync_period below 1, a step size outside [0, 1], or from update without params.
 
     >>> import gradtx
     >>> tx, w = gradtx.lookahead(gradtx.sgd(1.0), sync_period=2), 4.0
@@ -95,7 +96,7 @@ def lookahead(
         begins, due = (count - 1) % period == 0, count % period == 0
         outside = moved_from_outside(params, state["slow"], state["slow"])
         slow = tree.map(lambda s, d: jnp.where(begins, s + d, s), state["slow"], outside)
-        fast = tree.map(lambda w, u: w + u, params, updates)
+        fast = tree.map(operator.add, params, updates)
         slow = towards(slow, fast, jnp.where(due, slow_step_size, jnp.zeros_like(slow_step_size)))
         updates = tree.map(lambda u, s, w: jnp.where(due, s - w, u), updates, slow, params)
         if reset_state:
@@ -108,7 +109,7 @@ def lookahead(
 
 
 def _reset(old: Array, new: Array, due: Array) -> Array:
-    """The new leaf where due; random keys, or their bits, go on."""
+    """The new leaf where due; random keys, or their bits, are not reset."""
     random = old.dtype == np.uint32 or jnp.issubdtype(old.dtype, jax.dtypes.prng_key)
     return old if random else jnp.where(due, new, old)
 
@@ -120,31 +121,31 @@ def schedule_free(
     b1: Unit = 0.9,
     weight_lr_power: NonNegative = 2.0,
 ) -> Rule:
-    """Averages the path of `inner` so that its learning rate need not fall.
+    """Averages the path of `inner`, so that its learning rate need not decay.
 
         z <- z + u(g at y, params y);   m <- max(m, lr);   c = m^p / sum of m^p so far
         x <- x + c (z - x);   y <- x + (1 - b1) (z - x)             (lr = learning_rate, p = weight_lr_power)
 
-    The params are y, where gradients are taken; x is the average, the point to evaluate. Where the params were moved
-    from outside by more than their rounding, z and x move along.
+    The params are y, where gradients are taken; x is the average, the point to evaluate. If the params are changed from
+    outside by more than rounding, z and x move along.
 
-    Source: Defazio et al. 2024 (arXiv 2405.15682), algorithm 1. Departure: its weights are lr²; with a learning rate
-    that only rises, those are these. The running maximum m is the authors' code's, and optax's. optax asks the schedule
-    of the weights one step ahead of that of `inner`, and keeps z alone: x comes from y there, which needs b1 > 0.
+    Source: Defazio et al. 2024 (arXiv 2405.15682), algorithm 1. Departure: the paper's weights are lr²; for a learning
+    rate that only rises, m² is the same. The authors' code and optax use the running maximum m too. optax evaluates the
+    schedule of the weights one step ahead of that of `inner`. It keeps only z and computes x from y, which needs
+    b1 > 0.
 
     Args:
       inner: an optimizer without momentum, which b1 replaces; weight decay in it acts on y.
-      learning_rate: >= 0, the number or schedule that `inner` has; only ratios of it count. Warm up
-        (`warmup_constant_schedule`), and never let it fall.
-      b1: in [0, 1): how near y lies to x.
-      weight_lr_power: p >= 0; 0 weighs all steps alike, those of a warmup too.
+      learning_rate: >= 0, the same number or schedule as in `inner`; only its ratios matter. It may warm up
+        (`warmup_constant_schedule`), and should never fall.
+      b1: in [0, 1): how close y is to x.
+      weight_lr_power: p >= 0; with 0 all steps have the same weight, also those of a warmup.
 
-    State: `inner`, its state; `z` and `average`, which is x, like the params in at least float32: 8 bytes per
-    parameter; `b1`, `weight_sum`, `largest` and `count`, scalars. It needs the params. `averaged_params(state)` reads
-    x.
+    State: `inner`, its state; `z`, and `average` for x, like the params in at least float32: 8 bytes per parameter;
+    `b1`, `weight_sum`, `largest` and `count`, scalars. It needs the params. `averaged_params(state)` reads x.
 
-    Errors: TypeError for an inner whose updates are to be applied as they are, or that makes its steps at some updates
-    only; ValueError for a number out of range, or from update without params.
+    Errors: TypeError for an inner transform whose updates must be applied unchanged, or that makes its steps at some
+    updates only; ValueError for a number out of range, or from update without params.
 
     >>> import gradtx
     >>> tx, w = gradtx.schedule_free(gradtx.sgd(1.0), 1.0), 4.0
@@ -161,16 +162,16 @@ def schedule_free(
     def update(updates: PyTree, state: State, params: PyTree, **extra: Any) -> tuple[PyTree, State]:
         updates, inner_state = inner.update(updates, state["inner"], params, **extra)
         outside = moved_from_outside(params, _between(state["average"], state["z"], state["b1"]), state["z"])
-        average, z = (tree.map(lambda x, d: x + d, state[name], outside) for name in ("average", "z"))
-        z = tree.map(lambda z, u: z + u, z, updates)
+        average, z = (tree.map(operator.add, state[name], outside) for name in ("average", "z"))
+        z = tree.map(operator.add, z, updates)
         largest = jnp.maximum(state["largest"].astype(learning_rate.dtype), learning_rate)
         weight = _power(largest, weight_lr_power)
         weight_sum = state["weight_sum"].astype(weight.dtype) + weight
-        # While the learning rate is 0 there is no weight, and nothing has moved: c is 0.
+        # While the learning rate is 0, the weights are 0 and nothing has moved: c is 0.
         x = towards(average, z, numerics.divide(weight, weight_sum))
         y = _between(x, z, b1)
         scalars = {"weight_sum": weight_sum, "largest": largest, "b1": b1}
-        return tree.map(lambda y, w: y - w, y, params), {"inner": inner_state, "z": z, "average": x} | scalars
+        return tree.map(operator.sub, y, params), {"inner": inner_state, "z": z, "average": x} | scalars
 
     numbers = {"weight_sum": 0.0, "largest": 0.0, "b1": b1}
     kept = {name: fields.scalar(start, per="tree", nonnegative=True) for name, start in numbers.items()}
@@ -180,11 +181,15 @@ def schedule_free(
 
 def _between(x: PyTree, z: PyTree, b1: Array) -> PyTree:
     """y, where gradients are taken."""
-    return tree.map(lambda x, z, share: x + share * (z - x), x, z, share=1 - b1)
+    return tree.map(_part_way, x, z, share=1 - b1)
+
+
+def _part_way(x: Array, z: Array, share: Array) -> Array:
+    return x + share * (z - x)
 
 
 def _power(x: Array, power: Array) -> Array:
-    """`x ** power` of what is not negative, 0⁰ being 1, with derivative 0 at 0."""
+    """`x ** power` for x >= 0, with 0⁰ = 1 and derivative 0 at 0."""
     safe = jnp.where(x > 0, x, jnp.ones_like(x))
     return jnp.where(x > 0, safe**power, (power == 0).astype(x.dtype))
 
@@ -199,10 +204,10 @@ def schedule_free_sgd(
 ) -> Transform:
     """Gradient descent under `schedule_free`.
 
-        z <- z - lr (g + weight_decay y);   x and y as there                              (lr = learning_rate)
+        z <- z - lr (g + weight_decay y);   x and y as in `schedule_free`                 (lr = learning_rate)
 
-    Source: Defazio et al. 2024 (arXiv 2405.15682), equations 3 to 5; the decay at y, as the authors' code and optax. In
-    place of optax's `warmup_steps`, the learning rate is a schedule.
+    Source: Defazio et al. 2024 (arXiv 2405.15682), equations 3 to 5; the decay acts on y, as in the authors' code and
+    optax. In place of optax's `warmup_steps`, the learning rate is a schedule.
 
     Args:
       learning_rate: >= 0, a number or a schedule that does not fall. [params² per loss]
@@ -232,10 +237,10 @@ def schedule_free_adamw(
     weight_decay: NonNegative = 0.0,
     weight_lr_power: NonNegative = 2.0,
 ) -> Transform:
-    """AdamW, its momentum replaced by that of `schedule_free`.
+    """AdamW, with its momentum replaced by that of `schedule_free`.
 
-        v <- b2 v + (1 - b2) g²
-        z <- z - lr (g / (sqrt(v / (1 - b2^t)) + eps) + weight_decay y);   x and y as there      (lr = learning_rate)
+        v <- b2 v + (1 - b2) g²;   x and y as in `schedule_free`                                 (lr = learning_rate)
+        z <- z - lr (g / (sqrt(v / (1 - b2^t)) + eps) + weight_decay y)
 
     Source: Defazio et al. 2024 (arXiv 2405.15682), algorithm 1. As the authors' code and optax; in place of their
     `warmup_steps`, the learning rate is a schedule.
@@ -245,9 +250,9 @@ def schedule_free_adamw(
       b1, weight_lr_power: as `schedule_free`.
       b2: in [0, 1), a number or a schedule.
       eps: >= 0. [gradient]
-      weight_decay: >= 0, a number or a schedule; lr · weight_decay of each weight at y goes at each step.
+      weight_decay: >= 0, a number or a schedule; each step subtracts lr · weight_decay · y.
 
-    State: that of `schedule_free` and `nu`: 12 bytes per parameter. It needs the params.
+    State: that of `schedule_free`, and `nu`: 12 bytes per parameter. It needs the params.
 
     Errors: those of `schedule_free`; ValueError for a decay outside [0, 1), a negative eps or weight decay.
 

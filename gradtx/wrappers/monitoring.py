@@ -1,10 +1,10 @@
-"""Numbers for a logger, recorded where they are asked for.
+"""Metrics for a logger, recorded by `monitor`.
 
     tx = skip_nonfinite(monitor(clip_by_global_norm(1.0) >> adam(schedule)), max_consecutive=5)
     ... log(gradtx.metrics(state))        {"gradient_norm": 3.2, "clipped_norm": 1.0, "learning_rate": 1e-3, ...}
 
-`monitor` measures, in the compiled step; `metrics` reads, from any state, what a monitor has written down and what
-other wrappers count anyway. An optimizer without a monitor pays nothing.
+`monitor` measures inside the compiled step. `metrics` reads from any state what a monitor has recorded, and what other
+wrappers count anyway. An optimizer without a monitor has no extra cost.
 """
 
 import functools
@@ -27,7 +27,7 @@ from gradtx.wrappers.placing import refuse_first
 PyTree = Any
 State = dict[str, Any]
 
-# What wrappers count for themselves, by (transform, field).
+# The counts of other wrappers, by (transform, field).
 _COUNTED = {
     ("skip_nonfinite", "skipped"): "skipped_steps",
     ("skip_nonfinite", "failed"): "failed",
@@ -41,21 +41,21 @@ _COUNTED = {
 
 @transform
 def monitor(inner: Transform, prefix: str | None = None) -> Rule:
-    """Writes down what goes in and out of `inner`, for `metrics`.
+    """Records the norms before and after `inner`, its learning rates and its clipping, for `metrics`.
 
-    `gradient_norm` and `update_norm` (global norms of what goes in and comes out), `learning_rate` (that of the last
-    update, of each group in a `partition`); and where a stage of `inner` clips, `clipped_norm` (the norm behind it, of
-    several the last) and `clipped_fraction` (the share of the steps so far whose norm it or another has shortened). A
-    clip within a wrapper is not such a stage: put `monitor` into the wrapper, `pack(monitor(clip >> adam))`.
+    `gradient_norm` and `update_norm` are the global norms of the input and the output. `learning_rate` is that of the
+    last update; in a `partition` there is one for each group. If a stage of `inner` clips, it also records
+    `clipped_norm`, the norm after the last clip, and `clipped_fraction`, the fraction of steps so far that a clip has
+    shortened. A clip within a wrapper does not count as a stage: put `monitor` inside, `pack(monitor(clip >> adam))`.
 
     Args:
-      inner: any transform; nothing changes for it.
+      inner: any transform; its updates do not change.
       prefix: put in front of the names: `monitor(clip(1.0), "clip")` records "clip/gradient_norm".
 
     State: `{"monitor": {"count", "metrics": {name: a scalar}, "inner": inner's state}}`.
 
-    Errors: TypeError for an inner transform that is to see the gradients as they come (`loss_scaling`), whose norms are
-    scaled.
+    Errors: TypeError for an inner transform that must get the gradients unchanged (`loss_scaling`): their norms would
+    be scaled.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.monitor(gradtx.clip_by_global_norm(1.0) >> gradtx.sgd(0.5))
@@ -90,21 +90,17 @@ def monitor(inner: Transform, prefix: str | None = None) -> Rule:
         norm = tree.global_norm(updates)
         numbers, clipped = {"gradient_norm": norm}, list[Array]()
 
-        def clip(before: Array, result: PyTree) -> None:
-            numbers["clipped_norm"] = tree.global_norm(result)
-            clipped.append(numbers["clipped_norm"] < before * (1 - 1e-6))
+        def watch(stage: Transform, before: PyTree, after: PyTree) -> None:
+            if "clips" in stage.facts:
+                numbers["clipped_norm"] = tree.global_norm(after)
+                unclipped = norm if before is updates else tree.global_norm(before)
+                clipped.append(numbers["clipped_norm"] < unclipped * (1 - 1e-6))
 
         if isinstance(inner, Chain):
-            result, new = updates, {}
-            for stage, out, own in inner._steps(updates, state["inner"], params, extra):
-                new |= own
-                if "clips" in stage.facts:
-                    clip(norm if result is updates else tree.global_norm(result), out)
-                result = out
+            result, new = inner._step(updates, state["inner"], params, extra, watch)
         else:
             result, new = inner.update(updates, state["inner"], params, **extra)
-            if "clips" in inner.facts:
-                clip(norm, result)
+            watch(inner, updates, result)
         numbers["update_norm"] = tree.global_norm(result)
         if clipped:
             before = state["metrics"][f"{front}clipped_fraction"]
@@ -130,14 +126,15 @@ def _rates(tx: Transform, state: State) -> dict[str, Any]:
 
 
 def metrics(state: Any) -> dict[str, Any]:
-    """The numbers that a state holds for a logger, by readable name.
+    """The metrics in a state, for a logger, by readable name.
 
-    What each `monitor` in it has written down, and what wrappers count anyway: "skipped_steps", "failed",
-    "accumulated_micro_steps", "skipped_micro_steps", "loss_scale", "plateau_scale". From any nesting, under jit too.
+    It finds what each `monitor` has recorded, and what wrappers count anyway: "skipped_steps", "failed",
+    "accumulated_micro_steps", "skipped_micro_steps", "loss_scale", "plateau_scale". It works for any nesting, and under
+    jit.
 
     Args:
-      state: of any transform, or what holds one as `opt_state`: a TrainState, an nnx.Optimizer. A name that occurs
-        twice gets its path in front: "partition/heads/monitor/update_norm".
+      state: the state of any transform, or an object that has it as `opt_state`: a TrainState, an nnx.Optimizer. A name
+        that occurs twice gets its path in front: "partition/heads/monitor/update_norm".
 
     Errors: none; a state without such numbers gives an empty dict.
 
@@ -154,7 +151,7 @@ def metrics(state: Any) -> dict[str, Any]:
 
 
 def _array(value: Any) -> Any:
-    """The number in the variable that an nnx.Optimizer keeps it in."""
+    """The array itself, taken out of the variable in which an nnx.Optimizer keeps it."""
     return jax.tree.leaves(value)[0]
 
 
@@ -170,7 +167,7 @@ def _recorded(state: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
 
 
 def _own(key: str, entry: State, here: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str, Any]]:
-    """What a transform's own entry holds."""
+    """The metrics in the entry of one transform."""
     kind = key.rstrip("0123456789").rstrip("_")  # its name, without the number of a repeated one
     if kind == "monitor" and "metrics" in entry:
         yield from ((here, name, value) for name, value in entry["metrics"].items())

@@ -1,16 +1,18 @@
-"""Parameters in bfloat16 or float16 that move, though each step is smaller than their last digit.
+"""Training of bfloat16 and float16 parameters, though each step may be smaller than their last digit.
 
-    1 - 0.0001 = 1 in bfloat16, 200 times over: a model that does not train, and says nothing.
+    1 - 0.0001 = 1 in bfloat16, however often it is repeated: the model does not train, and no error says so.
 
-Three remedies around any optimizer; each returns float32 updates that `apply_updates` rounds to just what it decided:
+Three wrappers solve this for any optimizer. Each returns float32 updates that `apply_updates` rounds to exactly the
+params that the wrapper chose:
 
-- `stochastic_rounding(tx)`: one of the two neighbours, at random, right in the mean. No memory.
-- `kahan_summation(tx)`: what rounding took off is kept and added to the next step. 2 bytes per parameter.
-- `master_weights(tx)`: float32 parameters in the state are trained, those outside are their image. 4 bytes.
+- `stochastic_rounding(tx)` rounds to one of the two neighbours, at random, right on average. No memory.
+- `kahan_summation(tx)` keeps what rounding took off, and adds it to the next step. 2 bytes per parameter.
+- `master_weights(tx)` trains float32 parameters in the state; the params are rounded copies of them. 4 bytes.
 
-And for gradients that float16 cannot hold: `loss_scaling(tx)`.
+For gradients that float16 cannot hold there is `loss_scaling(tx)`.
 """
 
+import operator
 from typing import Any
 
 import jax
@@ -32,37 +34,37 @@ State = dict[str, Any]
 
 def _difference(new: PyTree, params: PyTree) -> PyTree:
     """The update that takes the params to new ones of their dtype, in the compute dtype."""
-    return tree.map(lambda new, p: new - p, new, params)
+    return tree.map(operator.sub, new, params)
 
 
 def _is_low(leaf: Array) -> bool:
-    """Whether a parameter has a lower precision than that in which its step is computed."""
+    """Whether a parameter has a lower precision than the one in which its step is computed."""
     return tree.dtype_of(leaf).itemsize < tree.precision(leaf).itemsize
 
 
 def _low(params: PyTree) -> tuple[bool, ...]:
-    """Which leaves have."""
+    """Which leaves have a low precision."""
     return tuple(_is_low(leaf) for leaf in jax.tree.leaves(params))
 
 
 @transform
 def stochastic_rounding(inner: Transform, key: NonNegativeInt = 0) -> Rule:
-    """Rounds the new parameters to one of their two neighbours, at random, so that they are right in the mean.
+    """Rounds the new parameters to one of their two neighbours, at random, so that they are right on average.
 
-        w <- down with probability (up - x) / (up - down), else up;   x = w + u;   down <= x <= up neighbours
+        w <- down with probability (up - x) / (up - down), else up;   x = w + u;   down <= x <= up are neighbours
 
     Source: Gupta et al. 2015 (arXiv 1502.02551), section 3.1; for bfloat16 training Zamirai et al. 2020 (arXiv
-    2010.06192). Leaves that are computed in their own dtype (float32, float64) are left to `apply_updates`.
+    2010.06192). Leaves that are computed in their own dtype (float32, float64) are updated as usual.
 
     Args:
       inner: any optimizer; its update must be the step itself, the learning rate included.
-      key: the seed of the key in the state. The draws depend on it, the step and the leaf's place, not on how arrays
-        are laid out over devices: every replica rounds alike.
+      key: the seed of the key in the state. The draws depend on it, on the step and on the position of the leaf, but
+        not on how arrays are sharded. So all replicas round in the same way.
 
     State: `{"stochastic_rounding": {"key": its bits, "inner": inner's state}}`: nothing per parameter. It needs the
     params, and returns float32 updates.
 
-    Errors: TypeError for an inner transform that decides the params' bits itself.
+    Errors: TypeError for an inner transform that decides the bits of the params itself.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.stochastic_rounding(gradtx.sgd(1.0))
@@ -96,8 +98,9 @@ def kahan_summation(inner: Transform) -> Rule:
         y = u + c;   w' = round(w + y);   c <- y - (w' - w);   w <- w'
 
     Source: Kahan 1965 ("Further remarks on reducing truncation errors"); for bfloat16 training Zamirai et al. 2020
-    (arXiv 2010.06192), algorithm 3. The compensation has the params' dtype, so bfloat16 params get 8 more digits; those
-    of float16 end at 6e-8, its smallest number: steps below are rounded to it (take `master_weights`).
+    (arXiv 2010.06192), algorithm 3. The compensation has the dtype of the params, so bfloat16 params get 8 more binary
+    digits. In float16 the smallest compensation is 6e-8, and smaller steps are rounded to multiples of it; use
+    `master_weights` there.
 
     Args:
       inner: any optimizer; its update must be the step itself, the learning rate included.
@@ -121,29 +124,29 @@ def kahan_summation(inner: Transform) -> Rule:
 
     def update(updates: PyTree, state: State, params: PyTree, **extra: Any) -> tuple[PyTree, State]:
         steps, inner_state = inner.update(updates, state["inner"], params, **extra)
-        wanted = tree.map(lambda u, c: u + c, steps, state["compensation"])
-        new = tree.cast_like(tree.map(lambda w, y: w + y, params, wanted), params)
+        wanted = tree.map(operator.add, steps, state["compensation"])
+        new = tree.cast_like(tree.map(operator.add, params, wanted), params)
         made = _difference(new, params)
-        return made, {"compensation": tree.map(lambda y, d: y - d, wanted, made), "inner": inner_state}
+        return made, {"compensation": tree.map(operator.sub, wanted, made), "inner": inner_state}
 
     return Rule(update=update, place="last", fields={"compensation": fields.remainder()})
 
 
 @transform
 def master_weights(inner: Transform) -> Rule:
-    """Trains float32 parameters kept in the state; those outside are their image in the low precision.
+    """Trains float32 parameters that are kept in the state; the params are copies of them in low precision.
 
-        W <- W + inner(g, W);   w <- round(W), the largest number of its dtype where W is larger
+        W <- W + inner(g, W);   w <- round(W), or the largest number of its dtype where W is larger
 
-    Source: Micikevicius et al. 2017 (arXiv 1710.03740), section 3.1. Where the params outside are no longer the image
-    of W (they were loaded, clipped or exchanged), they count, and W is taken from them.
+    Source: Micikevicius et al. 2017 (arXiv 1710.03740), section 3.1. If the params are no longer copies of W (because
+    they were loaded, clipped or exchanged), W is taken from them.
 
     Args:
       inner: any optimizer. It sees float32 gradients and float32 params; a `value_fn` or `grad_fn` is called with the
         params in their own dtype.
 
-    State: `{"master_weights": {"master": W, 4 bytes per parameter in bfloat16 or float16 (None for others, which are
-    their own); "inner": inner's state}}`. It needs the params, and returns float32 updates.
+    State: `{"master_weights": {"master": W, 4 bytes per parameter in bfloat16 or float16 (None for other dtypes);
+    "inner": inner's state}}`. It needs the params, and returns float32 updates.
 
     Errors: TypeError for an inner transform that decides the params' bits itself.
 
@@ -170,7 +173,7 @@ def master_weights(inner: Transform) -> Rule:
         master = tree.map(lambda W, i, w: jnp.where(i == w, W, w), state["master"], image, outside)
         known = views.translated(extra, updates, lambda values: values, lambda inside: tree.cast_like(inside, params))
         steps, inner_state = inner.update(updates, state["inner"], selection.put(master, params, low), **known)
-        new = tree.map(lambda W, u: W + u, master, selection.keep(steps, low))
+        new = tree.map(operator.add, master, selection.keep(steps, low))
         moved = _difference(_image(new, outside), outside)
         return selection.put(moved, steps, low), {"master": new, "inner": inner_state}
 
@@ -183,7 +186,7 @@ def master_weights(inner: Transform) -> Rule:
 
 
 def _image(master: PyTree, like: PyTree) -> PyTree:
-    """The master weights as params; what is finite there is finite here."""
+    """The master weights rounded to the params' dtypes; finite values stay finite."""
     nearest, bounded = tree.cast_like(master, like), tree.cast_like(master, like, finite=True)
     return jax.tree.map(lambda W, w, b: jnp.where(jnp.isfinite(W), b, w), master, nearest, bounded)
 
@@ -198,28 +201,28 @@ def loss_scaling(
     factor: float = 2.0,
     min_scale: float = 1.0,
 ) -> Rule:
-    """Divides the gradients of a scaled loss by its scale again; float16 gradients below 6e-8 survive that way.
+    """Divides the gradients of a scaled loss by the scale, so that float16 gradients below 6e-8 are not lost.
 
-        loss' = s loss;   g = g' / s;   dynamic: s <- s / factor and no step where g is not finite, s <- s factor after
-        `period` steps without that
+        loss' = s loss;   g = g' / s;   dynamic: no step and s <- s / factor if g is not finite; s <- s factor after
+        `period` steps without overflow
 
     Source: Micikevicius et al. 2017 (arXiv 1710.03740), section 3.2; dynamic as PyTorch's GradScaler, which starts at
-    2**16. `minimize` and `sweep` scale the loss by themselves; in a loop of your own
-    multiply the loss by `gradtx.find(state, "loss_scale")`, in float32, before you differentiate it.
+    2**16. `minimize` and `sweep` scale the loss automatically. In your own loop multiply the loss by
+    `gradtx.find(state, "loss_scale")`, in float32, before you differentiate it.
 
     Args:
-      inner: any optimizer; it sees the gradients of the loss itself. It must be the first to see them: what stands
-        before it would see scaled ones.
-      scale: s at first, > 0; a power of 2 adds no rounding error.
-      dynamic: whether s moves and steps with gradients that are not finite are skipped; else s stays, and NaN passes.
-      period: steps without overflow until s grows.
-      factor: > 1, by which s grows and falls.
-      min_scale: > 0, s does not fall below.
+      inner: any optimizer; it gets the gradients of the unscaled loss. `loss_scaling` must come first: a stage before
+        it would see scaled gradients.
+      scale: the initial s, > 0; a power of 2 adds no rounding error.
+      dynamic: adapt s, and skip steps whose gradients are not finite; False keeps s constant and lets NaN pass.
+      period: the number of steps without overflow after which s grows.
+      factor: > 1, by which s grows and shrinks.
+      min_scale: > 0, the lower bound of s.
 
     State: `{"loss_scaling": {"loss_scale" (float32), "inner": inner's state, and if dynamic "good_steps" and
     "skipped" (int32)}}`.
 
-    Errors: ValueError for numbers out of range; TypeError where something would see the gradients before it.
+    Errors: ValueError for numbers out of range; TypeError if another transform would see the gradients first.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.loss_scaling(gradtx.sgd(1.0), 1024.0)
@@ -231,9 +234,9 @@ def loss_scaling(
     allowed = {"scale": 0.0, "factor": 1.0, "min_scale": 0.0}
     for (name, low), number in zip(allowed.items(), (scale, factor, min_scale), strict=True):
         if not low < number < float("inf"):
-            raise ValueError(f"gradtx.loss_scaling: {name} is {number!r}; allowed: a number greater than {low:g}.")
+            raise ValueError(f"gradtx.loss_scaling: {name} is {number!r}; it must be greater than {low:g} and finite.")
         if number > float(jnp.finfo(jnp.float32).max):
-            raise ValueError(f"gradtx.loss_scaling: {name} is {number!r}; allowed: a number that float32 can hold.")
+            raise ValueError(f"gradtx.loss_scaling: {name} is {number!r}; it must be a number that float32 can hold.")
     kept = {name: fields.integer(per="tree") for name in (("good_steps", "skipped") if dynamic else ())}
 
     def init(params: PyTree) -> State:

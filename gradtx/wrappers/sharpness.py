@@ -1,7 +1,7 @@
-"""Sharpness: gradients taken where the loss is worst nearby, so that the minimum found is a flat one.
+"""Sharpness-aware minimization: gradients at the worst point nearby lead to flat minima.
 
-`sam(sgd(0.1))` is the paper's method; `sam(adamw(1e-3))` that of its experiments with Adam. Each update costs two
-gradients: the one it is given, and one at the perturbed params, for which it asks `grad_fn`.
+`sam(sgd(0.1))` is the paper's method, `sam(adamw(1e-3))` that of its experiments with Adam. Each update needs two
+gradients: the one that it is given, and one at the perturbed params, which it gets from `grad_fn`.
 """
 
 from collections.abc import Callable
@@ -25,31 +25,31 @@ State = dict[str, Any]
 
 @transform
 def sam(inner: Transform, rho: NonNegative = 0.05, key: NonNegativeInt = 0) -> Rule:
-    """Gives `inner` the gradient at the point of steepest ascent nearby instead of the one here.
+    """Gives `inner` the gradient at the nearby point of steepest ascent instead of the gradient at the params.
 
-        e = rho g / |g|;   inner's update of the gradient at w + e                  (|g| over all leaves)
+        e = rho g / |g|;   inner gets the gradient at w + e                         (|g| over all leaves)
 
-    Source: Foret, Kleiner, Mobahi, Neyshabur 2020 (arXiv 2010.01412), algorithm 1, with p = 2. A gradient of 0, where
-    the paper has 0 / 0, gives e = 0. optax.contrib.sam spreads the two gradients over two updates, or takes them within
-    one with `opaque_mode=True`; its e is a step of a second optimizer.
+    Source: Foret, Kleiner, Mobahi, Neyshabur 2020 (arXiv 2010.01412), algorithm 1, with p = 2. A gradient of 0, for
+    which the paper has 0 / 0, gives e = 0. optax.contrib.sam spreads the two gradients over two updates, or takes both
+    in one with `opaque_mode=True`; its e is a step of a second optimizer.
 
     Args:
-      inner: any optimizer; it sees the params where they are.
+      inner: any optimizer; it gets the params without e.
       rho: >= 0, a number or a schedule: the length of e. [params]
-      key: the seed of the key in the state, from which rounding draws.
+      key: the seed of the key in the state, which is used for rounding.
 
-    Update takes the extra argument `grad_fn`, `grad_fn(params) -> gradients` at other params on the same batch (of
-    complex params the direction of ascent, `jax.grad`'s conjugate). `minimize` and `sweep` fill it in.
+    Update takes the extra argument `grad_fn`: `grad_fn(params)` returns the gradients at other params on the same batch
+    (for complex params the direction of ascent, the conjugate of `jax.grad`'s). `minimize` and `sweep` provide it.
 
-    The perturbed params have the params' dtype. In bfloat16, with steps of 1/256 of a weight, the nearest to w + e is
-    mostly w, so bfloat16 and float16 are rounded stochastically: e is right in the mean, and noisy. `master_weights`
-    goes inside; around sam it would round w + e to the nearest.
+    The perturbed params have the dtype of the params. In bfloat16 neighbours differ by 1/256 of a weight, and the one
+    nearest to w + e is usually w. So bfloat16 and float16 are rounded stochastically: e is right on average, and noisy.
+    `master_weights` goes inside; around sam it would round w + e to nearest.
 
-    State: `{"sam": {"count", "key": its bits, which move on only where something is rounded; "inner": inner's state}}`:
-    nothing per parameter. It needs the params. A gradient that is not finite gives NaN.
+    State: `{"sam": {"count", "key": the bits of a random key, which change only if something is rounded; "inner":
+    inner's state}}`: nothing per parameter. It needs the params. A gradient that is not finite gives NaN.
 
-    Errors: TypeError without grad_fn, or for an inner that wants its gradients untouched (a loss scaling); ValueError
-    for a negative rho, from update without params, or for a grad_fn that returns another tree.
+    Errors: TypeError without grad_fn, or for an inner transform that must get the gradients unchanged (`loss_scaling`);
+    ValueError for a negative rho, from update without params, or for a grad_fn that returns another tree.
 
     >>> import gradtx, jax
     >>> loss = lambda w: w**4
@@ -77,7 +77,7 @@ def sam(inner: Transform, rho: NonNegative = 0.05, key: NonNegativeInt = 0) -> R
 
 
 def _rounded(point: PyTree, params: PyTree, bits: Array) -> tuple[PyTree, Array]:
-    """The point in the dtypes of the params, right in the mean where those have fewer digits; and the next key."""
+    """The point in the dtypes of the params, right on average where those have fewer digits; and the next key."""
     dtypes = jax.tree.map(tree.dtype_of, params)
     if all(x.dtype == dtype for x, dtype in zip(jax.tree.leaves(point), jax.tree.leaves(dtypes), strict=True)):
         return point, bits
@@ -86,13 +86,13 @@ def _rounded(point: PyTree, params: PyTree, bits: Array) -> tuple[PyTree, Array]
 
 
 def _scaled(gradient: PyTree) -> tuple[PyTree, Array]:
-    """The gradient over its largest element, so that no square overflows or vanishes, and the norm of that."""
+    """The gradient divided by its largest element, so that no square over- or underflows; and the norm of that."""
     dtype = tree.precision(gradient)
     largest = jnp.zeros((), dtype)
     for leaf in jax.tree.leaves(gradient):
         largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0).astype(dtype))
     largest = sharding.largest(largest)
-    # g / |g| does not depend on the scale, so neither do its derivatives. The inverse is to be a normal number too.
+    # g / |g| does not depend on the scale, so neither do its derivatives. The inverse must be a normal number too.
     tiny = jnp.finfo(dtype).tiny
     scale = 1 / jnp.clip(jax.lax.stop_gradient(largest), tiny, 1 / tiny)
     unit = tree.map(lambda g, k: k * g, gradient, k=scale)

@@ -1,7 +1,7 @@
-"""Complex leaves as pairs of real ones, for methods that are to see, or only know, real numbers.
+"""Complex leaves as pairs of real leaves, for methods that should treat both parts separately, or need real leaves.
 
-`split_real_and_imaginary(adam(1e-3))` is PyTorch's Adam of complex params: a step size for each part. `adam(1e-3)`
-alone measures |g|², and has one for both.
+`split_real_and_imaginary(adam(1e-3))` is PyTorch's Adam for complex params, with a step size for each part.
+`adam(1e-3)` alone measures |g|², and has one step size for both parts.
 """
 
 from typing import Any
@@ -26,27 +26,28 @@ def _split(values: PyTree) -> PyTree:
 
 
 def _merged(values: PyTree, like: PyTree) -> PyTree:
-    """The two parts as one leaf where `like` has a complex one."""
+    """The two parts merged into one leaf where `like` has a complex leaf."""
     both = lambda parts: jax.lax.complex(parts["real"], parts["imaginary"])  # noqa: E731
     return jax.tree.map(lambda leaf, value: both(value) if tree.is_complex(leaf) else value, like, values)
 
 
 @transform
 def split_real_and_imaginary(inner: Transform) -> Rule:
-    """Runs `inner` on the real and the imaginary part of each complex leaf as two leaves; real leaves stay.
+    """Runs `inner` on the real and the imaginary part of each complex leaf as two leaves; real leaves do not change.
 
         u = x + i y,   x, y = inner(Re g, Im g)
 
-    Source: none; what PyTorch's optimizers do (`view_as_real`), and optax.contrib's of the same name. Gradients are to
-    be the direction of ascent, the conjugate of what `jax.grad` returns; `minimize` and `sweep` see to that.
+    Source: none. PyTorch's optimizers do the same (`view_as_real`), and optax.contrib has it under the same name.
+    Gradients must be the direction of ascent, the conjugate of what `jax.grad` returns; `minimize` and `sweep` do this.
 
     Args:
-      inner: any transform. It sees a leaf `w` as `{"real", "imaginary"}`: a path pattern of a mask inside is "w/*".
+      inner: any transform. It sees a leaf `w` as a dict `{"real", "imaginary"}`, so a mask inside uses the pattern
+        "w/*".
 
-    State: `{"split_real_and_imaginary": {"inner": the state of inner for the split params}}`; nothing of its own. An
-    average of the params in it is split too: averages go around.
+    State: `{"split_real_and_imaginary": {"inner": the state of inner for the split params}}`. An average of the params
+    inside would be split too, so put averages around this wrapper.
 
-    Errors: those of `inner`. None of its own: what is not defined for complex leaves, such as `lion`, is so here.
+    Errors: those of `inner`. Methods that do not accept complex leaves, such as `lion`, work inside.
 
     >>> import gradtx, jax.numpy as jnp
     >>> gradient, w = jnp.array([3.0 + 4.0j]), jnp.zeros(1, jnp.complex64)

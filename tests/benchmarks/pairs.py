@@ -38,7 +38,7 @@ class Program:
         self.params, self.state, self.grads = params, state, grads
 
     def run(self, times: int = 1) -> float:
-        """Seconds of one of so many steps."""
+        """Seconds per step, the mean over a number of steps."""
         begin = time.perf_counter()
         for _ in range(times):
             self.params, self.state = self.step(self.params, self.state, self.grads)

@@ -5,8 +5,8 @@
     python -m tests.benchmarks.steps --save steps.json --plot steps.png
     python -m tests.benchmarks.steps --load steps.json more.json --plot steps.png # measured before
 
-A tree is a name of `trees.TREES` or, as 1000x500, so many vectors of a length; a method a name of `contenders.METHODS`
-or of the registry. gradtx is `gradtx.pack(method)`; --plain, --torch and --keras set others beside it. Measured are
+A tree is a name of `trees.TREES`, or 1000x500 for 1000 vectors of length 500; a method is in `contenders.METHODS`
+or in the registry. gradtx is `gradtx.pack(method)`; --plain, --torch and --keras set others beside it. Measured are
 
     build    trace, lower and compile of the jitted step, nothing being cached, and their sum
     step     a compiled step that overwrites params and state

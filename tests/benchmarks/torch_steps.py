@@ -33,7 +33,7 @@ class Steps:
         self.clips, self.foreach = method.clips, how != "for-loop"
 
     def run(self, times: int = 1) -> float:
-        """Seconds of one of so many steps."""
+        """Seconds per step, the mean over a number of steps."""
         begin = time.perf_counter()
         for _ in range(times):
             if self.clips:

@@ -164,7 +164,7 @@ TREES = {
 
 
 def tree(name: str) -> Tree:
-    """The shapes of a model by its name, or of so many vectors of a length."""
+    """The shapes of a model by its name, or of a number of vectors of one length."""
     if vectors := re.fullmatch(r"(\d+)x(\d+)", name):
         number, length = map(int, vectors.groups())
         return [leaf(length)] * number

@@ -113,12 +113,57 @@ def test_states_of_version_0_1_and_of_a_checkpoint_without_a_target():
     tx.update(GRADS[4], jax.tree.map(np.asarray, state), PARAMS)  # plain dicts are a state
 
 
+def test_buckets_are_carried_over_leaf_by_leaf():
+    params = {"layers": [{"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}], "b": jnp.ones(2), "big": jnp.ones(9000)}
+    grads = testing.gradients(params, 2)
+    plain = gradtx.sgd(0.1, 0.9)
+    packed = gradtx.pack(plain, min_leaves=2)
+    _, state = packed.update(grads[0], packed.init(params), params)
+    alone = gradtx.unpacked(state, params)
+    clipped = gradtx.pack(gradtx.clip_by_global_norm(1e9) >> plain, min_leaves=2)
+    more = params | {"head": jnp.ones(4)}
+    for old in (state, alone):
+        new, report = gradtx.carry_over(old, clipped, params)
+        assert report.dropped == ()
+        expected = packed.update(grads[1], state, params)[0]
+        for found, wanted in zip(
+            *map(jax.tree.leaves, (clipped.update(grads[1], new, params)[0], expected)), strict=True
+        ):
+            np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    new, report = gradtx.carry_over(alone, clipped, more)
+    assert [path for path in report.new if "count" not in path] == ["scale_by_momentum/mu/head"]
+    assert gradtx.tree_equal(
+        gradtx.find(gradtx.unpacked(new, more), "mu")["layers"], gradtx.find(alone, "mu")["layers"]
+    )
+    mu = gradtx.find(alone, "mu")
+    layer = "['layers'][0]['{}']".format
+    joined = [mu["b"], mu["layers"][0]["bias"], mu["layers"][0]["kernel"].ravel()]
+    of_0_1 = {
+        "inner": {
+            "scale_by_learning_rate": {"count": jnp.int32(1)},
+            "scale_by_momentum": {
+                "count": jnp.int32(1),
+                "mu": {"alone": {"['big']": mu["big"]}, "buckets": {"0": jnp.concatenate(joined)}},
+                "weights": None,
+            },
+        },
+        "layout": {
+            "alone": {"['big']": ()},
+            "buckets": {"0": {"['b']": {"(2,)": ()}, layer("bias"): {"(3,)": ()}, layer("kernel"): {"(2, 3)": ()}}},
+        },
+    }
+    for tx, expected in ((packed, state), (plain, alone)):
+        new, report = gradtx.carry_over({"in_buckets": of_0_1}, tx, params)
+        assert gradtx.tree_equal(new, expected)
+        assert (report.new, report.dropped) == ((), ())
+
+
 def test_the_report_says_what_happened():
     _, report = gradtx.carry_over(gradtx.sgd(0.1, 0.9).init(PARAMS), gradtx.lion(0.1), PARAMS)
     lines = repr(report).splitlines()
     assert [line.split()[0] for line in lines] == ["kept", "new", "dropped"]
     assert "scale_by_lion/mu/b" in report.kept
-    with pytest.raises(TypeError, match="tx is 3; allowed"):
+    with pytest.raises(TypeError, match="tx is 3; it must be a transform"):
         gradtx.carry_over({}, 3, PARAMS)
 
 
@@ -143,6 +188,7 @@ def test_the_state_lies_where_it_is_said_to():
         gradtx.masked(gradtx.lookahead(gradtx.adam(0.1)), "w"),
         gradtx.by_shape(gradtx.adam(0.1), gradtx.sgd(0.1, 0.9)),
         gradtx.stored(gradtx.adam(0.1), "bfloat16"),
+        gradtx.pack(gradtx.adam(0.1), min_leaves=1),
         gradtx.foreign(optax.adam(0.1)),
     ):
         said = gradtx.state_sharding(tx, params)

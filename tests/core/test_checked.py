@@ -10,7 +10,7 @@ import pytest
 from jax.experimental import checkify
 
 import gradtx
-from gradtx.core import check
+from gradtx.core import values
 
 PARAMS = {"layer": {"w": jnp.ones(3), "{b}": jnp.zeros(())}}
 GOOD = {"layer": {"w": jnp.array([1.0, -2.0, 0.5]), "{b}": jnp.float32(1.0)}}
@@ -127,10 +127,10 @@ def test_only_what_is_inside_is_checked_and_held_back_checks_are_noted():
     broken = gradtx.stateless(lambda updates, params: jax.tree.map(lambda u: u / 0, updates))
     tx = gradtx.checked(gradtx.scale_by_sign()) >> broken
     assert not np.isfinite(tx.update(GOOD, tx.init(PARAMS))[0]["layer"]["w"]).any()
-    with check.held_back() as noted:
+    with values.held_back() as noted:
         gradtx.checked(broken).update(GOOD, {"checked": {"inner": {}}})
     assert noted == [True]
-    assert not check.checking()
+    assert not values.value_checks.get()
 
 
 def test_unwrapped_use_under_jit_says_so():

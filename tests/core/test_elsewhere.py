@@ -78,7 +78,7 @@ def test_every_argument_of_optax_is_here_or_said(name, argument):
 
 
 def test_no_argument_is_said_that_is_here_or_nowhere():
-    said = {(name, argument) for name, hints in elsewhere.ARGUMENTS.items() for argument in hints}
+    said = {tuple(place.split(".")) for places in elsewhere.ARGUMENTS.values() for place in places.split()}
     assert said == set(UNKNOWN)
 
 
@@ -89,7 +89,7 @@ def test_attributes_and_modules_of_optax_say_where_they_are():
     assert gradtx.find(waiting.init(jnp.zeros(2)), "micro_step") == 0
     with pytest.raises(AttributeError, match=r"'gradient_transformation'. Instead: leave it out"):
         waiting.gradient_transformation()
-    with pytest.raises(AttributeError, match=r"gradtx.tree has no 'add'; .* stay with optax"):
+    with pytest.raises(AttributeError, match=r"gradtx.tree has no 'add'; .* use optax.tree"):
         gradtx.tree.add(1, 2)
 
 
@@ -205,7 +205,7 @@ def test_a_transform_of_ones_own_is_defined_as_for_optax(made):
 
 
 def test_a_chapter_says_where_its_names_are():
-    words = r"^gradtx\.schedules has no 'cosine_decay_schedule'; it has none: all schedules are at the top, as gradtx\."
+    words = r"^gradtx\.schedules has no 'cosine_decay_schedule'; all schedules are in gradtx itself, such as gradtx\."
     with pytest.raises(AttributeError, match=words):
         gradtx.schedules.cosine_decay_schedule
 

@@ -102,7 +102,7 @@ RARE = [(BF16, 16, 2**22), pytest.param(np.float16, 13, 2**19, marks=needs_float
 
 @pytest.mark.parametrize(("narrow", "digits", "draws"), RARE, ids=["bf16", "16"])
 def test_the_farther_neighbour_is_taken_as_rarely_as_the_last_digit_says(narrow, digits, draws):
-    """One float32 away from a number that the dtype has: 64 times among so many, above and below."""
+    """One float32 away from a number that the dtype has, above and below: 64 times among this many elements."""
     one = np.float32(1).view(np.uint32)
     for bits, near in ((one + 1, 1.0), (one + 2**digits - 1, 1 + 2.0 ** (digits - 23))):
         x = np.full(draws, np.uint32(bits).view(np.float32))
@@ -147,7 +147,7 @@ def test_devices_round_their_part_alike_and_do_not_talk(kind):
 # The bits -------------------------------------------------------------------------------------------------------------
 
 MANY = 2**16
-SIGMAS = 5  # all the bounds below are so many standard errors; their keys are fixed
+SIGMAS = 5  # all the bounds below are this many standard errors; their keys are fixed
 RAW = [(0, 0), (0, 1), (1, 0), (0, 5), (2**32 - 1, 2**32 - 1), (0x12345678, 0x9ABCDEF0)]
 
 
@@ -165,7 +165,7 @@ def bits(keys, *shape):
 
 
 def step_keys(steps, leaves=1):
-    """The keys of so many updates: (steps, leaves)."""
+    """The keys of a number of updates: (steps, leaves)."""
 
     def step(bits, _):
         following, keys = numerics.leaf_keys(bits, list(range(leaves)))

@@ -99,7 +99,7 @@ def test_no_dtype_is_no_wrapper():
 
 @functools.cache
 def steps_of(tx, length):
-    """So many updates with one gradient, compiled once."""
+    """A number of updates with one gradient, compiled once."""
     step = lambda gradient: lambda state, _: (tx.update(gradient, state, jnp.zeros_like(gradient))[1], None)  # noqa: E731
     return jax.jit(lambda gradient, state: jax.lax.scan(step(gradient), state, None, length=length)[0])
 

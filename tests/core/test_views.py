@@ -141,16 +141,21 @@ def refused(error, *words, inner=None, **passes):
 
 
 def test_what_is_refused():
-    refused(
-        ValueError, "gradtx.wrong: what up returned has shape (2, 3); allowed: the shape that came", up=lambda x: x.T
-    )
+    refused(ValueError, "gradtx.wrong: what up returned has shape (2, 3); it must keep the shape", up=lambda x: x.T)
     refused(TypeError, "what up returned has dtype", up=lambda x: x > 0)
-    refused(ValueError, "the leaf at ['bias'] has 1 axes; allowed: matrices", reach="matrix")
-    refused(TypeError, "names 'size', which is neither a field nor offered", down=lambda x, *, size: x)
-    refused(TypeError, "the field 'size' is declared, and no pass names it", size=fields.scalar())
-    refused(TypeError, "mu is 0.0; allowed: a field", mu=0.0)
+    refused(ValueError, "the leaf at ['bias'] has 1 axes; it must be a matrix", reach="matrix")
+    refused(TypeError, "names 'size', which is neither a field nor provided", down=lambda x, *, size: x)
+    refused(TypeError, "the field 'size' is declared, but no pass names it", size=fields.scalar())
+    refused(TypeError, "mu is 0.0; it must be a field", mu=0.0)
     refused(
         *(TypeError, "it returned the fields"),
         observe=lambda g, *, size: g,
         size=fields.scalar(),
     )
+
+
+def test_fields_that_move_are_not_in_buckets():
+    params = {"a": jnp.ones((2, 2)), "b": jnp.ones((3, 3))}
+    tx = in_units(gradtx.in_buckets(gradtx.scale_by_momentum()))
+    with pytest.raises(TypeError, match=r"scale_by_momentum/mu is stored in buckets; .* Leave pack out of the view"):
+        tx.update(params, tx.init(params), params)

@@ -82,7 +82,7 @@ WRAPPERS = [
     around("master_weights"),
     around("loss_scaling", {"scale": 8.0}, {"scale": 8.0, "dynamic": False}),
     around("in_buckets"),
-    around("pack", {"fewest": 2, "inner": gradtx.clip_by_global_norm(0.5) >> gradtx.adamw(RATE, mask="*kernel")}),
+    around("pack", {"min_leaves": 2, "inner": gradtx.clip_by_global_norm(0.5) >> gradtx.adamw(RATE, mask="*kernel")}),
     around("sam"),
     around("split_real_and_imaginary"),
 ]

@@ -60,7 +60,7 @@ def made(update=keep, init=None, **facts):
 
 # Arguments ------------------------------------------------------------------------------------------------------------
 
-RATE, NUMBER = "gradtx.adam: learning_rate", "allowed: a number or a schedule, in [0, inf)"
+RATE, NUMBER = "gradtx.adam: learning_rate", "it must be a number or a schedule, in [0, inf)"
 STRING = f"{RATE} is the string '%s'; {NUMBER}. Pass the number itself%s."
 VMAP = "build the optimizer under jax.vmap: jax.vmap(lambda x: gradtx.adam(..., learning_rate=x))(values)."
 NO_NUMBERS = {
@@ -87,12 +87,12 @@ NO_NUMBERS = {
     "a vector": (
         jnp.ones(3),
         ValueError,
-        f"{RATE} has shape (3,); {NUMBER}: a scalar. For many values at once, {VMAP}",
+        f"{RATE} has shape (3,); it must be a scalar. For many values at once, {VMAP}",
     ),
-    "one in a vector": (np.ones(1), ValueError, f"{RATE} has shape (1,); {NUMBER}: a scalar."),
-    "a factory": (gradtx.linear_schedule, TypeError, f"{RATE} is the factory gradtx.linear_schedule itself; call it"),
+    "one in a vector": (np.ones(1), ValueError, f"{RATE} has shape (1,); it must be a scalar."),
+    "a factory": (gradtx.linear_schedule, TypeError, f"{RATE} is the factory gradtx.linear_schedule itself. Call it"),
     "a transform": (gradtx.scale(1.0), TypeError, f"{RATE} is scale(step_size=1.0) of type scale; {NUMBER}."),
-    "a type": (float, TypeError, f"{RATE} is <class 'float'>; allowed: a schedule, or a function of the count."),
+    "a type": (float, TypeError, f"{RATE} is <class 'float'>; it must be a schedule, or a function of the count."),
     "a shape": (jax.ShapeDtypeStruct((), jnp.float32), TypeError, f"{RATE} is ShapeDtypeStruct(", NUMBER),
     "a key": (jax.random.key(0), TypeError, f"{RATE} is an array of dtype key<fry>; {NUMBER}"),
 }
@@ -105,7 +105,9 @@ ARGUMENTS += [
     for value, error in [(None, TypeError), ("1e-3", TypeError), (NAN, ValueError)]
 ]
 ARGUMENTS += [
-    Refusal(f"a traced rate of {word}", traced(gradtx.adam, value), (TypeError, ValueError), RATE, word, NUMBER)
+    Refusal(
+        f"a traced rate of {word}", traced(gradtx.adam, value), (TypeError, ValueError), RATE, word, "it must be a "
+    )
     for value, word in [(jnp.complex64(1), "complex64"), (jnp.bool_(True), "bool"), (jnp.ones(3), "shape (3,)")]
 ]
 BY_NAME = [gradtx.sgd, gradtx.adagrad, gradtx.rmsprop, gradtx.adadelta, gradtx.adamw, gradtx.lion, gradtx.signum]
@@ -113,7 +115,7 @@ ARGUMENTS += [
     Refusal(f"{f.__name__} by its own name", lambda f=f: f(None), TypeError, f"gradtx.{f.__name__}: learning_rate is")
     for f in BY_NAME
 ]
-UNIT = "allowed: a number or a schedule, in [0, 1)"
+UNIT = "it must be a number or a schedule, in [0, 1)"
 TWICE = gradtx.clip(1.0) >> gradtx.sgd(gradtx.linear_schedule(1.0, 0.0, 10)) >> gradtx.clip(2.0)
 TWICE_KNOWN = "stages, max_delta, learning_rate, momentum, nesterov, dampening, lr_inside_momentum, accumulator_dtype."
 ARGUMENTS.append(
@@ -130,31 +132,81 @@ for f, args, kwargs, error, *words in [
     *((gradtx.adam, [1], {"b1": b}, ValueError, f"gradtx.adam: b1 is {b!r}; {UNIT}.") for b in (1.0, 1.5, -0.1)),
     (gradtx.scale_by_lion, [], {"b2": 1}, ValueError, f"gradtx.scale_by_lion: b2 is 1.0; {UNIT}."),
     (gradtx.adam, [1e-3], {"eps": -1e-8}, ValueError, f"gradtx.adam: eps is -1e-08; {NUMBER}."),
-    (gradtx.clip_by_global_norm, [0], {}, ValueError, "max_norm is 0.0; allowed: a number or a schedule, in (0, inf]."),
-    (gradtx.sgd, [1], {"nesterov": True}, ValueError, "gradtx.sgd: nesterov needs momentum; pass momentum=0.9"),
-    (gradtx.rmsprop, [1], {"nesterov": True}, ValueError, "gradtx.rmsprop: nesterov needs momentum; pass momentum=0.9"),
-    (gradtx.sgd, [0.1], {"dampening": 0.5}, ValueError, "gradtx.sgd: dampening needs momentum"),
-    (gradtx.sgd, [0.1], {"dampening": jnp.float32(0.5)}, ValueError, "gradtx.sgd: dampening needs momentum"),
-    (gradtx.sgd, [0.1], {"dampening": gradtx.constant_schedule(0.5)}, ValueError, "dampening needs momentum"),
-    (gradtx.sgd, [0.1], {"lr_inside_momentum": True}, ValueError, "gradtx.sgd: lr_inside_momentum needs"),
-    (gradtx.sgd, [0.1], {"accumulator_dtype": LOW}, ValueError, "gradtx.sgd: accumulator_dtype needs momentum"),
-    (gradtx.scale_by_momentum, [0.9], {"dampening": 0.5}, ValueError, "dampening=0.5 needs form='sum'", "'debiased'"),
+    (
+        gradtx.clip_by_global_norm,
+        [0],
+        {},
+        ValueError,
+        "max_norm is 0.0; it must be a number or a schedule, in (0, inf].",
+    ),
+    (
+        gradtx.sgd,
+        [1],
+        {"nesterov": True},
+        ValueError,
+        "gradtx.sgd: nesterov is given; it needs momentum. Pass momentum=0.9",
+    ),
+    (gradtx.rmsprop, [1], {"nesterov": True}, ValueError, "gradtx.rmsprop: nesterov is True; it needs momentum. Pass"),
+    (gradtx.sgd, [0.1], {"dampening": 0.5}, ValueError, "gradtx.sgd: dampening is given; it needs momentum"),
+    (
+        gradtx.sgd,
+        [0.1],
+        {"dampening": jnp.float32(0.5)},
+        ValueError,
+        "gradtx.sgd: dampening is given; it needs momentum",
+    ),
+    (
+        gradtx.sgd,
+        [0.1],
+        {"dampening": gradtx.constant_schedule(0.5)},
+        ValueError,
+        "dampening is given; it needs momentum",
+    ),
+    (gradtx.sgd, [0.1], {"lr_inside_momentum": True}, ValueError, "gradtx.sgd: lr_inside_momentum is given; it needs"),
+    (gradtx.sgd, [0.1], {"accumulator_dtype": LOW}, ValueError, "gradtx.sgd: accumulator_dtype is given; it needs"),
+    (
+        gradtx.scale_by_momentum,
+        [0.9],
+        {"dampening": 0.5},
+        ValueError,
+        "dampening is 0.5; it needs form='sum'",
+        "'debiased'",
+    ),
     (gradtx.scale_by_momentum, [0.9], {"dampening": jnp.float32(0.5)}, ValueError, "needs form='sum'"),
-    (gradtx.scale_by_rms, [], {"debias": False, "eps_hat": True}, ValueError, "eps_hat needs debias=True"),
+    (gradtx.scale_by_rms, [], {"debias": False, "eps_hat": True}, ValueError, "eps_hat is True; it needs debias=True"),
     *(
-        (gradtx.scale_by_rms, [], {"eps_hat": True} | also, ValueError, "eps_hat excludes eps_in_sqrt and eps_root")
+        (
+            gradtx.scale_by_rms,
+            [],
+            {"eps_hat": True} | also,
+            ValueError,
+            "eps_hat is True; it excludes eps_in_sqrt and eps_root",
+        )
         for also in ({"eps_in_sqrt": True}, {"eps_root": 0.0})
     ),
-    (gradtx.scale_by_rms, [], {"eps_in_sqrt": True, "eps_root": 0.0}, ValueError, "eps_root is not needed"),
-    (gradtx.scale_by_rms, [], {"eps_hat": True, "maximum": "corrected"}, ValueError, "eps_hat measures the raw"),
+    (gradtx.scale_by_rms, [], {"eps_in_sqrt": True, "eps_root": 0.0}, ValueError, "eps_root is given; it must be None"),
+    (gradtx.scale_by_rms, [], {"eps_hat": True, "maximum": "corrected"}, ValueError, "it must be 'raw' with eps_hat"),
     *(
-        (gradtx.scale_by_rms, [], {"centered": True} | also, ValueError, "centered excludes eps_hat and maximum")
+        (
+            gradtx.scale_by_rms,
+            [],
+            {"centered": True} | also,
+            ValueError,
+            "centered is True; it excludes eps_hat and maximum",
+        )
         for also in ({"eps_hat": True}, {"maximum": "raw"})
     ),
-    (gradtx.adadelta, [], {"mask": {"w": True}}, ValueError, "gradtx.adadelta: mask needs weight_decay"),
+    (gradtx.adadelta, [], {"mask": {"w": True}}, ValueError, "gradtx.adadelta: mask is given; it needs weight_decay"),
     (gradtx.scale_by_momentum, [], {"form": "mean"}, ValueError, "form is 'mean'; allowed: 'debiased', 'average', 's"),
-    *((gradtx.adam, [1], {"nesterov": v}, TypeError, f"nesterov is {v!r}; allowed: ") for v in (1, "yes", 0.0)),
-    (gradtx.adam, [1], {"nesterov": jnp.array(True)}, TypeError, "gradtx.adam: nesterov is ", "allowed: True or False"),
+    *((gradtx.adam, [1], {"nesterov": v}, TypeError, f"nesterov is {v!r}; it must be ") for v in (1, "yes", 0.0)),
+    (
+        gradtx.adam,
+        [1],
+        {"nesterov": jnp.array(True)},
+        TypeError,
+        "gradtx.adam: nesterov is ",
+        "it must be True or False",
+    ),
     (
         *(gradtx.adam, [1], {"nesterv": 1}, TypeError),
         f"gradtx.adam: got an unexpected keyword argument 'nesterv'. Did you mean 'nesterov'? {KNOWN}",
@@ -165,38 +217,50 @@ for f, args, kwargs, error, *words in [
     (gradtx.clip, [1.0, 2], {}, TypeError, "gradtx.clip: too many positional arguments. Its arguments: max_delta."),
     (gradtx.adam, [], {"lerning_rate": 1}, TypeError, "argument 'lerning_rate'. Did you mean 'learning_rate'?"),
     (gradtx.linear_schedule, [1.0, 0.0, 10], {"maximumx": 1}, TypeError, "gradtx.linear_schedule: got an unexpected"),
-    (gradtx.scale_by_schedule, [0.1], {}, TypeError, "step_size_fn is 0.1; allowed: a schedule, or a function of the"),
+    (
+        gradtx.scale_by_schedule,
+        [0.1],
+        {},
+        TypeError,
+        "step_size_fn is 0.1; it must be a schedule, or a function of the",
+    ),
     *((w, [TX.factory], {}, TypeError, "inner is the factory gradtx.adam") for w in (gradtx.checked, gradtx.tunable)),
-    (gradtx.checked, [0.1], {}, TypeError, "gradtx.checked: inner is 0.1; allowed: a transform, or any object with in"),
-    (gradtx.to_optax, ["adam"], {}, TypeError, "gradtx.to_optax: tx is 'adam'; allowed: a transform, or any object"),
-    (gradtx.sgd, [-0.1], {}, ValueError, "learning_rate is -0.1;", "in [0, inf). To climb, put scale(-1.0) in front"),
+    (
+        gradtx.checked,
+        [0.1],
+        {},
+        TypeError,
+        "gradtx.checked: inner is 0.1; it must be a transform, or any object with in",
+    ),
+    (gradtx.to_optax, ["adam"], {}, TypeError, "gradtx.to_optax: tx is 'adam'; it must be a transform, or any object"),
+    (gradtx.sgd, [-0.1], {}, ValueError, "learning_rate is -0.1;", "in [0, inf). To ascend, put scale(-1.0) in front"),
     (gradtx.stored, [TX, "float16"], {}, ValueError, "gradtx.stored: dtype is 'float16'; allowed: 'bfloat16'", "65504"),
     (gradtx.stored, [TX, "float8_e4m3fn"], {}, ValueError, "'float8_e4m3fn'; allowed: 'bfloat16', 'float32'", "few"),
-    (gradtx.stored, [TX, "int8"], {}, TypeError, "dtype is 'int8'; allowed: a floating-point dt"),
-    (gradtx.stored, [TX, "bf16"], {}, TypeError, "gradtx.stored: dtype is 'bf16'; allowed: a floating"),
+    (gradtx.stored, [TX, "int8"], {}, TypeError, "dtype is 'int8'; it must be a floating-point dt"),
+    (gradtx.stored, [TX, "bf16"], {}, TypeError, "gradtx.stored: dtype is 'bf16'; it must be a floating"),
     (gradtx.stored, [TX], {}, TypeError, "dtype"),
     (gradtx.stored, [gradtx.adam, LOW], {}, TypeError, "gradtx.stored: inner is the factory gradtx.adam itself"),
-    (gradtx.stored, [0.1, LOW], {}, TypeError, "gradtx.stored: inner is 0.1; allowed: a transform"),
-    (gradtx.stored, [gradtx.sgd(1.0), LOW], {}, ValueError, "sgd(", "has no statistics; allowed: a transform that has"),
-    (gradtx.stored, [FOREIGN, LOW], {}, ValueError, "gradtx.stored: <foreign trace> has no statistics"),
-    (gradtx.stored, [TX, LOW, ("mean",)], {}, ValueError, "adam(", "has no statistic 'mean'; it has: mu, nu."),
-    (gradtx.stored, [TX, LOW, ("weights",)], {}, ValueError, "has no statistic 'weights'; it has: mu, nu."),
-    (gradtx.stored, [TX, LOW, "rho"], {}, ValueError, "has no statistic 'rho'; it has: mu, nu."),
+    (gradtx.stored, [0.1, LOW], {}, TypeError, "gradtx.stored: inner is 0.1; it must be a transform"),
+    (gradtx.stored, [gradtx.sgd(1.0), LOW], {}, ValueError, "sgd(", "it must be a transform that has statistics"),
+    (gradtx.stored, [FOREIGN, LOW], {}, ValueError, "gradtx.stored: inner is <foreign trace>; it must be"),
+    (gradtx.stored, [TX, LOW, ("mean",)], {}, ValueError, "adam(", "fields has 'mean'; allowed for adam("),
+    (gradtx.stored, [TX, LOW, ("weights",)], {}, ValueError, "fields has 'weights'; allowed for adam("),
+    (gradtx.stored, [TX, LOW, "rho"], {}, ValueError, "fields has 'rho'; allowed for adam("),
     (gradtx.stored, [gradtx.scale_by_rms(centered=True), LOW], {}, ValueError, "scale_by_rms/nu of", "difference"),
     (gradtx.stored, [gradtx.amsgrad(0.1), LOW], {}, ValueError, "scale_by_rms/nu_max of amsgrad(", "its peaks"),
     (gradtx.scale_by_momentum, [], {"state_dtype": LOW}, TypeError, "unexpected keyword argument 'state_dtype'"),
     (gradtx.adam, [1], {"mu_dtype": "float16"}, ValueError, "gradtx.stored: dtype is 'float16'", "in gradtx.adam"),
-    (gradtx.lion, [1], {"mu_dtype": "int8"}, TypeError, "mu_dtype is 'int8'; allowed: a floating-point dt"),
+    (gradtx.lion, [1], {"mu_dtype": "int8"}, TypeError, "mu_dtype is 'int8'; it must be a floating-point dt"),
 ]:
     name = f"{f.__name__} {len(ARGUMENTS)}: {', '.join([*map(str, args), *kwargs])[:50]}"
     ARGUMENTS.append(Refusal(name, functools.partial(f, *args, **kwargs), error, *words))
 for tx, changes, error, *words in [
     (TX, {"b1": 1.5}, ValueError, f"gradtx.adam: b1 is 1.5; {UNIT}"),
     (TX, {"b1": True}, TypeError, "gradtx.adam: b1 is True, a bool"),
-    (TX, {"nesterov": "yes"}, TypeError, "gradtx.adam: nesterov is 'yes'; allowed: True or False"),
+    (TX, {"nesterov": "yes"}, TypeError, "gradtx.adam: nesterov is 'yes'; it must be True or False"),
     (TX, {"learnin_rate": 1}, TypeError, "gradtx.adam has no argument 'learnin_rate'. Did you mean 'learning_rate'?"),
     (CHAIN, {"learnin_rate": 1}, TypeError, "gradtx.chain has no argument 'learnin_rate'. Did you mean 'learning_rate"),
-    (gradtx.sgd(0.1), {"nesterov": True}, ValueError, "nesterov needs momentum"),
+    (gradtx.sgd(0.1), {"nesterov": True}, ValueError, "nesterov is given; it needs momentum"),
     (gradtx.sgd(gradtx.constant_schedule(0.1)), {"value": 1}, TypeError, "gradtx.sgd has no argument 'value'"),
     (
         gradtx.scale_by_adam().expand(),
@@ -210,7 +274,7 @@ for tx, changes, error, *words in [
 ARGUMENTS += [
     Refusal("an ambiguous name", lambda: gradtx.scale_by_adam().expand().decay, AttributeError, "argument of several"),
     Refusal("a misspelt name", lambda: TX.learnin_rate, AttributeError, "Did you mean 'learning_rate'?"),
-    Refusal("a change", lambda: setattr(TX, "b1", 0), AttributeError, "gradtx.adam is a value", "use .replace(b1=...)"),
+    Refusal("a change", lambda: setattr(TX, "b1", 0), AttributeError, "gradtx.adam is a value", "Use .replace(b1=...)"),
     Refusal("a deletion", lambda: delattr(TX, "b1"), AttributeError, "gradtx.adam is a value and cannot be changed"),
     Refusal("an entry in the registry", lambda: gradtx.registry.update(mine=1), AttributeError, "update"),
 ]
@@ -244,19 +308,19 @@ for interval, annotation, outside in RANGES:
             words = (ValueError, "gradtx.ranged: x is ", interval)
             ARGUMENTS.append(Refusal(f"{kind.__name__} {value} in {interval}", call, *words))
 for annotation, value, words in [
-    (bool, 1, "x is 1; allowed: True or False."),
-    (int, 0.5, "x is 0.5; allowed: an int."),
-    (int, True, "x is True; allowed: an int."),
-    (gradtx.PositiveInt, 1.5, "x is 1.5; allowed: an int"),
-    (float, "1", "x is '1'; allowed: a number."),
-    (float, True, "x is True; allowed: a number."),
-    (str, 1, "x is 1; allowed: a str."),
-    (bool | str, 1, "x is 1; allowed: True or False or allowed: a str."),
-    (Callable[[int], int], 1, "x is 1; allowed: a function."),
-    (tuple[gradtx.Unit, ...], 0.5, "x is 0.5; allowed: a tuple or list."),
-    (dict[str, gradtx.Unit], [0.5], "x is [0.5]; allowed: a dict."),
-    (Transform, 3, "x is 3; allowed: a transform, or any object with init and update."),
-    (gradtx.Schedule, 3, "x is 3; allowed: a schedule, or a function of the count."),
+    (bool, 1, "x is 1; it must be True or False."),
+    (int, 0.5, "x is 0.5; it must be an int."),
+    (int, True, "x is True; it must be an int."),
+    (gradtx.PositiveInt, 1.5, "x is 1.5; it must be an int"),
+    (float, "1", "x is '1'; it must be a number."),
+    (float, True, "x is True; it must be a number."),
+    (str, 1, "x is 1; it must be a str."),
+    (bool | str, 1, "x is 1; it must be True or False or a str."),
+    (Callable[[int], int], 1, "x is 1; it must be a function."),
+    (tuple[gradtx.Unit, ...], 0.5, "x is 0.5; it must be a tuple or list."),
+    (dict[str, gradtx.Unit], [0.5], "x is [0.5]; it must be a dict."),
+    (Transform, 3, "x is 3; it must be a transform, or any object with init and update."),
+    (gradtx.Schedule, 3, "x is 3; it must be a schedule, or a function of the count."),
 ]:
     call = functools.partial(lambda annotation, value: one_of(annotation)(value), annotation, value)
     ARGUMENTS.append(Refusal(f"{value!r} for {annotation}", call, TypeError, f"gradtx.ranged: {words}"))
@@ -264,7 +328,7 @@ TWO = one_of(tuple[gradtx.Unit, ...])((0.5, 0.5))
 ARGUMENTS.append(Refusal("one of two", lambda: TWO.replace(x=(0.5, 1.5)), ValueError, f"x is 1.5; {UNIT}"))
 CLOSE, ROUNDS = gradtx.adam(1, b2=1 - 1e-9), "gradtx.scale_by_rms: decay is 0.999999999, which rounds to 1.0 in float32"
 ARGUMENTS += [
-    Refusal("1 - 1e-9, init", lambda: CLOSE.init(PARAMS), ValueError, f"{ROUNDS}; allowed: in [0, 1)", "float64"),
+    Refusal("1 - 1e-9, init", lambda: CLOSE.init(PARAMS), ValueError, f"{ROUNDS}; it must be in [0, 1)", "float64"),
     Refusal("1 - 1e-9, update", lambda: update(CLOSE, state=shapes(TX)), ValueError, ROUNDS),
     Refusal("1 - 1e-9, traced", lambda: jax.eval_shape(CLOSE.init, PARAMS), ValueError, ROUNDS),
     Refusal(
@@ -274,19 +338,19 @@ ARGUMENTS += [
 
 # Compositions ---------------------------------------------------------------------------------------------------------
 
-A_PAIR = "allowed: a transform, or any object with init and update."
+A_PAIR = "it must be a transform, or any object with init and update."
 COMPOSITIONS = []
 for compose in (gradtx.chain, gradtx.join):
     who = f"gradtx.{compose.__name__}"
-    lists = f"{who}: stage 0 is a %s; pass the transforms themselves: {compose.__name__}(*transforms)."
-    none = f"{who}: got no transforms; pass at least one, or use identity() for one that does nothing."
+    lists = f"{who}: stage 0 is a %s. Pass the transforms themselves: {compose.__name__}(*transforms)."
+    none = f"{who}: got no transforms. Pass at least one, or identity(), which does nothing."
     COMPOSITIONS += [
         Refusal(f"{who} of {stages}", functools.partial(compose, *stages), TypeError, words)
         for stages, words in [
             ([], none),
             ([[TX, TX]], lists % "list"),
             ([(TX, TX)], lists % "tuple"),
-            ([TX, gradtx.adam], f"{who}: stage 1 is the factory gradtx.adam itself; call it: adam(...)."),
+            ([TX, gradtx.adam], f"{who}: stage 1 is the factory gradtx.adam itself. Call it: adam(...)."),
             *(([TX, other], f"{who}: stage 1 is {other!r}; {A_PAIR}") for other in (None, 0.1, "adam", int, TX.init)),
         ]
     ]
@@ -297,7 +361,7 @@ COMPOSITIONS += [
     Refusal("+ 1", lambda: TX + 1, TypeError, "gradtx.join: stage 1 is 1"),
     Refusal("1 +", lambda: 1 + TX, TypeError, "gradtx.join: stage 0 is 1"),
     Refusal(">> 0.1", lambda: gradtx.scale(1.0) >> 0.1, TypeError, "gradtx.chain: stage 1 is 0.1", A_PAIR),
-    Refusal("+ factory", lambda: TX + gradtx.adam, TypeError, "call it: adam"),
+    Refusal("+ factory", lambda: TX + gradtx.adam, TypeError, "Call it: adam"),
     Refusal("a list on the left", lambda: [TX] >> TX, TypeError, "gradtx.chain: stage 0 is a list"),
     Refusal("stages by name", lambda: gradtx.chain(stages=[TX]), TypeError, "chain"),
 ]
@@ -312,7 +376,9 @@ RIGHT_OF_PLUS = {
     "in two wrappers": lambda: gradtx.scale_by_rms() + gradtx.tunable(gradtx.checked(gradtx.chain(FOREIGN))),
 }
 COMPOSITIONS += [
-    Refusal(f"{name}, right of +", call, TypeError, "gradtx.join: ", "trace", "cannot stand right of +", "Put it first")
+    Refusal(
+        f"{name}, right of +", call, TypeError, "gradtx.join: ", "trace", "cannot be on the right of +", "Put it first"
+    )
     for name, call in RIGHT_OF_PLUS.items()
 ]
 
@@ -335,17 +401,20 @@ DEAF, WITH_EXTRA = registered(deaf), registered(with_extra)
 COMPOSITIONS += [
     Refusal("observed is dropped", lambda: TX + DEAF(gradtx.scale_by_rms()), TypeError, "gradtx.join: deaf"),
     Refusal("extra is dropped", lambda: DEAF(WITH_EXTRA()), TypeError, "with_extra(rate=0.5) needs value", "**extra"),
-    Refusal("first, behind", lambda: TX >> made(place="first")(), TypeError, "breaks", "cannot stand behind adam"),
-    Refusal("final, in front", lambda: made(place="last")() + TX, TypeError, "adam(", "cannot stand behind breaks"),
+    Refusal("first, behind", lambda: TX >> made(place="first")(), TypeError, "breaks", "cannot come after adam"),
+    Refusal("final, in front", lambda: made(place="last")() + TX, TypeError, "adam(", "cannot come after breaks"),
 ]
 
 # Configurations -------------------------------------------------------------------------------------------------------
 
-A_CONFIG, ARGS = "allowed: a dict of a 'name' and 'arguments', as to_config gives", {"learning_rate": 0.1}
+A_CONFIG, ARGS = "it must be a dict of 'name' and 'arguments', as from to_config", {"learning_rate": 0.1}
 CONFIGS = [
     Refusal(f"the config {config}", functools.partial(gradtx.from_config, config), error, "gradtx.", *words)
     for config, error, *words in [
-        *((config, ValueError, f"gradtx.from_config: got {config!r}; {A_CONFIG}") for config in (None, "adam", [], {})),
+        *(
+            (config, ValueError, f"gradtx.from_config: config is {config!r}; {A_CONFIG}")
+            for config in (None, "adam", [], {})
+        ),
         ({"name": "adam"}, ValueError, A_CONFIG),
         ({"name": "adam", "arguments": ARGS, "more": 1}, ValueError, A_CONFIG),
         ({"name": "adam", "arguments": None}, ValueError, A_CONFIG),

@@ -48,7 +48,7 @@ def returning(annotation):
     return gradtx.transform(without)
 
 
-EITHER = "allowed: Rule or Transform."
+EITHER = "it must be Rule or Transform."
 GAP = "unannotated: parameter 'b' has no annotation. Annotate a hyperparameter with its range"
 ONCE = "a factory called 'adam' is already defined in gradtx.optimizers.adam_family"
 REFUSALS = [
@@ -72,13 +72,18 @@ REFUSALS += [
     for a in (None, int, "nothing", record.Recorded, gradtx.Schedule)
 ]
 for body, decorate, args, words in [
-    (says_rule, gradtx.transform, [], "gradtx.says_rule: its body returned scale(step_size=1.0), and is annotated"),
+    (
+        says_rule,
+        gradtx.transform,
+        [],
+        "gradtx.says_rule: its body returned scale(step_size=1.0); it must return a Rule",
+    ),
     (says_transform, gradtx.transform, [], "gradtx.says_transform: its result is "),
     (says_nothing, gradtx.transform, [], "gradtx.says_nothing: its result is None"),
     (says_number, gradtx.schedule, [1.0], "gradtx.says_number: its body returned "),
 ]:
     REFUSALS.append(Refusal(body.__name__, lambda b=body, d=decorate, a=args: registered(b, d)(*a), TypeError, words))
-READABLE, NAMED = "allowed: a plain function", "allowed: update(updates, state) or update(updates, state, params)"
+READABLE, NAMED = "it must be a plain function", "it must be update(updates, state) or update(updates, state, params)"
 for update_, words in [
     (functools.partial(lambda updates, state, *, factor: 0, factor=2.0), READABLE),
     (jax.jit(keep), READABLE),
@@ -94,13 +99,13 @@ FIELDS, BREAKS = {"m": np.zeros(3, np.float32)}, "gradtx.breaks.update: "
 STATE = {"breaks": FIELDS | {"count": np.int32(0)}}
 REFUSALS += [
     Refusal(f"init gives {fields}", lambda f=fields: made(init=lambda _: f)().init(PARAMS), TypeError, *words)
-    for words in [("gradtx.breaks.init: returned ", "allowed: a dict of fields, none called 'count'")]
+    for words in [("gradtx.breaks.init: returned ", "it must return a dict of fields, none called 'count'")]
     for fields in [(1, 2), {"count": 3}, np.ones(3)]
 ]
-PAIR = "allowed: a pair (updates, state)."
+PAIR = "it must return a pair (updates, state)."
 for result, given, words in [
     ("no state", lambda updates, state: (updates, {}), "the state it returned lacks ['m']"),
-    ("another field", lambda updates, state: (updates, state | {"n": 0.0}), "has ['n'], which the old state has not"),
+    ("another field", lambda updates, state: (updates, state | {"n": 0.0}), "has ['n'], not in the old state"),
     (
         "a longer field",
         lambda updates, state: (updates, {"m": jnp.zeros(4)}),
@@ -121,11 +126,16 @@ for result, given, words in [
 MISSPELT = made(fields={"mu": fields.squares()}, init=lambda params: FIELDS)
 REFUSALS += [
     Refusal("an odd reach", lambda: Rule(update=keep, reach="elements"), ValueError, "reach is 'elements'; allowed: "),
-    Refusal(
-        "an odd trait", lambda: Rule(update=keep, traits=("clip",)), ValueError, "'clip' is not a trait; allowed: "
-    ),
+    Refusal("an odd trait", lambda: Rule(update=keep, traits=("clip",)), ValueError, "traits has 'clip'; allowed: "),
     Refusal("no update", lambda: Rule(), TypeError, "gradtx.Rule: update is missing"),
-    Refusal("a misspelt field", lambda: MISSPELT().init(PARAMS), ValueError, "gradtx.breaks: ", "'mu'", "fields: m."),
+    Refusal(
+        "a misspelt field",
+        lambda: MISSPELT().init(PARAMS),
+        ValueError,
+        "gradtx.breaks: ",
+        "'mu'",
+        "did not return; it returned: m.",
+    ),
 ]
 
 
@@ -186,9 +196,15 @@ def no_sums(u):
 
 VECTOR = {"w": np.ones(3, np.float32)}
 LIKE, NUMBER_OF_TREE, LEAF = fields.like(), fields.scalar(per="tree"), "gradtx.per_leaf: "
-OWN = "that is what the language calls its own; choose another name."
+OWN = "that name is reserved. Choose another name."
 for name, call, error, *words in [
-    ("no field", lambda: gradtx.per_leaf(named_mu, mu=0.0), TypeError, f"{LEAF}mu is 0.0; allowed: a field", "like()"),
+    (
+        "no field",
+        lambda: gradtx.per_leaf(named_mu, mu=0.0),
+        TypeError,
+        f"{LEAF}mu is 0.0; it must be a field",
+        "like()",
+    ),
     (
         "a factory",
         lambda: gradtx.per_leaf(named_mu, mu=fields.like),
@@ -204,45 +220,45 @@ for name, call, error, *words in [
         "no key",
         lambda: gradtx.per_leaf(plain, key=LIKE),
         ValueError,
-        "called 'key', but only a random key is called so",
+        "called 'key', but only a random key may have that name",
     ),
     (
         "another key",
         lambda: gradtx.per_tree(plain, noise=fields.key()),
         ValueError,
         "gradtx.per_tree: ",
-        "is called key",
+        "must be called key",
     ),
-    ("an odd trait of a formula", lambda: gradtx.per_leaf(plain, traits=("odd",)), ValueError, "'odd' is not a trait"),
+    ("an odd trait of a formula", lambda: gradtx.per_leaf(plain, traits=("odd",)), ValueError, "traits has 'odd'"),
     (
         "any names",
         formula(any_names),
         TypeError,
-        "any_names: names stands for any arguments; allowed: names, of fields",
+        "any_names: names stands for any arguments; a pass must name each field",
     ),
-    ("any leaves", formula(several), TypeError, "several: us stands for any arguments; allowed: names"),
+    ("any leaves", formula(several), TypeError, "several: us stands for any arguments; a pass must name"),
     (
         "no leaf",
         formula(without, mu=LIKE),
         TypeError,
-        "without(*, mu); allowed: update(u, *, names), u being what flows",
+        "without(*, mu); it must be update(u, *, names), where u is the update",
     ),
     (
         "once of a leaf",
         formula(of_size, None, once_of_a_leaf),
         TypeError,
-        "once_of_a_leaf(u, *, size); allowed: once(*,",
+        "once_of_a_leaf(u, *, size); it must be once(*,",
     ),
     (
-        *("an unknown name", formula(taken), TypeError, "taken names 'beta', which is neither a field nor offered"),
+        *("an unknown name", formula(taken), TypeError, "taken names 'beta', which is neither a field nor provided"),
         *(
             "fields: none",
-            "offered: count, observed, params",
+            "provided: count, observed, params",
             "Declare it: beta=fields.like()",
             "beta=fields.argument()",
         ),
     ),
-    ("a silent field", formula(named_mu, mu=LIKE, nu=LIKE), TypeError, "named_mu: the field 'nu' is declared, and no"),
+    ("a silent field", formula(named_mu, mu=LIKE, nu=LIKE), TypeError, "named_mu: the field 'nu' is declared, but no"),
     (
         *(
             "a field of the tree",
@@ -250,7 +266,7 @@ for name, call, error, *words in [
             TypeError,
             "of_size: the field 'size' is one for",
         ),
-        *("there is no `once` to move it", "per_leaf(update, once=once, size=...)"),
+        *("but no `once` updates it", "per_leaf(update, once=once, size=...)"),
     ),
     (
         *(
@@ -259,7 +275,7 @@ for name, call, error, *words in [
             TypeError,
             "its update names 'size'",
         ),
-        *("gradtx.breaks: ", "there are: count, length, observed, params"),
+        *("gradtx.breaks: ", "allowed: count, length, observed, params"),
     ),
     ("once needs", stepped(plain, None, lambda *, size: {}), TypeError, "gradtx.breaks: its once names 'size', which"),
     (
@@ -267,16 +283,21 @@ for name, call, error, *words in [
         stepped(lambda u: u.reshape(1, -1), tree=VECTOR),
         ValueError,
         "the update has shape (1, 3)",
-        "that came, (3,)",
+        "keep the shape (3,)",
     ),
     (
         "a number",
         stepped(lambda u: jnp.sum(u)),
         ValueError,
-        "gradtx.breaks: the update has shape (); allowed: the shape",
+        "gradtx.breaks: the update has shape (); it must keep the shape",
     ),
-    ("another kind", stepped(lambda u: u + 1j), TypeError, "the update has dtype complex64; allowed: the dtype that c"),
-    ("integers", stepped(lambda u: u > 0), TypeError, "gradtx.breaks: the update has dtype bool; allowed: the dtype"),
+    ("another kind", stepped(lambda u: u + 1j), TypeError, "the update has dtype complex64; it must keep the dtype"),
+    (
+        "integers",
+        stepped(lambda u: u > 0),
+        TypeError,
+        "gradtx.breaks: the update has dtype bool; it must keep the dtype",
+    ),
     ("half", stepped(lambda u: u.astype(jnp.bfloat16)), TypeError, "the update has dtype bfloat16", "float32"),
     (
         *(
@@ -284,11 +305,11 @@ for name, call, error, *words in [
             stepped(lambda u, *, mu: (u, {"mu": mu[None]}), tree=VECTOR, mu=LIKE),
             ValueError,
         ),
-        "gradtx.breaks: the field 'mu' has shape (1, 3); allowed: the shape that came, (3,).",
+        "gradtx.breaks: the field 'mu' has shape (1, 3); it must keep the shape (3,).",
     ),
     (
         *("a field of another kind", stepped(lambda u, *, mu: (u, {"mu": mu > 0}), mu=LIKE), TypeError),
-        "gradtx.breaks: the field 'mu' has dtype bool; allowed: the dtype that came, float32.",
+        "gradtx.breaks: the field 'mu' has dtype bool; it must keep the dtype float32.",
     ),
     (
         "a field too many",
@@ -310,7 +331,7 @@ for name, call, error, *words in [
         stepped(of_size, no_sums),
         TypeError,
         "its measure returned {",
-        "total(x), norm(x), largest(x)",
+        "total(x), norm(x) or largest(x)",
     ),
     ("a measure of no dict", stepped(of_size, lambda u: gradtx.norm(u)), TypeError, "a dict of total(x), norm(x)"),
     (
@@ -325,7 +346,7 @@ for name, call, error, *words in [
             ValueError,
             "the leaf at ['b'] has 0 axes",
         ),
-        *("gradtx.breaks: ", "allowed: matrices, which have 2", "by_shape(matrix=breaks(...), other=adam(...))"),
+        *("gradtx.breaks: ", "it must be a matrix with 2 axes", "by_shape(matrix=breaks(...), other=adam(...))"),
     ),
     (
         *(
@@ -333,7 +354,7 @@ for name, call, error, *words in [
             stepped(of_size, given={"size": np.ones(3)}, size=fields.argument()),
             ValueError,
         ),
-        "gradtx.breaks.update: size has shape (3,); allowed: one number. Pass its mean.",
+        "gradtx.breaks.update: size has shape (3,); it must be one number. Pass its mean.",
     ),
     (
         "an argument is missing",
@@ -346,20 +367,20 @@ for name, call, error, *words in [
             "a branch",
             branching(),
             TypeError,
-            "gradtx.breaks: it asks for the value of a number while it is compiled; allowed",
+            "gradtx.breaks: it reads the value of a traced number. Hyperparameters have no value",
         ),
         *("jnp.where(condition, one, other)", "@transform(check=...)"),
     ),
     (
         *("a vector without a state", lambda: registered(square)().update(PARAMS, {}), ValueError),
-        *("gradtx.square: the leaf at ['b'] has 0 axes; allowed: matrices",),
+        *("gradtx.square: the leaf at ['b'] has 0 axes; it must be a matrix",),
     ),
     (
         "a branch in a formula",
         lambda: branching("u")().update(PARAMS, branching("u")().init(PARAMS)),
         TypeError,
         "gradtx.breaks: ",
-        "asks for the value of a number",
+        "reads the value of a traced number",
     ),
 ]:
     REFUSALS.append(Refusal(f"a formula: {name}", call, error, *words))

@@ -25,8 +25,8 @@ def labels(spec):
 
 BIAS, BOOLS, A_NAME = (
     "gradtx.someone: mask at 'body/bias' is ",
-    "allowed: True or False",
-    "allowed: a str, the name of a",
+    "it must be True or False",
+    "it must be a str, the name of a",
 )
 REFUSALS = [
     Refusal(name, functools.partial(flags, spec), error, *words)
@@ -49,7 +49,7 @@ REFUSALS = [
             "a function of three",
             lambda a, b, c: 1,
             TypeError,
-            "of 3 arguments; allowed: of the path and the leaf, or of",
+            "of 3 arguments; it must take the path and the leaf, or",
         ),
         ("a builtin", max, TypeError, "gradtx.someone: mask"),
         (
@@ -73,9 +73,9 @@ REFUSALS = [
                 "a pattern behind the rest",
                 {"*": False, "*/kernel": True},
                 ValueError,
-                "pattern '*/kernel' decides noth",
+                "pattern '*/kernel' has no effect",
             ),
-            *("all its leaves match '*' before. Put it in front.",),
+            *("all its leaves already match '*'. Put it in front.",),
         ),
     ]
 ]
@@ -86,7 +86,7 @@ REFUSALS += [
         lambda: flags(lambda path, leaf: leaf.sum() > 0),
         TypeError,
         "a function of the params reads the values of StandIn(float32[2]) (sum); allowed: shape, ndim, size, dtype",
-        "gradtx.someone: mask is a function of the params, and is given arrays without values.",
+        "gradtx.someone: mask is a function of the params, and gets arrays without values.",
     ),
     Refusal(
         "a mask that compares a value",
@@ -101,9 +101,9 @@ REFUSALS += [
         "a mask that asks jax.numpy",
         lambda: flags(lambda params: jax.tree.map(lambda leaf: jnp.any(leaf), params)),
         Exception,
-        "gradtx.someone: mask is a function of the params, and is given arrays without values.",
+        "gradtx.someone: mask is a function of the params, and gets arrays without values.",
     ),
-    Refusal("without params", lambda: flags(lambda path, leaf: True, NET, None), ValueError, "the params are missing"),
+    Refusal("without params", lambda: flags(lambda path, leaf: True, NET, None), ValueError, "params are missing"),
     Refusal(
         "an int label", lambda: labels({"body": 0, "head": 1}), TypeError, f"param_labels at 'body/bias' is 0; {A_NAME}"
     ),
@@ -121,6 +121,6 @@ REFUSALS += [
         "decay's int",
         lambda: jax.eval_shape(update, DECAY[1]),
         TypeError,
-        "gradtx.add_decayed_weights: mask at 'w' is 2; allowed:",
+        "gradtx.add_decayed_weights: mask at 'w' is 2; it must be",
     ),
 ]

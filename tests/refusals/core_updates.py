@@ -19,7 +19,7 @@ from tests.refusals.core import CHAIN, MOMENTUM, PARAMS, TX, registered, shapes,
 
 ALIKE, NONE = "gradtx.adam.update: updates do not match params: ", "updates lacks ['b'], ['w']"
 NO_STATE = "gradtx.adam.update: the state is not one that init makes for these params: "
-PASS = "Pass the state returned by init or by the last update of this very optimizer."
+PASS = "Pass the state that init or the last update of this optimizer returned."
 MISSING = "params are missing; this optimizer needs them: tx.update(grads, state, params)."
 
 
@@ -48,9 +48,9 @@ TREES += [
     Refusal(name, functools.partial(update, TX, **given), ValueError, *words)
     for name, given, *words in [
         ("no b", {"grads": {"w": PARAMS["w"]}}, f"{ALIKE}updates lacks ['b']."),
-        ("one more", {"grads": PARAMS | {"c": np.ones(1)}}, f"{ALIKE}updates has ['c'], which params has not."),
-        ("four more", {"grads": BESIDE}, f"{ALIKE}updates has ['c'], ['d'], ['e'] and 1 more, which params has not."),
-        ("a list", {"grads": [*PARAMS.values()]}, f"{ALIKE}{NONE}; updates has [0], [1], which params has not."),
+        ("one more", {"grads": PARAMS | {"c": np.ones(1)}}, f"{ALIKE}updates has ['c'], not in params."),
+        ("four more", {"grads": BESIDE}, f"{ALIKE}updates has ['c'], ['d'], ['e'] and 1 more, not in params."),
+        ("a list", {"grads": [*PARAMS.values()]}, f"{ALIKE}{NONE}; updates has [0], [1], not in params."),
         ("a tuple", {"grads": (1.0, 1.0), "params": [1.0, 1.0]}, ALIKE, "the structure PyTreeDef((*, *))", "[*, *]"),
         ("an array", {"grads": np.ones(3)}, f"{ALIKE}{NONE}", "the root"),
         ("other params", {"params": PARAMS | {"w": np.ones(4)}}, f"{ALIKE}at ['w'], updates has shape (3,), params (4"),
@@ -101,7 +101,7 @@ def elsewhere(**trees):
     return update(TX, **{name: on(trees.get(name, "data"), value) for name, value in given.items()})
 
 
-ONE_MESH = "on {'data': 1}; allowed: one mesh. Put gradients, params and state on the same: jax.device_put("
+ONE_MESH = "on {'data': 1}; both must be on one mesh. Move gradients, params and state to it: jax.device_put("
 TREES += [
     Refusal(f"{name} on another mesh", functools.partial(elsewhere, **{name: "model"}), ValueError, words, ONE_MESH)
     for name, words in [
@@ -116,9 +116,9 @@ LEAVES = []
 for dtype in ("int32", "bool", "uint8"):
     good = {"layer": {"w": np.ones(3, np.float32), "step": np.ones(2, np.float32)}}
     bad = {"layer": good["layer"] | {"step": np.ones(2, dtype)}}
-    rest = f" at ['layer']['step'] has dtype {dtype}; allowed: floating-point or complex. Keep leaves that are not "
+    rest = f" at ['layer']['step'] has dtype {dtype}; it must be floating-point or complex. Keep leaves that are not "
     rest += "trained out of the parameters (or mask them out)."
-    both_ = f"gradtx.apply_updates: updates at ['layer']['step'] has dtype float32, params {dtype}; allowed: both float"
+    both_ = f"gradtx.apply_updates: updates at ['layer']['step'] has dtype float32, params {dtype}; both must be real"
     state = shapes(TX, good)
     for call, words in [
         (functools.partial(TX.init, bad), f"gradtx.adam.init: params{rest}"),
@@ -131,11 +131,11 @@ for dtype in ("int32", "bool", "uint8"):
     ]:
         LEAVES.append(Refusal(f"{dtype}: {words[:30]}", call, TypeError, words))
 for leaf in ("weights", object(), jnp.ones):
-    bad, words = {"w": leaf, "b": 0.0}, (" at ['w'] is ", f"of type {type(leaf).__name__}; allowed: arrays.")
+    bad, words = {"w": leaf, "b": 0.0}, (" at ['w'] is ", f"of type {type(leaf).__name__}; it must be an array.")
     if callable(leaf):
         words = (
             *words,
-            "allowed: arrays. Give the arrays alone, as equinox.filter(model, equinox.is_inexact_array) does.",
+            "it must be an array. Give the arrays alone, as equinox.filter(model, equinox.is_inexact_array) does.",
         )
     for who, call in [
         ("gradtx.adam.init: params", functools.partial(TX.init, bad)),
@@ -147,7 +147,7 @@ for leaf in ("weights", object(), jnp.ones):
         LEAVES.append(Refusal(f"{type(leaf).__name__}: {who}", call, TypeError, who, *words))
 for kind in (sparse.BCOO, sparse.BCSR):
     bad = {"w": kind.fromdense(jnp.eye(2)), "b": 0.0}
-    words = f" at ['w'] is sparse, a {kind.__name__}; allowed: dense arrays. Give its `.todense()`."
+    words = f" at ['w'] is sparse, a {kind.__name__}; it must be a dense array. Give its `.todense()`."
     for who, call in [
         ("gradtx.adam.init: params", functools.partial(TX.init, bad)),
         ("gradtx.chain.init: params", traced(CHAIN.init, bad)),
@@ -155,7 +155,7 @@ for kind in (sparse.BCOO, sparse.BCSR):
     ]:
         LEAVES.append(Refusal(f"{kind.__name__}: {who}", call, TypeError, f"{who}{words}"))
 COMPLEX, REAL = ({"layer": {"w": np.ones(2, dtype)}} for dtype in (np.complex64, np.float32))
-IMAGINARY = ("['layer']['w']", "is complex (complex64); allowed: real", "Put split_real_and_imaginary around it")
+IMAGINARY = ("['layer']['w']", "is complex (complex64); it must be real", "Put split_real_and_imaginary around it")
 for tx, who in [
     (gradtx.clip(1.0), "clip"),
     (gradtx.lion(0.1), "scale_by_lion"),
@@ -164,13 +164,13 @@ for tx, who in [
 ]:
     call = functools.partial(lambda tx: jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), COMPLEX), tx)
     LEAVES.append(Refusal(f"complex: {who}", call, TypeError, f"gradtx.{who}.", *IMAGINARY))
-KINDS = "updates at ['layer']['w'] has dtype complex64, params float32; allowed: both real or both complex."
+KINDS = "updates at ['layer']['w'] has dtype complex64, params float32; both must be real, or both complex."
 MOMENT = gradtx.stored(gradtx.scale_by_momentum(), jnp.bfloat16)
 LEAVES += [
     Refusal(name, call, error, *words)
     for name, call, error, *words in [
-        ("a Python bool", lambda: TX.init({"a": [True]}), TypeError, "params at ['a'][0] has dtype bool; allowed: "),
-        ("a Python int", lambda: TX.init({"a": [3]}), TypeError, "params at ['a'][0] has dtype int32; allowed: "),
+        ("a Python bool", lambda: TX.init({"a": [True]}), TypeError, "params at ['a'][0] has dtype bool; it must be "),
+        ("a Python int", lambda: TX.init({"a": [3]}), TypeError, "params at ['a'][0] has dtype int32; it must be "),
         ("complex gradients", lambda: update(TX, COMPLEX, shapes(TX, REAL), REAL), TypeError, "adam.update: ", KINDS),
         (
             "a real state",
@@ -182,7 +182,7 @@ LEAVES += [
         ),
         (
             *("a complex field in bfloat16", lambda: MOMENT.init(np.zeros(2, np.complex64)), TypeError),
-            "gradtx.stored: scale_by_momentum/mu at the root is complex (complex64); allowed: real",
+            "gradtx.stored: scale_by_momentum/mu at the root is complex (complex64); it must be real",
             "Put split_real",
         ),
         (
@@ -216,7 +216,7 @@ CALLS = [
     for name, call, error, *words in [
         ("an extra argument", lambda: update(TX, value=1.0), TypeError, UNKNOWN),
         ("another one", lambda: update(THEIRS, state={}, vale=1), TypeError, "'vale'. Did you mean 'value'?", "value"),
-        ("none", lambda: update(WANTS), TypeError, "wants_value.update: the extra argument 'value' is missing; pass "),
+        ("none", lambda: update(WANTS), TypeError, "wants_value.update: the extra argument 'value' is missing. Pass "),
         ("none through checked", lambda: update(gradtx.checked(WANTS)), TypeError, "'value' is missing"),
         *(
             (f"a schedule of {v}", lambda v=v: CUSTOM(lambda c: v)(0), TypeError, "custom_schedule", w)
@@ -242,10 +242,10 @@ for tx, changes, error, *words in [
     (TUNABLE, {"b3": 0.5}, KeyError, "no hyperparameter is called 'b3'", "There are: b1, b2, eps, learning_rate."),
     (TUNABLE, {"lerning_rate": 0.5}, KeyError, "Did you mean 'learning_rate'?"),
     (BOTH, {"step_size": 3.0}, KeyError, "several", "'step_size'", "There are: stages[0].step_size, stages[1].step_si"),
-    *((TUNABLE, {"b1": v}, TypeError, f"b1 is {v!r}; allowed: a number") for v in ("0.5", True, None, np.ones(3))),
-    (TUNABLE, {"b1": float("nan")}, ValueError, "gradtx.tune: b1 is nan; allowed: a number in [0, 1)"),
-    (TUNABLE, {"b1": 1.5}, ValueError, "gradtx.tune: b1 is 1.5; allowed: a number in [0, 1)"),
-    (TUNABLE, {"learning_rate": -1.0}, ValueError, "learning_rate is -1.0; allowed: a number in [0, inf)"),
+    *((TUNABLE, {"b1": v}, TypeError, f"b1 is {v!r}; it must be a number") for v in ("0.5", True, None, np.ones(3))),
+    (TUNABLE, {"b1": float("nan")}, ValueError, "gradtx.tune: b1 is nan; it must be in [0, 1)"),
+    (TUNABLE, {"b1": 1.5}, ValueError, "gradtx.tune: b1 is 1.5; it must be in [0, 1)"),
+    (TUNABLE, {"learning_rate": -1.0}, ValueError, "learning_rate is -1.0; it must be in [0, inf)"),
 ]:
     call = functools.partial(lambda tx, changes: gradtx.tune(shapes(tx), **changes), tx, changes)
     CALLS.append(Refusal(f"tune {changes}", call, error, *words))

@@ -44,7 +44,10 @@ REFUSALS = [
         "gradtx.add_decayed_weights.init: the leaf at the root is complex",
     ),
     Refusal(
-        "a mask without decay", lambda: gradtx.adadelta(mask="*"), ValueError, "gradtx.adadelta: mask needs weight"
+        "a mask without decay",
+        lambda: gradtx.adadelta(mask="*"),
+        ValueError,
+        "gradtx.adadelta: mask is given; it needs weight",
     ),
     Refusal(
         "another output axis",
@@ -62,7 +65,7 @@ REFUSALS = [
         "a negative noise",
         lambda: gradtx.add_noise(-1.0, 0.55),
         ValueError,
-        "gradtx.add_noise: eta is -1.0; allowed: a number or a schedule, in [0, inf)",
+        "gradtx.add_noise: eta is -1.0; it must be a number or a schedule, in [0, inf)",
     ),
     Refusal("half a key", lambda: gradtx.add_noise(0.1, 0.55, 0.5), TypeError, "gradtx.add_noise: key is 0.5"),
     Refusal(
@@ -75,13 +78,13 @@ REFUSALS = [
         "a plateau of several losses",
         lambda: step(gradtx.reduce_on_plateau(), value=jnp.ones(3)),
         ValueError,
-        "value has shape (3,); allowed: one number. Pass its mean.",
+        "value has shape (3,); it must be one number. Pass its mean.",
     ),
     Refusal(
         "a factor that reduces nothing",
         lambda: gradtx.reduce_on_plateau(1.0),
         ValueError,
-        "factor is 1.0; allowed: a number or a schedule, in (0, 1)",
+        "factor is 1.0; it must be a number or a schedule, in (0, 1)",
     ),
     Refusal("no patience", lambda: gradtx.reduce_on_plateau(patience=0), ValueError, "patience is 0"),
     *(

@@ -40,8 +40,8 @@ for _name, _make in MAKERS.items():
     refused(_name, "batch_size is 3, but data is None; leave it out, or pass data.", V, _make, W, batch_size=3)
 _hessian, _who = MAKERS["hessian"], "hessian"
 for _params, _words in (
-    ({"a": jnp.ones(2, complex)}, "params at ['a'] is complex64; allowed: real arrays. Make it two leaves"),
-    ({"a": [ONES, np.arange(2)]}, "params at ['a'][1] is int ... allowed: floating-point arrays. Close over it in the"),
+    ({"a": jnp.ones(2, complex)}, "params at ['a'] is complex64; allowed: real arrays. Pass its real and"),
+    ({"a": [ONES, np.arange(2)]}, "params at ['a'][1] is int ... allowed: floating-point arrays. Leave it out here"),
     (jnp.array([True]), "params at the root is bool; allowed: floating"),
     (["weights"], "params at [0] is a str; allowed: floating-point arrays."),
 ):
@@ -66,8 +66,11 @@ for _data, _size, _error, _words in (
 
 for _loss, _words in (
     (None, "loss is None; it must be a function: loss(params) or loss(params, batch)."),
-    (lambda w, *, key: 1.0, "wants a key, and a random loss has no landscape ... loss(params, key=key)"),
-    (lambda w, *, model_state: 1.0, "the loss wants model_state; fix it: lambda params, batch: loss(params"),
+    (lambda w, *, key: 1.0, "the loss takes a key; it must be deterministic. Fix the key: ... loss(params, key=key)"),
+    (
+        lambda w, *, model_state: 1.0,
+        "the loss takes model_state; it must be ... Fix the model_state: lambda params, batch: loss(params",
+    ),
     (lambda w: w["a"]["b"], "returns float32 of shape (2,); it must return a real scalar. ... values.mean()"),
     (lambda w: (total(w), {}), "the loss returns a tuple; it must ... lambda *args: loss(*args)[0]"),
     (lambda w: jax.lax.complex(total(w), 0.0), "the loss returns complex64 of shape (); it must return a real"),
@@ -85,17 +88,17 @@ refused(
 )
 
 for _v, _error, _words in (
-    ({"a": {"b": jnp.ones(3)}}, V, "v at ['a']['b'] has shape (3,); it must be that of params, (2,)."),
-    ({"a": {"c": ONES}}, V, "params has a leaf at ['a']['b'], and v has none; v must be a tree like params."),
-    ({"a": {"b": ONES, "c": ONES}}, V, "v has a leaf at ['a']['c'], and params has none"),
-    (ONES, V, "params has a leaf at ['a']['b'], and v has none"),
+    ({"a": {"b": jnp.ones(3)}}, V, "v at ['a']['b'] has shape (3,); it must have the shape of params, (2,)."),
+    ({"a": {"c": ONES}}, V, "params has a leaf at ['a']['b'], and v does not; v must be a tree like params."),
+    ({"a": {"b": ONES, "c": ONES}}, V, "v has a leaf at ['a']['c'], and params does not"),
+    (ONES, V, "params has a leaf at ['a']['b'], and v does not"),
     ({"a": {"b": ONES * 1j}}, T, "v at ['a']['b'] is complex ... allowed: real arrays. Take its real part."),
     ({"a": {"b": np.arange(2)}}, T, "v at ['a']['b'] is int ... floating-point arrays. Convert it with astype"),
 ):
     refused("Operator", _words, _error, land.hessian(total, W).__matmul__, _v)
 refused(
     "Operator",
-    "v is PyTreeDef([*]), and params PyTreeDef((*,)); v must be a tree like params.",
+    "v has the structure PyTreeDef([*]); it must be that of params, PyTreeDef((*,)).",
     V,
     land.hessian(lambda w: w[0], (1.0,)).__matmul__,
     [1.0],
@@ -123,8 +126,13 @@ for _model, _cost, _words in (
 for _model, _data, _kind, _words in (
     (None, None, "normal", "model is None; it must be a function of the params, and a batch."),
     (lambda w: (w, w), None, "categorical", "the model returns a tuple; for distribution='categorical' it must return"),
-    (lambda w, x: x @ w, X, "categorical", "an array of shape (5,) ... at least 2 axes, the first of samples."),
-    (lambda w: w[0], None, "normal", "an array of shape () ... at least 1 axis, the first of samples."),
+    (
+        lambda w, x: x @ w,
+        X,
+        "categorical",
+        "an array of shape (5,) ... at least 2 axes; the first is the axis of samples.",
+    ),
+    (lambda w: w[0], None, "normal", "an array of shape () ... at least 1 axis; the first is the axis of samples."),
     (lambda w: w[0], None, "categorical", "an array of shape () ... at least 1 axis"),
 ):
     refused("fisher", _words, T, land.fisher_product, _model, _two, _two, _data, distribution=_kind)
@@ -140,8 +148,8 @@ refused(
 _who = "operator"
 refused(_who, "product is None; it must be a function of the params, a batch", T, land.operator, None, _two)
 for _product, _words in (
-    (lambda w, v: v[:1], "what product returns at the root has shape (1,); it must be that of params, (2,)."),
-    (lambda w, v: (v,), "params has a leaf at the root, and what product returns has none"),
+    (lambda w, v: v[:1], "what product returns at the root has shape (1,); it must have the shape of params, (2,)."),
+    (lambda w, v: (v,), "params has a leaf at the root, and what product returns does not"),
 ):
     refused(_who, _words, V, land.operator(_product, _two).__matmul__, _two)
 
@@ -150,13 +158,19 @@ for _product, _words in (
 _whole = land.hessian(lambda w: jnp.sum(w**2), jnp.ones(3))
 for _ask in (land.lanczos, land.spectral_density, land.trace, land.diagonal):
     for _wrong, _got in ((jnp.eye(3), "ArrayImpl"), (None, "NoneType")):
-        refused(_ask, f"operator is a {_got}; allowed: what gradtx.landscape.hessian, gauss", T, _ask, _wrong)
+        refused(
+            _ask,
+            f"operator is a {_got}; it must be a gradtx.landscape.Operator. Make one with hessian, gauss",
+            T,
+            _ask,
+            _wrong,
+        )
     refused(_ask, "key is 3 of type int ... jax.random.key(seed)", T, _ask, _whole, key=3)
 for _ask, _asked, _words in (
     (land.lanczos, {"smallest": -1}, "smallest is -1; it must be at least 0."),
     (land.lanczos, {"largest": -1}, "largest is -1; it must be at least 0."),
-    (land.lanczos, {"smallest": 0, "largest": 0}, "smallest=0 and largest=0 are 0 eigenvalues of 3; allowed: 1 to 3"),
-    (land.lanczos, {"smallest": 2, "largest": 2}, "smallest=2 and largest=2 are 4 eigenvalues of 3; allowed: 1 to 3"),
+    (land.lanczos, {"smallest": 0, "largest": 0}, "smallest + largest is 0 + 0 = 0; allowed: 1 to 3"),
+    (land.lanczos, {"smallest": 2, "largest": 2}, "smallest + largest is 2 + 2 = 4; allowed: 1 to 3"),
     (land.lanczos, {"steps": 0}, "steps is 0; it must be at least 1."),
     (land.lanczos, {"steps": 1}, "steps is 1; allowed: 2 or more, one for each eigenvalue."),
     (land.lanczos, {"steps": 2.0}, "steps is 2.0 of type float; it must be an int."),
@@ -204,37 +218,39 @@ def between(one, two, share):
 _path = between(*jax.tree.map(lambda a: a[None], (ONE, OTHER)), np.linspace(0, 1, 9).reshape(9, 1, 1) ** 2)
 _path = {"a": _path["a"], "b": between(ONE["b"][None], ONES[None], np.linspace(0, 1, 9).reshape(9, 1) ** 2)}
 _still = jax.tree.map(lambda a: np.stack([a] * 5), ONE)
-_line = "the directions, at right angles, have lengths ... span no plane; they must be finite, longer than rounding"
+_line = (
+    "the orthogonalized directions have lengths ... span no plane; they must be finite and longer than rounding errors"
+)
 for _call, _error, _words, _arguments, _options in (
-    (random_plane, T, "params at ['a'] is int ... Close over it", ({"a": np.ones((2, 2), int)}, KEY), {}),
+    (random_plane, T, "params at ['a'] is int ... close over it", ({"a": np.ones((2, 2), int)}, KEY), {}),
     (random_plane, T, "key is None ... jax.random.key(seed)", (ONE, None), {}),
     (random_plane, V, "params has no leaves", ({}, KEY), {}),
     (random_plane, V, "dimensions is 3; allowed: 1 or 2.", (ONE, KEY), {"dimensions": 3}),
     (random_plane, V, "normalize is 'layer'; allowed: 'filter'", (ONE, KEY), {"normalize": "layer"}),
     (random_plane, V, "lengths 0, 0 and span no plane", (ONES, KEY), {}),
-    (random_plane, V, "span no plane ... one line", (np.ones((1, 1)), KEY), {}),
+    (random_plane, V, "span no plane ... not parallel", (np.ones((1, 1)), KEY), {}),
     (random_plane, V, "must be finite", (np.full((1, 1), np.nan), KEY), {"dimensions": 1}),
-    (plane_through, V, "['b'] ... second has none", (ONE, {"a": ONE["a"]}), {}),
+    (plane_through, V, "['b'] ... second does not", (ONE, {"a": ONE["a"]}), {}),
     (plane_through, V, "third at ['b'] has shape (3,)", (ONE, OTHER, ONE | {"b": np.ones(3)}), {}),
     (plane_through, V, "third has a leaf at ['c']", (ONE, OTHER, ONE | {"c": np.ones(3)}), {}),
     (plane_through, T, "second at ['b'] is int", (ONE, ONE | {"b": np.ones(2, int)}), {}),
     (plane_through, T, "first at ['b'] is complex", (ONE | {"b": ONES * 1j}, ONE), {}),
     (plane_through, V, "have lengths 0 and span no line", (ONE, ONE), {}),
-    (plane_through, V, "span no plane ... at right", (ONE, OTHER, OTHER), {}),
+    (plane_through, V, "span no plane ... parallel", (ONE, OTHER, OTHER), {}),
     (plane_through, V, "span no plane ... longer", (ONE, ONE, OTHER), {}),
     (plane_through, V, _line, (ONE, OTHER, between(ONE, OTHER, 0.3)), {}),
     (plane_through, V, f"{_line} (", (ONE, between(ONE, OTHER, 0.01), OTHER), {}),
-    (plane_along, V, "params has a leaf at ['b'], and second has none", (ONE, OTHER, {"a": ONE["a"]}), {}),
+    (plane_along, V, "params has a leaf at ['b'], and second does not", (ONE, OTHER, {"a": ONE["a"]}), {}),
     (plane_along, V, "span no plane", (ONE, OTHER, jax.tree.map(lambda a: 2 * a, OTHER)), {}),
     (plane_along, V, "span no line", (ONE, jax.tree.map(np.zeros_like, OTHER)), {}),
     (plane_along, V, "normalize is 'all'; allowed: 'filter'", (ONE, OTHER), {"normalize": "all"}),
     (trajectory_plane, V, "at ['b'] has shape (3, 2)", ({"a": np.ones((4, 2)), "b": np.ones((3, 2))},), {}),
-    (trajectory_plane, V, "has shape (2, 5); allowed: a leading axis ... at least 3", (np.ones((2, 5)),), {}),
-    (trajectory_plane, V, "at least 2.", (np.ones((1, 5)),), {"dimensions": 1}),
+    (trajectory_plane, V, "has shape (2, 5); it must have a leading axis of at least 3 steps", (np.ones((2, 5)),), {}),
+    (trajectory_plane, V, "at least 2 steps", (np.ones((1, 5)),), {"dimensions": 1}),
     (trajectory_plane, V, "at ['w'] has shape ()", ({"w": np.float32(1.0)},), {}),
     (trajectory_plane, V, "dimensions is 0; allowed: 1 or 2.", (np.ones((4, 5)),), {"dimensions": 0}),
     (trajectory_plane, T, "trajectory at the root is int", (np.ones((4, 5), int),), {}),
-    (trajectory_plane, V, f"{_line} ... not along one line", (_path,), {}),
+    (trajectory_plane, V, f"{_line} ... not parallel", (_path,), {}),
     (trajectory_plane, V, "span no line", (_still,), {"dimensions": 1}),
 ):
     refused(_call, _words, _error, _call, *_arguments, **_options)
@@ -242,15 +258,15 @@ _who = "Plane"
 refused(
     f"{_who}.project", "trajectory at ['a'] has shape (2, 2) ... after 1 leading axis of steps", V, LINE.project, ONE
 )
-refused(f"{_who}.project", "['b'], and trajectory has none", V, LINE.project, {"a": np.ones((4, 2, 2))})
-refused(f"{_who}.at", "2 coordinates for 1 directions; give one for each.", T, LINE.at, 1.0, 2.0)
+refused(f"{_who}.project", "['b'], and trajectory does not", V, LINE.project, {"a": np.ones((4, 2, 2))})
+refused(f"{_who}.at", "2 coordinates are given; allowed: 1, one for each direction.", T, LINE.at, 1.0, 2.0)
 refused("lanczos", "operator is a Plane", T, land.curved_plane, LINE)
 
 # Slices and ways ------------------------------------------------------------------------------------------------------
 
 for _error, _options, _words in (
-    (T, {"plane": 3.0}, "plane is a float; allowed: what gradtx.landscape.random_plane"),
-    (V, {"plane": LINE}, "plane has 1 directions; allowed: 2. Use slice_1d, or make it with dimensions=2"),
+    (T, {"plane": 3.0}, "plane is a float; it must be a gradtx.landscape.Plane. Make one with random_plane"),
+    (V, {"plane": LINE}, "plane has 1 directions; allowed: 2. Use slice_1d, or make the plane with dimensions=2"),
     (V, {"x": (0.0, np.nan)}, "x is (0.0, nan); allowed: (from, to), or an array ... finite"),
     (V, {"y": [1.0]}, "y is [1.0] ... two or more"),
     (V, {"x": "ab"}, "x is 'ab'"),
@@ -269,7 +285,7 @@ for _error, _options, _words in (
     _given = {"loss": jnp.sum, "plane": PLANE, "data": None} | _options
     _first = [_given.pop(name) for name in ("loss", "plane", "data")]
     refused("slice_2d", _words, _error, slice_2d, *_first, **_given)
-_words = "line has 2 directions; allowed: 1. Use slice_2d, or make it with dimensions=1."
+_words = "line has 2 directions; allowed: 1. Use slice_2d, or make the plane with dimensions=1."
 refused("slice_1d", _words, V, slice_1d, jnp.sum, PLANE)
 
 for _error, _options, _words in (
@@ -318,7 +334,7 @@ for _function, _asked, _error, _words in (
 _noisy = functions.noisy(_beale, 0.1)
 for _call, _error, _words, _arguments, _options in (
     ("Function", V, "name is 'mine'; allowed: bowl, valley,", (functions.Function, "mine"), {}),
-    ("noisy", T, "function is 3; allowed: a function of this module", (functions.noisy, 3, 0.1), {}),
+    ("noisy", T, "function is 3; it must be one of gradtx.landscape.functions", (functions.noisy, 3, 0.1), {}),
     ("noisy", V, "scale is -0.1; allowed: a finite number, at least 0.", (functions.noisy, _beale, -0.1), {}),
     ("noisy", V, "scale is inf", (functions.noisy, _beale, INF), {}),
     ("noisy", T, "scale is True", (functions.noisy, _beale, True), {}),

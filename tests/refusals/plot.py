@@ -1,4 +1,4 @@
-"""What the pictures refuse: losses, tables, functions, slices, spectra, races, axes."""
+"""What the plots refuse: losses, tables, functions, slices, spectra, races, axes."""
 
 import functools
 
@@ -19,7 +19,7 @@ REFUSALS = []
 
 
 def refused(draw, words, error, *arguments, **options):
-    """A row: the picture's name begins the text; `words` have several parts, divided by three dots."""
+    """A row: the plot's name begins the text; `words` have several parts, divided by three dots."""
     who = f"gradtx.plot.{draw.__name__}: "
     call = functools.partial(draw, *arguments, **options)
     REFUSALS.append(Refusal(f"{who}{words}", call, error, who, *words.split(" ... ")))
@@ -66,7 +66,7 @@ rows(
         ("steps_per_epoch is 0; allowed: 1 to", [1.0, 2.0], Options(steps_per_epoch=0)),
     ],
 )
-refused(plot.losses, "steps_per_epoch is 1.0; allowed: an int, 1 or more", TypeError, [1.0], steps_per_epoch=1.0)
+refused(plot.losses, "steps_per_epoch is 1.0; allowed: an int from 1 to the", TypeError, [1.0], steps_per_epoch=1.0)
 refused(plot.losses, "steps_per_epoch is True; allowed: an int", TypeError, [1.0], steps_per_epoch=True)
 refused(plot.losses, f"loss is {str(['a' * 99])[:57]}... (list)", TypeError, ["a" * 99, None])
 refused(plot.compare, "runs is empty; allowed: at least one run", ValueError, {})
@@ -114,7 +114,7 @@ for _draw in (plot.sensitivity, plot.heat_map):
 _holes = rows_of(GRID, [rate != 0.1 for rate in GRID["learning_rate"]])
 _holes = {name: column + [GRID[name][0]] for name, column in _holes.items()}
 _zero = {"optimizer": ["sgd"], "learning_rate": [0.1], "b1": [0.9], "final_loss": [0.0]}
-_log = "log is True, but final_loss goes down to 0; a log scale shows positive values. Pass log=False"
+_log = "log is True, and the lowest final_loss is 0; a log scale needs positive values. Pass log=False"
 rows(
     plot.sensitivity,
     ValueError,
@@ -148,14 +148,14 @@ refused(plot.heat_map, "runs for 4 of the 16 pairs ... learning_rate 3 with b1 0
 
 for _draw in (plot.contour, plot.surface):
     refused(_draw, "function is a float; allowed: a function of a point ... beale", TypeError, 3.0)
-    _words = "<lambda> of an array of shape (2,) returns float32[2]; allowed: one real scalar ... jnp.sum"
+    _words = "<lambda> of an array of shape (2,) returns float32[2]; it must return one real scalar ... jnp.sum"
     refused(_draw, _words, TypeError, lambda w: w, x=(0, 1), y=(0, 1))
     refused(_draw, "returns complex64[]", TypeError, lambda w: jax.lax.complex(w[0], w[1]), x=(0, 1), y=(0, 1))
     refused(_draw, "ax is a list; allowed: one matplotlib", TypeError, plain, ax=[1, 2], **square(3))
     for _wrong in (1.0, "ab", (1, 2, 3), (None, 1)):
         refused(_draw, f"x is {_wrong!r}; allowed: (low, high), two numbers", TypeError, plain, x=_wrong, y=(0, 1))
     for _wrong in ((1.0, 1.0), (2, 1), (0, INF), (NAN, 1), (-INF, 1)):
-        _words = f"y is {_wrong!r}; allowed: (low, high), finite, the lower first"
+        _words = f"y is {_wrong!r}; allowed: (low, high), finite, with low < high"
         refused(_draw, _words, ValueError, plain, x=(0, 1), y=_wrong)
     for _wrong in (1, 2001):
         refused(_draw, f"points is {_wrong}; allowed: 2 to 2000", ValueError, plain, x=(0, 1), y=(0, 1), points=_wrong)
@@ -168,13 +168,13 @@ for _draw in (plot.contour, plot.surface):
                 FUNCTIONS.rosenbrock.replace(dimension=10),
             ),
             (
-                "x is None, and the function has no domain of its own; allowed: (low, high) ... x=(-2.0",
+                "x is None, and the function has no domain; allowed: (low, high) ... x=(-2.0",
                 plain,
                 Options(y=(0, 1)),
             ),
             ("levels is 0; allowed: 1 to 200", BEALE, Options(levels=0)),
             *(
-                ("allowed: finite numbers that increase", BEALE, Options(levels=w))
+                ("allowed: finite, increasing numbers", BEALE, Options(levels=w))
                 for w in ([2.0, 1.0], [1.0, 1.0], [NAN])
             ),
         ],
@@ -205,10 +205,13 @@ rows(
     plot.slice,
     TypeError,
     [
-        *((f"values is a {type(w).__name__}; allowed: what gradtx.landscape.slice_1d", w) for w in (np.ones(3), None)),
+        *(
+            (f"values is a {type(w).__name__}; allowed: the result of gradtx.landscape.slice_1d", w)
+            for w in (np.ones(3), None)
+        ),
         ("values['a'] is a float", {"a": 1.0}),
         (
-            "trajectories is a list; allowed: a dict of them by name ... trajectory=",
+            "trajectories is a list; allowed: a dict of trajectories by name ... trajectory=",
             PLANE,
             Options(trajectories=[_way]),
         ),
@@ -220,11 +223,11 @@ rows(
     ValueError,
     [
         ("values is empty; allowed: at least one slice", {}),
-        ("values['b'] has two dimensions; allowed among several: one. Draw it alone", {"a": LINE, "b": PLANE}),
+        ("values['b'] has two dimensions; allowed in a dict: one. Draw it alone", {"a": LINE, "b": PLANE}),
         ("trajectory and trajectories are given; allowed: one of them", PLANE, _way, Options(trajectories={"a": _way})),
-        ("trajectories on 1 slices; allowed: on one. Pass the slice itself", {"a": LINE}, _way),
-        ("levels is 3, but the slice has one dimension", LINE, Options(levels=3)),
-        ("log is True, but the loss goes down to 0 ... Pass log=False", LINE, Options(log=True)),
+        ("values has 1 slices; allowed with trajectories: one. Pass the slice itself", {"a": LINE}, _way),
+        ("levels is 3; allowed for a slice of one dimension: None", LINE, Options(levels=3)),
+        ("log is True, and the lowest loss is 0 ... Pass log=False", LINE, Options(log=True)),
     ],
 )
 REFUSALS.append(
@@ -247,11 +250,14 @@ rows(
     plot.spectrum,
     ValueError,
     [
-        ("density is empty; allowed: at least one.", {}),
+        ("density is empty; allowed: at least one spectrum.", {}),
         ("density is an array ... allowed: one dimension", np.eye(2)),
         ("density is empty; allowed: at least one number", []),
-        ("density has 1 of 2 eigenvalues not finite; allowed: finite ones", [1.0, NAN]),
-        ("density['end'] has 100 of 100 eigenvalues not finite", {"end": _exact._replace(nodes=_exact.nodes * NAN)}),
+        ("1 of the 2 eigenvalues of density are not finite; allowed: finite numbers", [1.0, NAN]),
+        (
+            "100 of the 100 eigenvalues of density['end'] are not finite",
+            {"end": _exact._replace(nodes=_exact.nodes * NAN)},
+        ),
         ("points is 1; allowed: 2 to 100000", _exact, Options(points=1)),
         *(
             (f"width is {w!r}; allowed: a number above 0, or None", _exact, Options(width=w))
@@ -264,7 +270,7 @@ rows(
     TypeError,
     [
         ("density['a'] is a dict ... spectral_density", {"a": {"b": 1}}),
-        ("density is a str; allowed: what ... an array", "hessian"),
+        ("density is a str; allowed: the result of ... an array", "hessian"),
         ("density is an array of dtype complex128", [1j]),
         ("ax is a int; allowed: one matplotlib Axes", _exact, Options(ax=1)),
     ],
@@ -280,7 +286,11 @@ rows(
         ("txs['mine']", TXS | {"mine": lambda g: g}, BEALE),
         ("txs[1]", [gradtx.sgd(0.1), 0.1], BEALE),
         *(
-            (f"txs is a {type(w).__name__}; allowed: a dict of optimizers by name ... For one", w, BEALE)
+            (
+                f"txs is a {type(w).__name__}; allowed: a dict of optimizers by name ... Put a single one in a dict",
+                w,
+                BEALE,
+            )
             for w in (gradtx.adam(0.1), "adam", None, optax.sgd(0.1))
         ),
         ("function is a float; allowed: a function", TXS, 3.0),
@@ -297,7 +307,7 @@ rows(
         ("txs has two optimizers sgd(learning_rate=0.1 ... Name them with a dict", [gradtx.sgd(0.1)] * 2, BEALE),
         ("txs['sgd'] ... sweep of 3 optimizers", {"sgd": jax.vmap(gradtx.sgd)(np.ones(3))}, BEALE),
         ("rosenbrock has dimension 3; allowed: 2", TXS, FUNCTIONS.rosenbrock.replace(dimension=3)),
-        ("start is None, and the function has no start of its own; allowed: two", TXS, plain, Options(x=(0, 1))),
+        ("start is None, and the function has no start; allowed: two", TXS, plain, Options(x=(0, 1))),
         *(
             (f"start is {w!r}; allowed: two finite numbers", TXS, BEALE, Options(start=w))
             for w in (1.0, "ab", [NAN, 0.0], [[1.0, 2.0]])
@@ -320,5 +330,5 @@ def without_ffmpeg():
         plot.race(TXS, BEALE, save="race.mp4")
 
 
-_words = ("gradtx.plot.race: save is 'race.mp4'", "Install ffmpeg, or save as .gif")
+_words = ("gradtx.plot.race: save is 'race.mp4'", "Install ffmpeg, or save a .gif")
 REFUSALS.append(Refusal("an mp4 without ffmpeg", without_ffmpeg, RuntimeError, *_words))

@@ -38,10 +38,10 @@ def minimizing():
         ({"loss": 3}, T, "loss is 3; it must be a function: loss(params) or loss(params, batch)."),
         ({"loss": lambda p, b: b["y"]}, T, "dtype float32 and shape (5,); it must be a real scalar. Take its"),
         ({"tx": sgds()}, V, "tx is a sweep of 3 optimizers in one value; pass it to gradtx.sweep, or pass one"),
-        ({"tx": 0.1}, T, "is 0.1; allowed: a transform, or any object with init and update."),
-        ({"tx": sgd}, T, "is the factory gradtx.sgd itself; call it: sgd(...)."),
+        ({"tx": 0.1}, T, "is 0.1; it must be a transform, or any object with init and update."),
+        ({"tx": sgd}, T, "is the factory gradtx.sgd itself. Call it: sgd(...)."),
         ({"params": {"n": np.arange(3)}}, T, "params at ['n'] has dtype int"),
-        ({"params": {"n": "a"}}, T, "params at ['n'] is 'a' of type str; allowed: arrays."),
+        ({"params": {"n": "a"}}, T, "params at ['n'] is 'a' of type str; it must be an array."),
         ({"data": {"x": X, "y": Y[1:]}}, V, "data['x'] has 23 samples, shape (23, 3), but data['y'] has 22,"),
         ({"batch_size": 24}, V, "batch_size is 24; it must be from 1 to the number of samples, 23. Pass None"),
         ({"drop_last": 1}, T, "drop_last is 1 of type int; it must be True or False."),
@@ -87,7 +87,7 @@ def minimizing():
 
         return Refusal(f"minimize: a state of another {words[0]}", call, ValueError, *words)
 
-    yield of_another(sgd(0.1), "gradtx.sgd.update: the state is not one that init makes", "this very opt")
+    yield of_another(sgd(0.1), "gradtx.sgd.update: the state is not one that init makes", "last update of this opt")
     yield of_another(adam(0.1), "gradtx.adam.update: the state", "['scale_by_momentum']['mu']")
 
     def rbg():
@@ -119,7 +119,7 @@ def sweeping():
         ({"txs": adam(0.1)}, V, "txs is one optimizer, adam("),
         ({"txs": []}, T, "txs is []; it must be a sweep of optimizers, or a list or dict of optimizers."),
         ({"txs": 0.1}, T, "txs is 0.1"),
-        ({"txs": [3]}, T, "an optimizer in txs is 3; allowed: a transform"),
+        ({"txs": [3]}, T, "an optimizer in txs is 3; it must be a transform"),
         ({"txs": [uneven]}, V, "the hyperparameters of sgd have leading axes of lengths [2, 3]."),
         ({"epochs": None}, V, "how long? Give steps=... or epochs=..."),
         ({"steps": 3}, V, "epochs=1 and steps=3 are both given"),

@@ -78,8 +78,8 @@ def assert_rows(actual, expected, tolerance=1e-12):
 
 
 def assert_close(actual, expected, ulps=8):
-    """Same structure, shapes and dtypes; numbers to so many ulps of their leaf's largest, 8 being fused products."""
-    assert_same("the same numbers", "the first of the two", actual, expected, ulps)
+    """Same structure, shapes and dtypes; values within `ulps` of the leaf's largest, 8 because of fused products."""
+    assert_same(actual, expected, ulps)
 
 
 def kinds(tree):

@@ -41,7 +41,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "conditionally_mask": {"should_transform_fn": odd},
     "loss_scaling": {"scale": 8.0},
     "lookahead": {"sync_period": 2},
-    "pack": {"fewest": 2},
+    "pack": {"min_leaves": 2},
     "masked": {"mask": matrices},
     "partition": {"param_labels": by_rank},
     "skip_nonfinite": {"max_consecutive": 2},
@@ -204,8 +204,6 @@ def remedy(outer: str, inner: str) -> str:
     if {outer, inner} <= FINAL or {outer, inner} <= FIRST:
         return "Keep one of the two."
     return {
-        "masked": "put it around, with masked inside it.",
-        "partition": "Put it around.",
         "in_buckets": "Put in_buckets around what does not, inside it.",
         "pack": "Put pack around what does not, inside it.",
     }.get(outer, f"Put {outer} inside it.")

@@ -93,8 +93,8 @@ def test_a_clip_is_measured_by_what_it_is_given(inner, fraction, clipped):
 
 def test_a_clip_within_a_wrapper_is_measured_there():
     clip = norm(1.0) >> gradtx.sgd(0.1, 0.9)
-    assert "clipped_norm" not in after(gradtx.monitor(gradtx.pack(clip, fewest=2)))
-    assert_numbers(after(gradtx.pack(gradtx.monitor(clip), fewest=2)), clipped_norm=1.0)
+    assert "clipped_norm" not in after(gradtx.monitor(gradtx.pack(clip, min_leaves=2)))
+    assert_numbers(after(gradtx.pack(gradtx.monitor(clip), min_leaves=2)), clipped_norm=1.0)
 
 
 def test_from_any_nesting():
@@ -195,10 +195,10 @@ def test_a_state_of_another_optimizer_and_a_name_that_is_not_in_the_state():
     state = gradtx.sgd(0.1).init(PARAMS)
     for wrong in (state, (), optax.adam(0.1).init(PARAMS)):
         with pytest.raises(
-            ValueError, match=r"gradtx.hyperparameters: the state is not one of adam\(.*pass the state ret"
+            ValueError, match=r"gradtx.hyperparameters: state does not belong to tx, adam\(.*Pass the one ret"
         ):
             gradtx.hyperparameters(gradtx.adam(0.1), wrong)
-    with pytest.raises(TypeError, match=r"gradtx.hyperparameters: tx is 3; allowed: a transform"):
+    with pytest.raises(TypeError, match=r"gradtx.hyperparameters: tx is 3; it must be a transform"):
         gradtx.hyperparameters(3, state)
     with pytest.raises(KeyError, match=r"learning_rate is a hyperparameter: gradtx.hyperparameters\(tx, state\)"):
         gradtx.find(state, "learning_rate")

@@ -11,24 +11,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import serialization
+from flax import nnx, serialization
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gradtx
 from gradtx import testing
+from gradtx.core import buckets
 from gradtx.core.annotations import Kind
 from tests.wrappers.runs import HEARD, assert_close, by_rank, distance, hearing, kinds, pulled, train
 
 pytestmark = pytest.mark.usefixtures("small_buckets")
-pack = functools.partial(gradtx.pack, fewest=2)
+pack = functools.partial(gradtx.pack, min_leaves=2)
 MOMENTUM = gradtx.sgd(0.1, 0.9)
 
 
 @pytest.fixture
 def small_buckets(monkeypatch):
-    """Buckets of which a test fills several: of at most 4 leaves, those of at most 6 elements."""
+    """Buckets of which a test fills several: of at most 4 leaves, of at most 6 elements each."""
     monkeypatch.setattr(gradtx.tree, "SMALL", 6)
-    monkeypatch.setattr(gradtx.tree, "MOST", 4)
+    monkeypatch.setattr(buckets, "MOST", (4, 4))
 
 
 def drawn(*shape, dtype=jnp.float32, generator=np.random.default_rng(5)):  # noqa: B008 - one stream for all leaves
@@ -70,9 +71,14 @@ def names_of(tx):
     return [stage.name for stage in stages_of(pack(tx))]
 
 
-def layout_of(state):
-    recorded = gradtx.find(state, "in_buckets")["layout"]
-    return [sorted(inside) for inside in recorded["buckets"].values()], sorted(recorded["alone"])
+def layout_of(state, params):
+    """The names of the leaves in each bucket, and of those that are alone: each element of the average is its place."""
+    mu = gradtx.find(state, "mu")
+    numbers, named = itertools.count(), gradtx.tree.named_leaves(params)
+    marked = jax.tree.map(lambda leaf: jnp.full(jnp.shape(leaf), next(numbers), jnp.float32), params)
+    buckets = gradtx.find(gradtx.packed({"mu": marked}, {"mu": mu}), "mu")["buckets"]
+    found = [sorted({named[int(place)][0] for place in set(np.asarray(vector))}) for vector in buckets.values()]
+    return found, sorted({name for name, _ in named} - set(itertools.chain(*found)))
 
 
 # The same numbers -----------------------------------------------------------------------------------------------------
@@ -126,7 +132,7 @@ def test_dtypes_of_leaves_and_gradients(x64):
     state = same(MOMENTUM, params=params)
     assert gradtx.find(state, "mu")["z"].dtype == jnp.complex128
     state = pack(MOMENTUM).init(params)
-    assert layout_of(state) == ([["['a']", "['b']"]], ["['c']", "['y']", "['z']"])
+    assert layout_of(state, params) == ([["['a']", "['b']"]], ["['c']", "['y']", "['z']"])
     assert gradtx.find(state, "mu")["buckets"]["0"].dtype == jnp.float64
     single = {"a": drawn(2), "b": drawn(3)}
     grads = [{"a": drawn(2), "b": drawn(3, dtype=jnp.bfloat16)}]
@@ -136,11 +142,11 @@ def test_dtypes_of_leaves_and_gradients(x64):
 def test_extra_arguments_are_seen_in_buckets():
     tx = gradtx.in_buckets(hearing())
     once = tx.update(SINGLE, tx.init(SINGLE), SINGLE, value=2.0, value_fn=distance, grad_fn=pulled, grad=SINGLE)[0]
-    heard, joined = HEARD[-1], jnp.concatenate([SINGLE["a"].ravel(), SINGLE["b"]])
+    heard, joined = HEARD[-1], jnp.concatenate([SINGLE["b"], SINGLE["a"].ravel()])
     assert (heard["value"], heard["measured"]) == (2.0, distance(SINGLE))
     for name, expected in (("params", joined), ("grad", joined), ("slopes", joined / 2 + 1)):
         np.testing.assert_array_equal(heard[name]["buckets"]["0"], expected)
-        assert heard[name]["alone"].keys() == {"['large']"}
+        assert jax.tree.leaves(heard[name]["alone"])[0].shape == (7,)
     assert gradtx.tree_equal(once, SINGLE)
 
 
@@ -148,16 +154,16 @@ def test_extra_arguments_are_seen_in_buckets():
 
 
 def test_which_leaves_are_joined():
-    """Those of a dtype by size, at most 4 at once; not what is empty, larger, or alone in its bucket."""
+    """Those of the dtype that most have, by size, at most 4 at once; not what is empty, larger, or last by itself."""
     layer = "['layers'][{}]['{}']".format
     small = [["['deep']", layer(0, "kernel"), layer(1, "kernel"), "['temperature']"]]
-    biases = [[layer(i, "bias") for i in range(3)]]
-    buckets, alone = layout_of(pack(MOMENTUM).init(PARAMS))
-    assert sorted(map(sorted, buckets)) == sorted(map(sorted, small + biases))
-    assert alone == ["['large']", layer(2, "kernel"), "['nothing']"]
-    for fewest, joined in ((3, 2), (4, 1), (5, 1), (6, 0)):  # of 3 biases and 5 others
-        assert len(layout_of(pack(MOMENTUM, fewest=fewest).init(PARAMS))[0]) == joined
-    assert layout_of(pack(MOMENTUM).init(jnp.ones(3))) == ([], ["the root"])
+    biases = [layer(i, "bias") for i in range(3)]
+    buckets, alone = layout_of(pack(MOMENTUM).init(PARAMS), PARAMS)
+    assert buckets == small
+    assert alone == sorted(["['large']", layer(2, "kernel"), "['nothing']", *biases])
+    for min_leaves, joined in ((4, 1), (5, 1), (6, 0)):  # of 5
+        assert len(layout_of(pack(MOMENTUM, min_leaves=min_leaves).init(PARAMS), PARAMS)[0]) == joined
+    assert layout_of(pack(MOMENTUM).init(jnp.ones(3)), jnp.ones(3)) == ([], ["the root"])
 
 
 def test_stages_that_need_whole_leaves_stay():
@@ -174,14 +180,14 @@ def test_stages_that_need_whole_leaves_stay():
         (gradtx.accumulate(gradtx.adam(0.1), 2), ["in_buckets"]),
     ):
         assert names_of(tx) == names, tx
-    for tx, fewest in (  # one statistic is worth joining where there are more leaves
+    for tx, min_leaves in (  # one statistic is worth joining where there are more leaves
         (gradtx.adam(0.1), 256),
         (gradtx.clip_by_global_norm(1.0) >> MOMENTUM, 256),
         (MOMENTUM, 512),
         (gradtx.scale_by_rms(), 512),
         (gradtx.scale_by_rms(centered=True), 256),
     ):
-        assert stages_of(gradtx.pack(tx))[0].fewest == fewest, tx
+        assert stages_of(gradtx.pack(tx))[0].min_leaves == min_leaves, tx
     packed = pack(gradtx.adam(0.1))
     assert pack(packed).expand() == packed.expand()
     assert packed.replace(learning_rate=0.2) == pack(gradtx.adam(0.2))
@@ -215,13 +221,13 @@ def noting_shapes() -> gradtx.Rule:
 
 
 def test_200_leaves_are_few_kernels(monkeypatch):
-    monkeypatch.setattr(gradtx.tree, "MOST", 32)
+    monkeypatch.setattr(buckets, "MOST", (8, 32))
     many = {f"{i:03}": jnp.full((2, 3), 1.0 + i) for i in range(200)}
     tx = gradtx.in_buckets(noting_shapes())
     state = tx.init(many)
     TRACED.clear()
     jax.eval_shape(tx.update, many, state)
-    assert sorted(collections.Counter(TRACED).items()) == [((48,), 1), ((192,), 6)]
+    assert sorted(collections.Counter(TRACED).items()) == [((24,), 1), ((84,), 14)]
 
 
 # States leaf by leaf --------------------------------------------------------------------------------------------------
@@ -254,7 +260,7 @@ def test_a_state_unpacked_and_packed_again():
             assert jax.tree.structure(back.opt_state) == jax.tree.structure(state)
             assert gradtx.tree_equal(gradtx.unpacked(back, params), held[0])
     state = same(twice)  # repeated names are numbered in their order
-    assert list(state) == ["scale_by_momentum", "scale_by_momentum_2", "clip_by_leaf_norm"]
+    assert state.keys() == {"scale_by_momentum", "clip_by_leaf_norm", "scale_by_momentum_2"}
     first = twice.init(SINGLE)
     assert gradtx.tree_equal(gradtx.unpacked(gradtx.packed(first, pack(twice).init(SINGLE)), SINGLE), first)
 
@@ -298,6 +304,34 @@ def test_leading_axes_of_a_sweep_stay():
     assert kinds(gradtx.packed(expected[1], state)) == kinds(state)
 
 
+def test_in_an_optimizer_of_nnx():
+    """There init sees Variables, and update the arrays in them."""
+
+    class Model(nnx.Module):
+        def __init__(self):
+            self.layers = nnx.List([nnx.Linear(2, 2, rngs=nnx.Rngs(i)) for i in range(3)])
+            self.out = nnx.Linear(2, 4, rngs=nnx.Rngs(3))  # its kernel is alone
+
+    def loss(model, x):
+        for layer in model.layers:
+            x = jnp.tanh(layer(x))
+        return jnp.sum(model.out(x) ** 2)
+
+    @nnx.jit
+    def step(model, optimizer, x):
+        optimizer.update(model, nnx.grad(loss)(model, x))
+
+    ends = []
+    for tx in (gradtx.adamw(0.1), pack(gradtx.adamw(0.1))):
+        model = Model()
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        for x in (jnp.ones((3, 2)), jnp.full((3, 2), 0.5)):
+            step(model, optimizer, x)
+        ends.append(nnx.as_pure((nnx.state(model, nnx.Param), optimizer.opt_state)))
+    assert gradtx.find(ends[1][1], "mu")["buckets"].keys() == {"0", "1"}
+    assert_close((ends[1][0], gradtx.unpacked(ends[1][1], ends[1][0])), ends[0], 8)
+
+
 # Devices --------------------------------------------------------------------------------------------------------------
 
 SENT = re.compile(r"= \S+ (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast)\(")
@@ -317,7 +351,7 @@ def test_sharded_leaves_stay_alone_and_nothing_is_sent(kind):
             for k, shape in shapes.items()
         }
         state, update = pack(tx).init(params), jax.jit(pack(tx).update)
-        assert layout_of(state) == ([WHOLE], ["['kernel']"])
+        assert layout_of(state, params) == ([WHOLE], ["['kernel']"])
         compiled = update.lower(params, state, params).compile()
         branches, _, main = compiled.as_text().partition("\nENTRY ")
         assert (SENT.findall(main), SENT.findall(branches)) == (["all-reduce"], ["all-reduce"])  # of the norm
@@ -327,13 +361,13 @@ def test_sharded_leaves_stay_alone_and_nothing_is_sent(kind):
         assert_close(jax.device_get(updates), jax.device_get(tx.update(params, tx.init(params), params)[0]))
         # Under jit it packs what it knows to lie whole.
         state = jax.jit(pack(tx).init)(params)
-        assert list(itertools.chain(*layout_of(state)[0])) == ([] if kind is AxisType.Auto else WHOLE)
+        assert list(itertools.chain(*layout_of(state, params)[0])) == ([] if kind is AxisType.Auto else WHOLE)
         pack(tx).update(params, state, params)  # eager, where all is known, a state with this layout is still right
 
 
 @devices
-def test_leaves_on_different_devices_are_in_different_buckets():
+def test_leaves_on_different_devices_are_not_joined():
     here, there = jax.devices()[:2]
-    params = {name: jax.device_put(jnp.ones(2), where) for name, where in zip("abcd", (here, here, there, there))}
-    buckets, _ = layout_of(gradtx.in_buckets(gradtx.scale_by_momentum()).init(params))
-    assert buckets == [["['a']", "['b']"], ["['c']", "['d']"]]
+    params = {name: jax.device_put(jnp.ones(2), where) for name, where in zip("abcde", (here, there) * 3)}
+    buckets, _ = layout_of(gradtx.in_buckets(gradtx.scale_by_momentum()).init(params), jax.device_get(params))
+    assert buckets == [["['a']", "['c']", "['e']"]]
