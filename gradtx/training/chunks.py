@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from gradtx.core.transform import Transform
-from gradtx.training.advancing import ROWS, Carry, Plan
+from gradtx.training.advancing import Carry, Plan
 
 PyTree = Any
 SECONDS = 0.3  # how long a chunk takes, once the time of a step is known
@@ -29,6 +29,6 @@ def advance(
     return carry, jax.tree.map(lambda *rows: np.concatenate(rows), *records) if records else {"loss": np.zeros(0)}
 
 
-def next_size(size: int, seconds: float) -> int:
-    """Steps in the chunk after one of `size` steps of so many seconds each; a run begins with few."""
-    return int(min(8 * size, max(1, SECONDS / seconds), ROWS))
+def size(plan: Plan, seconds: float) -> int:
+    """Steps in a chunk, where a step takes so many seconds."""
+    return int(min(max(1, SECONDS / seconds), plan.capacity))

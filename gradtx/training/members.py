@@ -102,7 +102,7 @@ class Runs:
                 job.done += records["loss"].size
                 job.lowest = float(np.fmin.reduce(records["loss"][-1].ravel(), initial=job.lowest))
             job.bar.update(job.done, f"{self.name}, {self.layout.at_once} at once, lowest loss {job.lowest:.4g}")
-            size, step = chunks.next_size(size, (time.perf_counter() - begun) / steps), step + steps
+            size, step = chunks.size(job.plan, (time.perf_counter() - begun) / steps), step + steps
         return carries
 
     def _begin(self, chosen: Transform, seeds: Rows, txs: Rows) -> Carry:
