@@ -1,7 +1,10 @@
 """Chunks of steps: what the compiled loop does before the host looks at the losses, the clock and the keyboard."""
 
+import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -29,6 +32,18 @@ def advance(
     return carry, jax.tree.map(lambda *rows: np.concatenate(rows), *records) if records else {"loss": np.zeros(0)}
 
 
-def size(plan: Plan, seconds: float) -> int:
-    """Steps in a chunk, where a step takes so many seconds."""
-    return int(min(max(1, SECONDS / seconds), plan.capacity))
+@dataclass
+class Pace:
+    """How long a step takes; until that is known a chunk is one step."""
+
+    seconds: float = math.inf
+
+    def size(self, plan: Plan) -> int:
+        """Steps in the next chunk."""
+        return int(min(max(1, SECONDS / self.seconds), plan.capacity))
+
+
+@functools.lru_cache(256)
+def pace(program: Any) -> Pace:
+    """The pace of a program, as its last run found it."""
+    return Pace()
