@@ -74,6 +74,10 @@ EQUIVALENT = {
         "yield np.float32(number)",
     ): "a dict finds a key by a float of its value",
     (
+        "gradtx/training/sweeps.py",
+        "run_begin = _run_begin_on_cpu if (blocks.devices()[0].platform) != ('cpu') else _run_begin",
+    ): "the same numbers on either path, compiled otherwise",
+    (
         "gradtx/wrappers/packing.py",
         "leaf = jax.ShapeDtypeStruct((2, 4, 5), jnp.bfloat16)  # of which master weights are kept too",
     ): "a stand-in of another shape",

@@ -5,7 +5,7 @@
 
 It is one program for any number of steps: where it stops is an argument, not a shape. So a chunk of 3 steps and one
 of 1000 give the same bits, a run that is cut in two gives those of the whole, and nothing is compiled twice.
-The order of an epoch is drawn where the epoch begins, from the key and the number of the epoch.
+The orders of the epochs are drawn before the loop, from the key and the number of the epoch.
 """
 
 import functools
@@ -27,7 +27,6 @@ from gradtx.wrappers.guards import has_failed
 
 PyTree = Any
 Carry = dict[str, Any]
-ROWS = 1024  # steps in one call, at most: room for what they record
 _NO_EPOCH = np.uint32(2**32 - 1)  # folded into a run's key it gives the loss's; every other number is an epoch
 
 
@@ -65,6 +64,12 @@ class Plan:
     streamed: bool = False
     stop_at_nonfinite: bool = False
     stop_when_failed: bool = False
+
+    @property
+    def capacity(self) -> int:
+        """Steps in one call, at most: the orders drawn for it take at most 64 MB, or those of two epochs."""
+        drawn = 1 if self.sampling is None or self.sampling.whole else self.sampling.batch_size
+        return max(1, min(1024, 2**24 // drawn))
 
 
 @jax.jit
@@ -174,6 +179,19 @@ def records_like(plan: Plan, carry: Carry, batch: PyTree) -> dict[str, Any]:
     return {"loss": value} | aux
 
 
+def draw(sampling: Sampling, capacity: int, key: Array, first: Array, last: Array | np.int32) -> Batches:
+    """The index batches of the epochs that steps `first` until before `last` touch, at most `capacity` steps."""
+    begin, end = first // sampling.per_epoch, -(-last // sampling.per_epoch)
+    rows = -(-capacity // sampling.per_epoch) + 1
+    shapes = jax.eval_shape(sampling.epoch, key, begin)
+    empty = jax.tree.map(lambda like: jnp.zeros((rows, *like.shape), like.dtype), shapes)
+
+    def fill(epoch: Array, drawn: Batches) -> Batches:
+        return jax.tree.map(lambda rows, one: rows.at[epoch - begin].set(one), drawn, sampling.epoch(key, epoch))
+
+    return jax.lax.fori_loop(begin, end, fill, empty)
+
+
 class Scalars:
     """A tree's scalars of one dtype as one vector, and back.
 
@@ -203,7 +221,7 @@ class Scalars:
 def advance(
     plan: Plan, tx: Transform, carry: Carry, data: PyTree, last: Array | np.int32
 ) -> tuple[Carry, dict[str, Any]]:
-    """Steps from `carry["step"]` until before `last`: the carry then, and the records, `ROWS` rows.
+    """Steps from `carry["step"]` until before `last`: the carry then, and the records, `plan.capacity` rows.
 
     Of a stream `data` is the next batch, and it is one step.
     """
@@ -223,25 +241,28 @@ def advance(
     def until(limit: Any) -> Any:
         return lambda running: (running[0]["step"] < limit) & running[0]["ok"]
 
-    def epoch(sampling: Sampling, running: tuple[Carry, Any]) -> tuple[Carry, Any]:
+    def epoch(sampling: Sampling, orders: Batches, running: tuple[Carry, Any]) -> tuple[Carry, Any]:
         number = running[0]["step"] // sampling.per_epoch
-        begin, order = number * sampling.per_epoch, sampling.epoch(jax.random.wrap_key_data(carry["key"]), number)
+        begin, row = number * sampling.per_epoch, number - first // sampling.per_epoch
 
         def step(running: tuple[Carry, Any]) -> tuple[Carry, Any]:
-            return on(take(data, order.full[running[0]["step"] - begin]), running)
+            return on(take(data, orders.full[row, running[0]["step"] - begin]), running)
 
-        running = jax.lax.while_loop(until(jnp.minimum(last, begin + len(order.full))), step, running)
-        if order.rest.size:
-            rest = functools.partial(on, take(data, order.rest))
+        def rest(running: tuple[Carry, Any]) -> tuple[Carry, Any]:
+            return on(take(data, orders.rest[row]), running)
+
+        running = jax.lax.while_loop(until(jnp.minimum(last, begin + orders.full.shape[1])), step, running)
+        if orders.rest.size:
             running = jax.lax.cond(until(last)(running), rest, lambda running: running, running)
         return running
 
     if sampling is None or sampling.whole:
         body, batch = functools.partial(on, data), data
     else:
-        body, batch = functools.partial(epoch, sampling), take(data, np.arange(sampling.batch_size))
+        orders = draw(sampling, plan.capacity, jax.random.wrap_key_data(carry["key"]), first, last)
+        body, batch = functools.partial(epoch, sampling, orders), take(data, orders.full[0, 0])
     like = records_like(plan, carry, batch)
-    rows = jax.tree.map(lambda leaf: jnp.zeros((ROWS, *leaf.shape), leaf.dtype), like)
+    rows = jax.tree.map(lambda leaf: jnp.zeros((plan.capacity, *leaf.shape), leaf.dtype), like)
     carry, rows = jax.lax.while_loop(until(last), body, (carry | {"tx": scalars.together(carry["tx"])}, rows))
     return carry | {"tx": scalars.apart(*carry["tx"])}, rows
 

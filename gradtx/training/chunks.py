@@ -1,14 +1,17 @@
 """Chunks of steps: what the compiled loop does before the host looks at the losses, the clock and the keyboard."""
 
+import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
 from gradtx.core.transform import Transform
-from gradtx.training.advancing import ROWS, Carry, Plan
+from gradtx.training.advancing import Carry, Plan
 
 PyTree = Any
 SECONDS = 0.3  # how long a chunk takes, once the time of a step is known
@@ -29,6 +32,18 @@ def advance(
     return carry, jax.tree.map(lambda *rows: np.concatenate(rows), *records) if records else {"loss": np.zeros(0)}
 
 
-def next_size(size: int, seconds: float) -> int:
-    """Steps in the chunk after one of `size` steps of so many seconds each; a run begins with few."""
-    return int(min(4 * size, max(1, SECONDS / seconds), ROWS))
+@dataclass
+class Pace:
+    """How long a step takes; until that is known a chunk is one step."""
+
+    seconds: float = math.inf
+
+    def size(self, plan: Plan) -> int:
+        """Steps in the next chunk."""
+        return int(min(max(1, SECONDS / self.seconds), plan.capacity))
+
+
+@functools.lru_cache(256)
+def pace(program: Any) -> Pace:
+    """The pace of a program, as its last run found it."""
+    return Pace()

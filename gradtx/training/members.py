@@ -50,7 +50,7 @@ class Runs:
     def __init__(self, name: str, txs: Transform, rows: Rows, job: Job):
         self.name, self.txs, self.rows, self.job = name, txs, rows, job
         self.best: tuple[float, int, int, PyTree] | None = None
-        self.step = 0
+        self.step, self.pace = 0, chunks.Pace()
         self._kept: PyTree = None  # with halving: what each run has reached, (seeds, optimizers, ...)
         layout = blocks.lay_out(len(job.keys), len(rows), self._member_bytes(), job.at_once)
         layout = layout if job.source.stream is None else dataclasses.replace(layout, workers=1)
@@ -81,14 +81,14 @@ class Runs:
 
     def _run(self, wave: list[tuple[Rows, Rows]], until: int) -> list[Carry]:
         """Run blocks beside each other, chunk by chunk; what they reach."""
-        job, step, size = self.job, self.step, 1
+        job, step = self.job, self.step
         chosen = [pick(self.txs, txs) for _, txs in wave]
         carries = [self._begin(txs, *cut) for txs, cut in zip(chosen, wave, strict=True)]
         feeds = [itertools.islice(job.source.feed(None), step * job.plan.streamed, None) for _ in wave]
         if len(wave) > 1:  # no steps: compiled here, or each thread would compile it
             carries[0], _ = blocks.run(job.plan, chosen[0], carries[0], job.source.data, np.int32(step))
         while step < until:
-            begun, steps = time.perf_counter(), min(size, until - step)
+            begun, steps = time.perf_counter(), min(self.pace.size(job.plan), until - step)
             advance = functools.partial(chunks.advance, blocks.run, job.plan, until=step + steps, steps=steps)
             found = list(job.pool.map(advance, chosen, carries, feeds))
             carries = [carry for carry, _ in found]
@@ -102,7 +102,7 @@ class Runs:
                 job.done += records["loss"].size
                 job.lowest = float(np.fmin.reduce(records["loss"][-1].ravel(), initial=job.lowest))
             job.bar.update(job.done, f"{self.name}, {self.layout.at_once} at once, lowest loss {job.lowest:.4g}")
-            size, step = chunks.next_size(size, (time.perf_counter() - begun) / steps), step + steps
+            self.pace.seconds, step = (time.perf_counter() - begun) / steps, step + steps
         return carries
 
     def _begin(self, chosen: Transform, seeds: Rows, txs: Rows) -> Carry:

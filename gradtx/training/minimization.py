@@ -195,13 +195,17 @@ class _Run:
     ) -> None:
         """Chunk after chunk, with evaluations where they are due."""
         end = None if total is None else self.first + total
-        size, over = min(fixed or 1, advancing.ROWS), False
+        leaves, structure = jax.tree.flatten((self.tx, self.carry))
+        program = self.plan, structure, tuple(map(np.size, leaves))
+        pace = chunks.Pace() if self.plan.streamed else chunks.pace(program)  # each stream has a pace of its own
+        over = False
         while not over:
+            size = min(fixed, self.plan.capacity) if fixed else pace.size(self.plan)
             due = None if every is None else (self.step // every + 1) * every
             until = min(t for t in (self.step + size, end, due) if t is not None)
             begun, steps = time.perf_counter(), until - self.step
             ended = self._advance(until, steps)
-            size = size if fixed else chunks.next_size(size, (time.perf_counter() - begun) / steps)
+            pace.seconds = (time.perf_counter() - begun) / steps
             if self.records:
                 bar.update(self.step - self.first, f"loss {self.records[-1]['loss'][-1]:.4g}")
             over = ended or pressed.is_set() or self.step == end

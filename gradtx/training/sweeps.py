@@ -171,12 +171,13 @@ def sweep(
     rounds = _rounds(halve_at, total)
     inputs.check_callable(_WHO, "evaluate", evaluate, "the params")
     kinds = _read_optimizers(txs)
+    run_begin = _run_begin_on_cpu if blocks.devices()[0].platform == "cpu" else _run_begin
     given = init, inputs.read_key(_WHO, key), np.arange(seeds)
-    _check(plan, _run_begin.eval_shape(*given)[0], source, model_state, evaluate, best_by)
+    _check(plan, run_begin.eval_shape(*given)[0], source, model_state, evaluate, best_by)
     sizes = [tables.count(each) for _, each in kinds]
     results = Results(sum(sizes), seeds, total, min(source.per_epoch or 1, total))
     with Progress("sweep", total * seeds * sum(sizes), show=progress) as bar, blocks.threads() as pool:
-        params, keys = jax.device_get(_run_begin(*given))
+        params, keys = jax.device_get(run_begin(*given))
         job = Job(plan, source, params, keys, model_state, evaluate, at_once, best_by, highest, results, pool, bar)
         rows = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
         runs = [Runs(name, each, where, job) for (name, each), where in zip(kinds, rows, strict=True)]
@@ -191,8 +192,7 @@ def sweep(
 # What goes in ---------------------------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _run_begin(init: Callable[[Array], PyTree], key: Array, seeds: Array) -> tuple[PyTree, Array]:
+def _begin(init: Callable[[Array], PyTree], key: Array, seeds: Array) -> tuple[PyTree, Array]:
     """For each seed where it starts, and the bits of the key that it trains with."""
 
     def begin(seed: Array) -> tuple[PyTree, Array]:
@@ -200,6 +200,11 @@ def _run_begin(init: Callable[[Array], PyTree], key: Array, seeds: Array) -> tup
         return init(first), jax.random.key_data(second)
 
     return jax.vmap(begin)(seeds)
+
+
+_run_begin = jax.jit(_begin, static_argnums=0)
+# It runs once: LLVM's first level gives the bits of its second, and compiles random numbers in a third of the time.
+_run_begin_on_cpu = jax.jit(_begin, static_argnums=0, compiler_options={"xla_backend_optimization_level": 1})
 
 
 def _check(plan: Plan, like: PyTree, source: inputs.Source, model_state: PyTree, evaluate: Any, best_by: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import gradtx
 from gradtx import sgd, tree_equal
-from gradtx.training import minimization
+from gradtx.training import chunks, minimization
 from gradtx.training.minimization import minimize
 from tests.training.network import DATA, X, Y, bowl, cost, press, start
 from tests.training.reference import assert_same
@@ -160,15 +160,19 @@ def test_a_nan_in_a_stream_ends_the_run(chunk):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "until"),
-    [(0.125, [1, 3, 7, 16, 37, 60]), (0.03125, [1, 5, 21, 60]), (2.0, list(range(1, 61)))],
+    ("seconds", "until", "again"),
+    [(0.125, [1, 3, 7, 16, 37, 60], 55), (0.03125, [1, 10, 60], 60), (2.0, list(range(1, 61)), 1)],
 )
-def test_a_call_takes_about_a_third_of_a_second_as_soon_as_that_is_known(seconds, until, monkeypatch):
+def test_a_call_takes_about_a_third_of_a_second_as_soon_as_that_is_known(seconds, until, again, monkeypatch):
     clock, asked, run = itertools.count(0.0, seconds), [], minimization.advancing.run
     monkeypatch.setattr(minimization, "time", type("Clock", (), {"perf_counter": lambda: next(clock)}))
     monkeypatch.setattr(minimization.advancing, "run", lambda *given: asked.append(int(given[-1])) or run(*given))
+    chunks.pace.cache_clear()
     minimize(bowl, jnp.zeros(2), sgd(0.1), steps=60)
     assert asked == until
+    asked.clear()
+    minimize(bowl, jnp.zeros(2), sgd(0.2), steps=60)  # the same program, whose pace is known
+    assert asked[0] == again
     asked.clear()
     minimize(bowl, jnp.zeros(2), sgd(0.1), steps=10**3, steps_per_call=800)
     assert asked == [800, 1000]

@@ -10,7 +10,8 @@ import gradtx
 from gradtx import adam, sgd, tree_equal
 from gradtx.core.rule import Rule
 from gradtx.training import advancing
-from gradtx.training.advancing import Sampling
+from gradtx.training.advancing import Plan, Sampling
+from gradtx.training.losses import Loss
 from gradtx.training.minibatches import sample_batches
 from gradtx.training.minimization import minimize
 from tests.core.compilations import compilations
@@ -182,6 +183,26 @@ def test_an_epoch_has_the_batches_that_its_key_draws():
     assert (sampling.per_epoch, Sampling(SIZE, 5, drop_last=True).per_epoch) == (5, 4)
     wholes = Sampling(SIZE, SIZE), Sampling(SIZE, SIZE, replacement=True), sampling
     assert [each.whole for each in wholes] == [True, False, False]
+
+
+def test_orders_are_those_of_the_epochs_that_the_steps_touch():
+    drawn = advancing.draw(Sampling(SIZE, 5), 7, KEY, jnp.int32(9), jnp.int32(16))  # epochs 1, 2 and 3
+    assert drawn.full.shape == (3, 4, 5)
+    for row, epoch in enumerate((1, 2, 3)):
+        expected = sample_batches(jax.random.fold_in(KEY, epoch), SIZE, 5)
+        assert np.array_equal(drawn.full[row], expected.full)
+        assert np.array_equal(drawn.rest[row], expected.rest)
+    part = advancing.draw(Sampling(SIZE, 5), 7, KEY, jnp.int32(5), jnp.int32(10))
+    assert part.full.any((1, 2)).tolist() == [True, False, False]  # the second epoch is not touched
+
+
+def test_the_orders_of_one_call_are_few_where_batches_are_large():
+    loss = Loss(cost, False, True, False, False)
+    assert Plan(loss).capacity == 1024
+    assert Plan(loss, Sampling(60_000, 128)).capacity == 1024
+    assert Plan(loss, Sampling(60_000, 2**15)).capacity == 512
+    assert Plan(loss, Sampling(10**8, 10**8)).capacity == 1024  # everything in its order: none are drawn
+    assert Plan(loss, Sampling(10**8, 10**8, replacement=True)).capacity == 1
 
 
 def test_scalars_of_one_dtype_travel_as_one_vector():
