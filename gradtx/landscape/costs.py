@@ -66,7 +66,7 @@ def read_cost(who: str, loss: Any, data: PyTree) -> Cost:
 def check_params(who: str, params: PyTree, name: str = "params") -> PyTree:
     """The params as JAX arrays. Leaves that are not real are refused by path."""
     if not jax.tree.leaves(params):
-        raise ValueError(f"{who}: {name} has no leaves; allowed: a tree with at least one array.")
+        raise ValueError(f"{who}: {name} has no leaves; it must be a tree with at least one array.")
     check_real(
         who,
         name,
@@ -122,7 +122,7 @@ def check_data(who: str, data: PyTree, batch_size: int | None) -> tuple[PyTree, 
             raise ValueError(f"{who}: batch_size is {batch_size!r}, but data is None; leave it out, or pass data.")
         return None, None
     if inputs._is_stream(data):
-        raise TypeError(f"{who}: data is a {type(data).__name__}; allowed: arrays with a common axis of samples.")
+        raise TypeError(f"{who}: data is a {type(data).__name__}; it must be arrays with a common axis of samples.")
     size, _ = minibatches.check_sizes(who, data, None, replacement=False, drop_last=False)
     if batch_size is None:
         return jax.tree.map(jnp.asarray, data), None

@@ -125,9 +125,9 @@ def classify(
     who = "gradtx.landscape.classify"
     operator = hessian_of(who, loss, params, data, batch_size)
     if tolerance is not None and not (_is_number(tolerance) and tolerance >= 0):
-        raise ValueError(f"{who}: tolerance is {tolerance!r}; allowed: a number, 0 or more, or None.")
+        raise ValueError(f"{who}: tolerance is {tolerance!r}; it must be a number, 0 or more, or None.")
     if not (_is_number(risk) and 0 < risk < 1):
-        raise ValueError(f"{who}: risk is {risk!r}; allowed: a probability above 0 and below 1.")
+        raise ValueError(f"{who}: risk is {risk!r}; it must be a probability above 0 and below 1.")
     products = 128 if steps is None else inputs.count(who, "steps", steps, least=2)
     if operator.size <= DENSE:
         return _judged(operator, _all(operator), tolerance, risk, None)

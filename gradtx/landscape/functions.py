@@ -160,7 +160,7 @@ def _function(start: Sequence[float], domain: Domain, known: Callable[[int], _Kn
 
 def _number(who: str, name: str, value: Any, least: float, kind: type) -> Any:
     kinds, words = ((int, np.integer), "an int") if kind is int else ((int, float, np.number), "a finite number")
-    said = f"{who}: {name} is {value!r}; allowed: {words}, at least {least}."
+    said = f"{who}: {name} is {value!r}; it must be {words}, at least {least}."
     if isinstance(value, bool | complex | np.complexfloating) or not isinstance(value, kinds):
         raise TypeError(said)
     if not least <= value < math.inf:
@@ -173,7 +173,7 @@ def _read(function: Function, x: Any) -> Array:
     try:
         point = jnp.asarray(x)
     except (TypeError, ValueError):
-        raise TypeError(f"{who}: x is {x!r:.60}, a {type(x).__name__}; allowed: an array of {n} floats.") from None
+        raise TypeError(f"{who}: x is {x!r:.60}, a {type(x).__name__}; it must be an array of {n} floats.") from None
     if not jnp.issubdtype(point.dtype, jnp.floating):
         fix = "Take its real part: x.real." if point.dtype.kind == "c" else "Make it float: jnp.asarray(x, float)."
         raise TypeError(f"{who}: x has dtype {point.dtype}; allowed: real floating-point numbers. {fix}")

@@ -92,7 +92,7 @@ def find_critical_point(
     operator = hessian_of(who, loss, params, data, batch_size)
     steps, products = inputs.positive(who, "steps", steps), inputs.positive(who, "products", products)
     if tolerance is not None and not tolerance >= 0:
-        raise ValueError(f"{who}: tolerance is {tolerance!r}; allowed: a number, 0 or more, or None.")
+        raise ValueError(f"{who}: tolerance is {tolerance!r}; it must be a number, 0 or more, or None.")
     products = min(products, operator.size)
     return _search(operator, inputs.read_key(who, key), steps, products, tolerance)
 

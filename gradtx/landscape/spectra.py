@@ -53,7 +53,7 @@ class SpectralDensity(NamedTuple):
         if width is None:
             width = self.width
         elif not _is_width(width):
-            raise ValueError(f"gradtx.landscape.SpectralDensity: width is {width!r}; allowed: a number above 0.")
+            raise ValueError(f"gradtx.landscape.SpectralDensity: width is {width!r}; it must be a number above 0.")
         width, one = float(width), (1,) * points.ndim
         nodes, weights = self.nodes.reshape(*one, -1), self.weights.reshape(*one, -1)
         curves = jnp.exp(-(((points[..., None] - nodes) / width) ** 2) / 2) / (width * float(np.sqrt(2 * np.pi)))

@@ -36,7 +36,7 @@ def series(who: str, name: str, values: Any) -> Numbers:
 def unit(who: str, name: str, value: Any) -> float:
     """A number in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating) or not 0 <= value < 1:
-        raise ValueError(f"{who}: {name} is {value!r}; allowed: a number in [0, 1).")
+        raise ValueError(f"{who}: {name} is {value!r}; it must be a number in [0, 1).")
     return float(value)
 
 
@@ -48,7 +48,7 @@ def integer(who: str, name: str, value: Any, least: int, most: int, meaning: str
     except TypeError:
         number = None
     if number is None:
-        raise TypeError(f"{who}: {name} is {value!r}; allowed: an int from {allowed}.")
+        raise TypeError(f"{who}: {name} is {value!r}; it must be an int from {allowed}.")
     if not least <= number <= most:
         raise ValueError(f"{who}: {name} is {number}; allowed: {allowed}.")
     return number
@@ -91,7 +91,7 @@ def runs(who: str, table: Any, hyperparameters: tuple[str, ...], outcome: str) -
     table = getattr(table, "table", table)
     if not isinstance(table, Mapping):
         raise TypeError(
-            f"{who}: the table is a {type(table).__name__}; allowed: a dict of columns of equal length, or an object "
+            f"{who}: the table is a {type(table).__name__}; it must be a dict of columns of equal length, or an object "
             "whose .table is one. Convert a data frame: frame.to_dict('list')."
         )
     for name in ("optimizer", *hyperparameters, outcome):

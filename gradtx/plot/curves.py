@@ -96,7 +96,7 @@ def compare(runs: Mapping[str, Any], *, decay: float = 0.9, log: bool = True, ax
     who = "gradtx.plot.compare"
     if not isinstance(cast(Any, runs), Mapping):
         raise TypeError(
-            f"{who}: runs is a {type(runs).__name__}; allowed: a dict of losses by name. "
+            f"{who}: runs is a {type(runs).__name__}; it must be a dict of losses by name. "
             "For one run, use gradtx.plot.losses(loss)."
         )
     if not runs:
@@ -167,7 +167,7 @@ def _rates(who: str, value: Any, steps: int, name: str) -> tuple[str, Numbers]:
         label = getattr(value, "name", None) or getattr(value, "__name__", "constant")
     if isinstance(value, bool | str) or value is None:
         raise TypeError(
-            f"{who}: {name} is {value!r}; allowed: a schedule, a number, or a transform with this hyperparameter."
+            f"{who}: {name} is {value!r}; it must be a schedule, a number, or a transform with this hyperparameter."
         )
     if isinstance(value, int | float | np.number | np.ndarray | jax.Array):
         if np.ndim(value) > 0:

@@ -64,8 +64,8 @@ def shown(who: str, function: Any) -> Any:
     function = getattr(function, "function", function)
     if not callable(function):
         raise TypeError(
-            f"{who}: function is a {type(function).__name__}; allowed: a function of a point, an array of shape (2,), "
-            "that returns a scalar, such as gradtx.landscape.functions.beale."
+            f"{who}: function is a {type(function).__name__}; it must be a function of a point, an array of shape "
+            "(2,), that returns a scalar, such as gradtx.landscape.functions.beale."
         )
     dimension = getattr(function, "dimension", 2)
     if dimension != 2:
@@ -211,7 +211,7 @@ def read_levels(who: str, levels: Any) -> int | Numbers:
         return integer(who, "levels", levels, 1, 200)
     array = np.asarray(cast(Any, levels))
     if array.ndim != 1 or not array.size or array.dtype.kind not in "iuf":
-        raise TypeError(f"{who}: levels is {levels!r}; allowed: an int, or increasing numbers.")
+        raise TypeError(f"{who}: levels is {levels!r}; it must be an int, or increasing numbers.")
     array = array.astype(np.float64)
     if not np.isfinite(array).all() or (np.diff(array) <= 0).any():
         raise ValueError(f"{who}: levels is {levels!r}; allowed: finite, increasing numbers. Sort them.")

@@ -98,7 +98,7 @@ def _optimizers(txs: Any) -> dict[str, Transform]:
         pairs = [(repr(tx), f"txs[{index}]", tx) for index, tx in enumerate(txs)]
     else:
         raise TypeError(
-            f"{_WHO}: txs is a {type(txs).__name__}; allowed: a dict of optimizers by name, or a list of them. "
+            f"{_WHO}: txs is a {type(txs).__name__}; it must be a dict of optimizers by name, or a list of them. "
             'Put a single one in a dict: {"adam": gradtx.adam(0.1)}.'
         )
     if not pairs:
@@ -135,10 +135,12 @@ def _file(save: Any) -> Path | None:
     if save is None:
         return None
     if not isinstance(save, str | Path):
-        raise TypeError(f"{_WHO}: save is a {type(save).__name__}; allowed: a file name, such as 'race.gif', or None.")
+        raise TypeError(
+            f"{_WHO}: save is a {type(save).__name__}; it must be a file name, such as 'race.gif', or None."
+        )
     file = Path(save)
     if file.suffix.lower() not in _KINDS:
-        raise ValueError(f"{_WHO}: save is {str(save)!r}; allowed: a name that ends in .gif, .mp4 or .png.")
+        raise ValueError(f"{_WHO}: save is {str(save)!r}; it must be a name that ends in .gif, .mp4 or .png.")
     if file.suffix.lower() == ".mp4" and _ffmpeg() is None:
         raise RuntimeError(
             f"{_WHO}: save is {str(save)!r}, and ffmpeg is not installed; an .mp4 needs it. Install ffmpeg, or save a "

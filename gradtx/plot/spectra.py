@@ -119,7 +119,7 @@ def _read(name: str, given: Any) -> _Spectrum:
 def _check_width(width: Any) -> None:
     number = not isinstance(width, bool) and isinstance(width, int | float | np.number)
     if width is not None and not (number and 0 < width < np.inf):
-        raise ValueError(f"{_WHO}: width is {width!r}; allowed: a number above 0, or None.")
+        raise ValueError(f"{_WHO}: width is {width!r}; it must be a number above 0, or None.")
 
 
 def _check_finite(name: str, nodes: Numbers) -> None:

@@ -313,7 +313,7 @@ def _projected(who: str, values: Any, one: Any, several: Any) -> list[Trail]:
         )
     if several is not None and not isinstance(several, Mapping):
         raise TypeError(
-            f"{who}: trajectories is a {type(several).__name__}; allowed: a dict of trajectories by name. "
+            f"{who}: trajectories is a {type(several).__name__}; it must be a dict of trajectories by name. "
             "For one trajectory, pass trajectory=..."
         )
     named = {"trajectory": one} if several is None else several
@@ -334,7 +334,7 @@ def _of_plane(who: str, values: Any, x: Any, y: Any) -> Heights:
 
 def _angle(who: str, which: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
-        raise TypeError(f"{who}: {which} is {value!r}; allowed: a number, in degrees.")
+        raise TypeError(f"{who}: {which} is {value!r}; it must be a number, in degrees.")
     return float(value)
 
 

@@ -73,8 +73,8 @@ def _points(who: str, name: str, value: Any) -> Numbers:
         array = np.empty(0, dtype=object)  # rows of unequal lengths
     if array.dtype.kind in "bOSUcMm":
         raise TypeError(
-            f"{who}: {name} is a {type(value).__name__}; allowed: an array of shape (steps, 2), one point per row, as "
-            "gradtx.landscape.trajectory returns, or a dict of them by name."
+            f"{who}: {name} is a {type(value).__name__}; it must be an array of shape (steps, 2), one point per row, "
+            "as gradtx.landscape.trajectory returns, or a dict of them by name."
         )
     if array.ndim != 2 or array.shape[1] != 2 or not len(array):
         raise ValueError(

@@ -88,7 +88,7 @@ def state_is_as_declared(tx: Transform, params: PyTree, **extra: Any) -> None:
             fail(f"at {path}: not finite.")
     state = run["state"]
     if not isinstance(state, dict) or not all(isinstance(entry, dict) for entry in state.values()):
-        fail(f"the state is {jax.tree.structure(state)}; allowed: a dict of dicts.")
+        fail(f"the state is {jax.tree.structure(state)}; it must be a dict of dicts.")
     for name, entry in state.items():
         count = entry.get("count", np.zeros(0, np.int32))
         if count.dtype != np.int32 or list(count) != list(range(len(count))):

@@ -110,7 +110,7 @@ def grid(
     several = {name: value for name, value in values.items() if _is_several(value)}
     fixed = {name: value for name, value in values.items() if name not in several}
     if not several:
-        raise ValueError(f"{_WHO}: no argument has several values; pass a list, an array, or a distribution for one.")
+        raise ValueError(f"{_WHO}: no argument has several values. Pass a list, an array, or a distribution for one.")
     if any(isinstance(value, Draw) for value in several.values()):
         columns = _drawn(several, draws, key)
     elif draws is not None or key is not None:

@@ -91,7 +91,7 @@ def _read_stream(who: str, data: Iterable[PyTree]) -> Source:
     if first is None:
         raise ValueError(f"{who}: data is empty: the iterable gives no batch.")
     if batches is data:
-        data = itertools.chain([first], batches)  # an iterator cannot start anew
+        data = itertools.chain([first], batches)  # an iterator cannot start again
     return Source(stream=data, example=first)
 
 
@@ -104,7 +104,7 @@ def _check_fits(who: str, data: PyTree) -> None:
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(data) if not isinstance(leaf, Array))
     if needed > 0.9 * free:
         raise ValueError(
-            f"{who}: data has {needed / 1e9:.1f} GB, and the device {free / 1e9:.1f} GB free; stream it: pass an "
+            f"{who}: data has {needed / 1e9:.1f} GB, and the device {free / 1e9:.1f} GB free. Stream it: pass an "
             "iterable of batches, for example gradtx.batches(key, data, batch_size)."
         )
 
@@ -128,17 +128,17 @@ def count(who: str, name: str, value: Any, *, least: int = 0) -> int:
 def total_steps(who: str, source: Source, *, epochs: int | None, steps: int | None) -> int | None:
     """The number of updates to make; None is until a stream ends."""
     if epochs is not None and steps is not None:
-        raise ValueError(f"{who}: epochs={epochs} and steps={steps} are both given; give one of them.")
+        raise ValueError(f"{who}: epochs={epochs} and steps={steps} are both given. Give one of them.")
     if steps is not None:
         return positive(who, "steps", steps)
     if epochs is not None:
         epochs = positive(who, "epochs", epochs)
         if source.sampling is None and source.stream is None:
-            raise ValueError(f"{who}: epochs={epochs} is for runs with data; give steps=...")
+            raise ValueError(f"{who}: epochs={epochs} is for runs with data. Give steps=...")
         if epochs > 1 and isinstance(source.stream, Iterator):
             raise ValueError(
-                f"{who}: epochs={epochs}, but data is an iterator, which can be run through once; pass an iterable "
-                "that starts anew at each pass, such as a loader, or an object with __iter__."
+                f"{who}: epochs={epochs}, but data is an iterator, which can be run through once. Pass an iterable "
+                "that starts again at each pass, such as a loader, or an object with __iter__."
             )
         return None if source.per_epoch is None else epochs * source.per_epoch
     if source.stream is None:
@@ -167,7 +167,7 @@ def one_optimizer(who: str, tx: Transform) -> Transform:
     swept = next((leaf for leaf in jax.tree.leaves(tx) if jnp.ndim(leaf) > 0), None)
     if swept is not None:
         raise ValueError(
-            f"{who}: tx is a sweep of {swept.shape[0]} optimizers in one value; pass it to gradtx.sweep, "
+            f"{who}: tx is a sweep of {swept.shape[0]} optimizers in one value. Pass it to gradtx.sweep, "
             "or pass one of them."
         )
     return tx
@@ -222,6 +222,6 @@ def check_names(who: str, evaluate: Callable[..., Any], carry: Carry, recorded: 
         raise TypeError(f"{who}: evaluate returns {received}; it must return a number, or a dict of them.")
     if taken := [name for name in (*recorded, "evaluated_at") if name in returned]:
         raise ValueError(
-            f"{who}: evaluate returns an entry {taken[0]!r}, which the history has for something else; call it "
+            f"{who}: evaluate returns an entry {taken[0]!r}, which the history has for something else. Call it "
             f"otherwise, for example 'test_{taken[0]}'."
         )

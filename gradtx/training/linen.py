@@ -71,7 +71,7 @@ def loss(
     rngs: str | Iterable[str] = (),
     mutable: str | Iterable[str] = (),
 ) -> Callable[..., Any]:
-    """A cost of a module and a batch as a function of the parameters. Make it once: each is compiled anew.
+    """A cost of a module and a batch as a function of the parameters. Make it once: each is compiled again.
 
     Args:
       module: a linen module.

@@ -82,7 +82,7 @@ def read_loss(who: str, function: Any, *, has_aux: bool, has_data: bool) -> Loss
             "loss(params) or loss(params, batch), with key and model_state keyword-only: loss(params, batch, *, key)."
         )
     if wants_batch and not has_data:
-        raise ValueError(f"{who}: the loss wants a batch, loss({', '.join(needed)}), and data is None; pass data.")
+        raise ValueError(f"{who}: the loss wants a batch, loss({', '.join(needed)}), and data is None. Pass data.")
     if has_data and not wants_batch:
         raise ValueError(f"{who}: the loss takes no batch, and data is given; write it as loss(params, batch).")
     bound = function.keywords if isinstance(function, functools.partial) else {}
@@ -97,14 +97,14 @@ def read_loss(who: str, function: Any, *, has_aux: bool, has_data: bool) -> Loss
 def check_loss(who: str, loss: Loss, params: PyTree, batch: PyTree, key: Any, model_state: PyTree) -> list[str]:
     """Trace the loss once: errors if it does not return a real scalar; else the params that it does not read."""
     if loss.wants_model_state and model_state is None:
-        raise ValueError(f"{who}: the loss wants model_state, and there is none; pass model_state=... to start from.")
+        raise ValueError(f"{who}: the loss wants model_state, and there is none. Pass model_state=... to start from.")
     traced = _returned.trace(loss, params, batch, key, model_state)
     jaxpr, returned = traced.jaxpr.jaxpr, traced.out_info
     if loss.has_aux:
         if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)):
             raise TypeError(f"{who}: with has_aux=True the loss must return (value, dict); it returned {returned}.")
         if "loss" in returned[1]:
-            raise ValueError(f"{who}: the dict of the loss has an entry 'loss', the value's name; call it otherwise.")
+            raise ValueError(f"{who}: the dict of the loss has an entry 'loss', the value's name. Call it otherwise.")
         if "model_state" in returned[1]:
             _check_carried(who, returned[1]["model_state"], model_state)
         returned = returned[0]

@@ -95,8 +95,8 @@ class Runs:
             for (seeds, txs), (_, records) in zip(wave, found, strict=True):
                 if len(records["loss"]) < steps:
                     raise ValueError(
-                        f"gradtx.sweep: the data ended after {step + len(records['loss'])} of {until} batches; pass an "
-                        "iterable that starts anew at each pass, or fewer steps."
+                        f"gradtx.sweep: the data ended after {step + len(records['loss'])} of {until} batches. Pass an "
+                        "iterable that starts again at each pass, or fewer steps."
                     )
                 job.results.write(records, self.rows[txs], seeds, step)
                 job.done += records["loss"].size

@@ -154,7 +154,7 @@ def _begin(tx: Transform, params: PyTree, key: Any, state: Any, model_state: PyT
     if state is None:
         return functools.partial(advancing.start, tx, params, model_state, inputs.read_key(_WHO, key))
     if key is not None or model_state is not None:
-        raise ValueError(f"{_WHO}: a state brings its own key and model_state; pass either the state or these.")
+        raise ValueError(f"{_WHO}: a state brings its own key and model_state. Pass either the state or these.")
     if not isinstance(state, dict) or state.keys() != {"tx", "model_state", "step", "key"}:
         received = f"a dict of {', '.join(map(str, state)) or 'nothing'}" if isinstance(state, dict) else repr(state)
         raise ValueError(f"{_WHO}: state is {received}; it must be that of an earlier result, result.state.")

@@ -52,7 +52,7 @@ def split(module: Any) -> tuple[PyTree, PyTree]:
 
 
 def loss(module: Any, cost: Callable[[Any, PyTree], Any]) -> Callable[..., Any]:
-    """A cost of a module and a batch as a function of the parameters. Make it once: each is compiled anew.
+    """A cost of a module and a batch as a function of the parameters. Make it once: each is compiled again.
 
     Args:
       module: an nnx module, of which only the form is used, with its flags as they are now: train() or eval().

@@ -159,15 +159,15 @@ def sweep(
     source = inputs.read_data(_WHO, data, batch_size=batch_size, replacement=replacement, drop_last=drop_last)
     if isinstance(source.stream, Iterator):
         raise ValueError(
-            f"{_WHO}: data is an iterator, which can be run through once, and all runs see the same batches; pass "
-            "an iterable that starts anew at each pass, such as a loader, or an object with __iter__."
+            f"{_WHO}: data is an iterator, which can be run through once, and all runs see the same batches. Pass "
+            "an iterable that starts again at each pass, such as a loader, or an object with __iter__."
         )
     plan = Plan(
         read_loss(_WHO, loss, has_aux=has_aux, has_data=data is not None), source.sampling, source.stream is not None
     )
     total = inputs.total_steps(_WHO, source, epochs=epochs, steps=steps)
     if total is None:
-        raise ValueError(f"{_WHO}: the iterable of batches has no length; give steps=...")
+        raise ValueError(f"{_WHO}: the iterable of batches has no length. Give steps=...")
     rounds = _rounds(halve_at, total)
     inputs.check_callable(_WHO, "evaluate", evaluate, "the params")
     kinds = _read_optimizers(txs)

@@ -7,7 +7,7 @@ epochs in mini-batches; the last batch of an epoch is partial and kept, unless d
 of each step.
 
 `most_people` sweeps learning rates as a tutorial does: NumPy makes the batches, and the jitted step closes over the
-optimizer, so it is compiled anew for every learning rate (and for the partial batch).
+optimizer, so it is compiled again for every learning rate (and for the partial batch).
 
 `expert` has one compiled step for all learning rates, which are part of its state (`optax.inject_hyperparams`); NumPy
 makes the batches, and the host reads the losses of a run at its end. With `donate` the step overwrites what it changes.

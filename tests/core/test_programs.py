@@ -1,4 +1,4 @@
-"""What an update becomes: no dead or repeated work, no checks, named operations; and what is compiled anew."""
+"""What an update becomes: no dead or repeated work, no checks, named operations; and what is compiled again."""
 
 import collections
 import functools
@@ -146,7 +146,7 @@ def test_every_operation_is_under_the_name_of_its_transform():
     assert "scale_by_rms" in text
 
 
-# What is compiled anew ------------------------------------------------------------------------------------------------
+# What is compiled again -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

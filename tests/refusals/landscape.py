@@ -36,7 +36,7 @@ MAKERS = {
     "find_critical_point": lambda params, **kwargs: land.find_critical_point(lambda w: 1.0, params, **kwargs),
 }
 for _name, _make in MAKERS.items():
-    refused(_name, "params has no leaves; allowed: a tree with at least one array.", V, _make, [None, ()])
+    refused(_name, "params has no leaves; it must be a tree with at least one array.", V, _make, [None, ()])
     refused(_name, "batch_size is 3, but data is None; leave it out, or pass data.", V, _make, W, batch_size=3)
 _hessian, _who = MAKERS["hessian"], "hessian"
 for _params, _words in (
@@ -60,7 +60,7 @@ for _data, _size, _error, _words in (
     (np.ones(()), None, V, "data is a scalar ... a leading axis"),
     (X[:0], None, V, "data is empty ... at least one sample"),
     ({}, None, V, "data is {} ... must hold at least one"),
-    (iter([X]), None, T, "data is a list_iterator; allowed: arrays"),
+    (iter([X]), None, T, "data is a list_iterator; it must be arrays"),
 ):
     refused(_who, _words, _error, land.hessian, total, W, _data, batch_size=_size)
 
@@ -184,23 +184,23 @@ for _ask, _asked, _words in (
     refused(_ask, _words, T if "an int" in _words else V, _ask, _whole, **_asked)
 _density = land.SpectralDensity(jnp.ones((2, 3)), jnp.ones((2, 3)) / 3, 3).density
 for _width in (0, -1.0, True, "wide", NAN, INF, [1.0]):
-    _words = f"width is {_width!r}; allowed: a number above 0."
+    _words = f"width is {_width!r}; it must be a number above 0."
     refused("SpectralDensity", _words, V, _density, 0.0, _width)
 
 # Critical points ------------------------------------------------------------------------------------------------------
 
 for _call, _asked, _words in (
-    (land.classify, {"tolerance": -1.0}, "tolerance is -1.0; allowed: a number, 0 or more, or None."),
+    (land.classify, {"tolerance": -1.0}, "tolerance is -1.0; it must be a number, 0 or more, or None."),
     (land.classify, {"tolerance": True}, "tolerance is True"),
     (land.classify, {"tolerance": INF}, "tolerance is inf"),
-    (land.classify, {"risk": 0.0}, "risk is 0.0; allowed: a probability above 0 and below 1."),
+    (land.classify, {"risk": 0.0}, "risk is 0.0; it must be a probability above 0 and below 1."),
     (land.classify, {"risk": 1}, "risk is 1"),
     (land.classify, {"steps": 1}, "steps is 1; it must be at least 2."),
     (land.classify, {"steps": 2.0}, "steps is 2.0 of type float; it must be an int."),
     (land.find_critical_point, {"steps": 0}, "steps is 0; it must be at least 1"),
     (land.find_critical_point, {"products": 1.0}, "products is 1.0 of type float; it must be an int"),
     (land.find_critical_point, {"products": 0}, "products is 0; it must be at least 1"),
-    (land.find_critical_point, {"tolerance": -1}, "tolerance is -1; allowed: a number, 0 or more, or None"),
+    (land.find_critical_point, {"tolerance": -1}, "tolerance is -1; it must be a number, 0 or more, or None"),
 ):
     refused(_call, _words, T if "an int" in _words else V, _call, jnp.sum, ONES, **_asked)
 
@@ -317,16 +317,16 @@ for _x in ([1, 2], jnp.array([True, False])):
 _words = "x has dtype complex64; allowed: real floating-point numbers. Take its real part: x.real"
 refused(f"{_who}.beale", _words, T, _beale, jnp.array([1j, 0]))
 for _x in ({"x": 1.0}, "xy", [[1.0], [1.0, 2.0]]):
-    _words = f"x is {_x!r}, a {type(_x).__name__}; allowed: an array of 2 floats."
+    _words = f"x is {_x!r}, a {type(_x).__name__}; it must be an array of 2 floats."
     refused(f"{_who}.beale", _words, T, _beale, _x)
-_at_least_1 = "allowed: a finite number, at least 1."
+_at_least_1 = "it must be a finite number, at least 1."
 for _function, _asked, _error, _words in (
     (functions.rosenbrock, {"dimensions": 3}, T, "no parameter 'dimensions'; allowed: dimension."),
     (functions.bowl, {"a": 1}, T, "no parameter 'a'; allowed: dimension, condition."),
     (_beale, {"dimension": 2}, T, "no parameter 'dimension'; allowed: none."),
-    *((functions.rosenbrock, {"dimension": d}, T, f"is {d!r}; allowed: an int, at least 2.") for d in (True, 2.0)),
-    *((f, {"dimension": 1}, V, "is 1; allowed: an int, at least 2.") for f in (functions.bowl, functions.rosenbrock)),
-    (functions.ackley, {"dimension": 0}, V, "dimension is 0; allowed: an int, at least 1."),
+    *((functions.rosenbrock, {"dimension": d}, T, f"is {d!r}; it must be an int, at least 2.") for d in (True, 2.0)),
+    *((f, {"dimension": 1}, V, "is 1; it must be an int, at least 2.") for f in (functions.bowl, functions.rosenbrock)),
+    (functions.ackley, {"dimension": 0}, V, "dimension is 0; it must be an int, at least 1."),
     *((functions.bowl, {"condition": c}, V, f"condition is {c!r}; {_at_least_1}") for c in (0.5, INF, NAN)),
     *((functions.bowl, {"condition": c}, T, f"condition is {c!r}; {_at_least_1}") for c in (True, "10", 1j)),
 ):
@@ -335,7 +335,7 @@ _noisy = functions.noisy(_beale, 0.1)
 for _call, _error, _words, _arguments, _options in (
     ("Function", V, "name is 'mine'; allowed: bowl, valley,", (functions.Function, "mine"), {}),
     ("noisy", T, "function is 3; it must be one of gradtx.landscape.functions", (functions.noisy, 3, 0.1), {}),
-    ("noisy", V, "scale is -0.1; allowed: a finite number, at least 0.", (functions.noisy, _beale, -0.1), {}),
+    ("noisy", V, "scale is -0.1; it must be a finite number, at least 0.", (functions.noisy, _beale, -0.1), {}),
     ("noisy", V, "scale is inf", (functions.noisy, _beale, INF), {}),
     ("noisy", T, "scale is True", (functions.noisy, _beale, True), {}),
     ("noisy(beale, 0.1)", T, "key is 3 ... jax.random.key", (_noisy, [1.0, 1.0]), {"key": 3}),

@@ -50,7 +50,7 @@ for _draw, _of in ((plot.losses, lambda loss: loss), (plot.compare, lambda loss:
     for _wrong in ([[1.0], [1.0, 2.0]], ["1", "2"], [None], [1j], [True], "loss", {"a": [1.0]}):
         refused(_draw, f"{_name} is ... allowed: real numbers in one dimension. Convert it", TypeError, _of(_wrong))
     for _wrong in (1.0, -0.1, NAN, "0.9", True):
-        refused(_draw, f"decay is {_wrong!r}; allowed: a number in [0, 1)", ValueError, _of([1.0]), decay=_wrong)
+        refused(_draw, f"decay is {_wrong!r}; it must be a number in [0, 1)", ValueError, _of([1.0]), decay=_wrong)
     refused(
         _draw,
         "ax is a list; allowed: one matplotlib Axes, or None ... pyplot.subplots()",
@@ -66,18 +66,18 @@ rows(
         ("steps_per_epoch is 0; allowed: 1 to", [1.0, 2.0], Options(steps_per_epoch=0)),
     ],
 )
-refused(plot.losses, "steps_per_epoch is 1.0; allowed: an int from 1 to the", TypeError, [1.0], steps_per_epoch=1.0)
-refused(plot.losses, "steps_per_epoch is True; allowed: an int", TypeError, [1.0], steps_per_epoch=True)
+refused(plot.losses, "steps_per_epoch is 1.0; it must be an int from 1 to the", TypeError, [1.0], steps_per_epoch=1.0)
+refused(plot.losses, "steps_per_epoch is True; it must be an int", TypeError, [1.0], steps_per_epoch=True)
 refused(plot.losses, f"loss is {str(['a' * 99])[:57]}... (list)", TypeError, ["a" * 99, None])
 refused(plot.compare, "runs is empty; allowed: at least one run", ValueError, {})
-refused(plot.compare, "runs is a list; allowed: a dict of losses by name ... plot.losses(loss)", TypeError, [1.0])
+refused(plot.compare, "runs is a list; it must be a dict of losses by name ... plot.losses(loss)", TypeError, [1.0])
 _words = "gradtx.adam has no argument 'momentum'. ... learning_rate ... Choose one of them: name=..."
 refused(plot.learning_rate, _words, ValueError, gradtx.adam(0.1), 3, name="momentum")
 for _wrong in ("0.1", None, True, [0.1], gradtx.cosine_decay_schedule):
     refused(plot.learning_rate, "learning_rate is", TypeError, _wrong, 3)
 refused(plot.learning_rate, "learning_rate is an array of shape (2,); allowed: one number", ValueError, jnp.ones(2), 3)
 refused(plot.learning_rate, "steps is 0; allowed: 1 to the largest count", ValueError, 0.1, 0)
-refused(plot.learning_rate, "steps is 3.0; allowed: an int", TypeError, 0.1, 3.0)
+refused(plot.learning_rate, "steps is 3.0; it must be an int", TypeError, 0.1, 3.0)
 
 # Sweeps ---------------------------------------------------------------------------------------------------------------
 
@@ -88,7 +88,7 @@ def rows_of(table, keep):
 
 _missing = {name: column for name, column in GRID.items() if name != "learning_rate"}
 for _draw in (plot.sensitivity, plot.heat_map):
-    refused(_draw, "the table is a list; allowed: a dict of columns ... to_dict", TypeError, [1.0])
+    refused(_draw, "the table is a list; it must be a dict of columns ... to_dict", TypeError, [1.0])
     rows(
         _draw,
         ValueError,
@@ -147,7 +147,7 @@ refused(plot.heat_map, "runs for 4 of the 16 pairs ... learning_rate 3 with b1 0
 # Functions ------------------------------------------------------------------------------------------------------------
 
 for _draw in (plot.contour, plot.surface):
-    refused(_draw, "function is a float; allowed: a function of a point ... beale", TypeError, 3.0)
+    refused(_draw, "function is a float; it must be a function of a point ... beale", TypeError, 3.0)
     _words = "<lambda> of an array of shape (2,) returns float32[2]; it must return one real scalar ... jnp.sum"
     refused(_draw, _words, TypeError, lambda w: w, x=(0, 1), y=(0, 1))
     refused(_draw, "returns complex64[]", TypeError, lambda w: jax.lax.complex(w[0], w[1]), x=(0, 1), y=(0, 1))
@@ -180,14 +180,14 @@ for _draw in (plot.contour, plot.surface):
         ],
     )
     for _wrong in ("many", 3.0, [], [[1.0]], [None]):
-        refused(_draw, f"levels is {_wrong!r}; allowed: an int", TypeError, BEALE, levels=_wrong)
-    refused(_draw, "points is 2.0; allowed: an int from 2 to 2000", TypeError, BEALE, points=2.0)
+        refused(_draw, f"levels is {_wrong!r}; it must be an int", TypeError, BEALE, levels=_wrong)
+    refused(_draw, "points is 2.0; it must be an int from 2 to 2000", TypeError, BEALE, points=2.0)
     for _wrong in (3.0, np.ones(2), np.ones((4, 3)), np.ones((0, 2))):
         _words = f"trajectories['adam'] is an array of shape {np.shape(_wrong)}; allowed: (steps, 2) ... plot.slice"
         refused(_draw, _words, ValueError, BEALE, {"adam": _wrong})
     for _wrong in ("way", [[1.0, "a"]], [[1.0], [1.0, 2.0]], None):
         _words = (
-            f"trajectories['adam'] is a {type(_wrong).__name__}; allowed: an array of shape (steps, 2) ... trajectory"
+            f"trajectories['adam'] is a {type(_wrong).__name__}; it must be an array of shape (steps, 2) ... trajectory"
         )
         refused(_draw, _words, TypeError, BEALE, {"adam": _wrong})
 _flat, _deep = Figure().add_subplot(), Figure().add_subplot(projection="3d")
@@ -211,7 +211,7 @@ rows(
         ),
         ("values['a'] is a float", {"a": 1.0}),
         (
-            "trajectories is a list; allowed: a dict of trajectories by name ... trajectory=",
+            "trajectories is a list; it must be a dict of trajectories by name ... trajectory=",
             PLANE,
             Options(trajectories=[_way]),
         ),
@@ -241,7 +241,9 @@ REFUSALS.append(
 refused(plot.surface, "x and y are given with a slice; allowed: None", ValueError, PLANE, x=(0, 1))
 refused(plot.surface, "the slice has one dimension; allowed: two ... plot.slice", ValueError, LINE)
 for _name, _wrong in (("elevation", "high"), ("azimuth", True), ("azimuth", NAN)):
-    refused(plot.surface, f"{_name} is {_wrong!r}; allowed: a number, in degrees", TypeError, PLANE, **{_name: _wrong})
+    refused(
+        plot.surface, f"{_name} is {_wrong!r}; it must be a number, in degrees", TypeError, PLANE, **{_name: _wrong}
+    )
 
 # Spectra --------------------------------------------------------------------------------------------------------------
 
@@ -260,7 +262,7 @@ rows(
         ),
         ("points is 1; allowed: 2 to 100000", _exact, Options(points=1)),
         *(
-            (f"width is {w!r}; allowed: a number above 0, or None", _exact, Options(width=w))
+            (f"width is {w!r}; it must be a number above 0, or None", _exact, Options(width=w))
             for w in (0.0, -1.0, INF, NAN, True, "a")
         ),
     ],
@@ -287,15 +289,15 @@ rows(
         ("txs[1]", [gradtx.sgd(0.1), 0.1], BEALE),
         *(
             (
-                f"txs is a {type(w).__name__}; allowed: a dict of optimizers by name ... Put a single one in a dict",
+                f"txs is a {type(w).__name__}; it must be a dict of optimizers by name ... Put a single one in a dict",
                 w,
                 BEALE,
             )
             for w in (gradtx.adam(0.1), "adam", None, optax.sgd(0.1))
         ),
-        ("function is a float; allowed: a function", TXS, 3.0),
-        ("save is a int; allowed: a file name", TXS, BEALE, Options(save=3)),
-        ("steps is 2.0; allowed: an int from 1 to 10000", TXS, BEALE, Options(steps=2.0)),
+        ("function is a float; it must be a function", TXS, 3.0),
+        ("save is a int; it must be a file name", TXS, BEALE, Options(save=3)),
+        ("steps is 2.0; it must be an int from 1 to 10000", TXS, BEALE, Options(steps=2.0)),
         ("ax is a int; allowed: one matplotlib Axes", TXS, BEALE, Options(ax=3, steps=2)),
     ],
 )
@@ -318,7 +320,7 @@ rows(
             for value in (0, most + 1)
         ),
         *(
-            (f"save is {w!r}; allowed: a name that ends in .gif, .mp4 or .png", TXS, BEALE, Options(save=w))
+            (f"save is {w!r}; it must be a name that ends in .gif, .mp4 or .png", TXS, BEALE, Options(save=w))
             for w in ("race.avi", "gif")
         ),
     ],

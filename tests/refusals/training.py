@@ -37,7 +37,7 @@ def minimizing():
     rows = [
         ({"loss": 3}, T, "loss is 3; it must be a function: loss(params) or loss(params, batch)."),
         ({"loss": lambda p, b: b["y"]}, T, "dtype float32 and shape (5,); it must be a real scalar. Take its"),
-        ({"tx": sgds()}, V, "tx is a sweep of 3 optimizers in one value; pass it to gradtx.sweep, or pass one"),
+        ({"tx": sgds()}, V, "tx is a sweep of 3 optimizers in one value. Pass it to gradtx.sweep, or pass one"),
         ({"tx": 0.1}, T, "is 0.1; it must be a transform, or any object with init and update."),
         ({"tx": sgd}, T, "is the factory gradtx.sgd itself. Call it: sgd(...)."),
         ({"params": {"n": np.arange(3)}}, T, "params at ['n'] has dtype int"),
@@ -53,13 +53,13 @@ def minimizing():
         ({"data": None, "replacement": True} | stream, V, "replacement is True, but data is None;"),
         ({"data": iter([DATA] * 2), "steps": None, "epochs": 2} | stream, V, "epochs=2, but data is an iterator, wh"),
         ({"steps": None}, V, "how long? Give steps=... or epochs=..."),
-        ({"epochs": 2}, V, "epochs=2 and steps=5 are both given; give one of them."),
+        ({"epochs": 2}, V, "epochs=2 and steps=5 are both given. Give one of them."),
         ({"steps": 0}, V, "steps is 0; it must be at least 1."),
         ({"steps": 3.0}, T, "steps is 3.0 of type float; it must be an int."),
         ({"steps": True}, T, "steps is True of type bool; it must be an int."),
         ({"steps": None, "epochs": -1}, V, "epochs is -1; it must be at least 1."),
         (none, V, "how long? Give steps=..."),
-        (none | {"epochs": 2}, V, "epochs=2 is for runs with data; give steps=..."),
+        (none | {"epochs": 2}, V, "epochs=2 is for runs with data. Give steps=..."),
         ({"nonfinite": "ignore"}, V, "nonfinite is 'ignore'; allowed: 'stop', 'continue'."),
         ({"steps_per_call": 0}, V, "steps_per_call is 0; it must be at least 1."),
         ({"evaluate_every": 0}, V, "evaluate_every is 0; it must be at least 1."),
@@ -67,15 +67,15 @@ def minimizing():
         ({"evaluate": lambda p: None}, T, "evaluate returns None; it must return a number, or a dict of them."),
         ({"evaluate": lambda p: {}}, T, "evaluate returns {}; it must return a number, or a dict of them."),
         ({"evaluate": lambda p: {"loss": 1.0}}, V, "evaluate returns an entry 'loss', which the history has for so"),
-        ({"evaluate": lambda p: {"evaluated_at": 1.0}}, V, "call it otherwise, for example 'test_evaluated_at'"),
+        ({"evaluate": lambda p: {"evaluated_at": 1.0}}, V, "Call it otherwise, for example 'test_evaluated_at'"),
         ({"stop": 0.1}, T, "stop is 0.1; it must be a function of the history."),
         ({"key": 0}, T, "key is 0 of type int; it must be a JAX random key. Make one with jax.random.key(seed)."),
         ({"key": np.zeros((2, 2), np.uint32)}, V, "several keys; it must be one."),
         ({"state": {}}, V, "state is a dict of nothing; it must be that of an earlier result, result.state."),
         ({"state": {"w": 1}}, V, "state is a dict of w; it must be that of an earlier result, result.state."),
         ({"state": 3}, V, "state is 3; it must be that of an earlier result, result.state."),
-        ({"state": {}, "key": KEY}, V, "a state brings its own key and model_state; pass either the state or"),
-        ({"state": {}, "model_state": 1.0}, V, "a state brings its own key and model_state; pass either"),
+        ({"state": {}, "key": KEY}, V, "a state brings its own key and model_state. Pass either the state or"),
+        ({"state": {}, "model_state": 1.0}, V, "a state brings its own key and model_state. Pass either"),
     ]  # fmt: skip
     given = {"loss": cost, "params": start(), "tx": sgd(0.1), "data": DATA, "batch_size": 5, "steps": 5}
     yield from table("gradtx.minimize", minimize, rows, **given)
@@ -123,7 +123,7 @@ def sweeping():
         ({"txs": [uneven]}, V, "the hyperparameters of sgd have leading axes of lengths [2, 3]."),
         ({"epochs": None}, V, "how long? Give steps=... or epochs=..."),
         ({"steps": 3}, V, "epochs=1 and steps=3 are both given"),
-        ({"data": Stream()}, V, "the iterable of batches has no length; give steps=..."),
+        ({"data": Stream()}, V, "the iterable of batches has no length. Give steps=..."),
         ({"data": iter([DATA]), "epochs": None, "steps": 1}, V, "data is an iterator, which can be run through once"),
         ({"seeds": 0}, V, "seeds is 0; it must be at least 1."),
         ({"seeds": 1.5}, T, "seeds is 1.5 of type float"),
@@ -162,7 +162,7 @@ def losses():
     yield wrong(words, lambda p, b, key=None: p, has_data=True)
     yield wrong(words, lambda p, model_state: p, has_data=True)
     yield wrong("wants the keyword 'rng'; it can be given key and model_state. Close", lambda p, *, rng: p)
-    yield wrong("the loss wants a batch, loss(p, b), and data is None; pass data.", lambda p, b: p, ValueError)
+    yield wrong("the loss wants a batch, loss(p, b), and data is None. Pass data.", lambda p, b: p, ValueError)
     words = "takes no batch, and data is given; write it as loss(params, batch)."
     yield wrong(words, lambda p: p, ValueError, has_data=True)
 
@@ -177,13 +177,13 @@ def losses():
     for function in (bowl, lambda p: (bowl(p), 3.0), lambda p: [bowl(p), {}], lambda p: (bowl(p), {}, {})):
         yield wrong(words, function, has_aux=True)
     yield wrong(f"shape (2,); {mean}", lambda p: (p, {}), has_aux=True)
-    words = "the dict of the loss has an entry 'loss', the value's name; call it otherwise"
+    words = "the dict of the loss has an entry 'loss', the value's name. Call it otherwise"
     yield wrong(words, lambda p: (bowl(p), {"loss": p[0]}), ValueError, has_aux=True)
 
     def carried(p, *, model_state):
         return bowl(p), {"model_state": model_state}
 
-    words = "the loss wants model_state, and there is none; pass model_state=... to start from."
+    words = "the loss wants model_state, and there is none. Pass model_state=... to start from."
     yield wrong(words, carried, ValueError, has_aux=True)
     words = "a loss with model_state must return (value, {'model_state': ...}), with has_aux=True"
     yield wrong(words, lambda p, *, model_state: bowl(p), model_state=jnp.zeros(()))
@@ -266,7 +266,7 @@ def sampling():
 
 
 def grids():
-    several = "no argument has several values; pass a list, an array, or a distribution for one."
+    several = "no argument has several values. Pass a list, an array, or a distribution for one."
     drawn = {"learning_rate": uniform(0.1, 1)}
     both = "distributions need draws=..., how many optimizers, and key=jax.random.key(...)."
     two, rates = {"learning_rate": [0.1]}, {"learning_rate": [0.1, 0.2]}

@@ -40,7 +40,7 @@ class LoaderOfAStream(Loader):
 
 
 class Around:
-    """A loader around an iterator, which cannot start anew."""
+    """A loader around an iterator, which cannot start again."""
 
     def __init__(self):
         self.iterator = iter(Loader().batches)
