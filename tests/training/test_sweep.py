@@ -197,7 +197,7 @@ def test_data_that_ends_before_its_time():
         def __iter__(self):
             return self.batches
 
-    with pytest.raises(ValueError, match=r"gradtx\.sweep: the data ended after 2 of 9 batches; .* starts again"):
+    with pytest.raises(ValueError, match=r"gradtx\.sweep: the data ended after 2 of 9 batches\. .* starts again"):
         sweep(cost, init, sgds(), Once(), steps=9)
 
 
