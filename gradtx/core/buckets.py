@@ -85,6 +85,16 @@ def read(node: Node, like: PyTree) -> Layout | None:
     return layout if found == lengths else None
 
 
+def layout_of(who: str, node: Node, like: PyTree) -> Layout:
+    """The layout of a bucketed tree, which must be one for params like these."""
+    layout = read(node, like)
+    if layout is None:
+        raise ValueError(
+            f"{who}: the state has buckets of other leaves than the params. Pass the params that it was made for."
+        )
+    return layout
+
+
 def _cut(leaves: list[Any], joined: list[int]) -> Layout:
     """Full buckets and a rest, in the order of size.
 
@@ -161,13 +171,7 @@ def unpacked(state: PyTree, params: PyTree) -> PyTree:
     def at_node(node: Any) -> PyTree:
         if not is_node(node):
             return node
-        layout = read(node, params)
-        if layout is None:
-            raise ValueError(
-                "gradtx.unpacked: the state has buckets of other leaves than the params. Pass the params that it was "
-                "made for."
-            )
-        return layout.split(node, params)
+        return layout_of("gradtx.unpacked", node, params).split(node, params)
 
     return jax.tree.map(at_node, state, is_leaf=is_node)
 

@@ -6,6 +6,7 @@ networks gain from many in one program until their numbers leave the cache, larg
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import os
 from collections.abc import Callable
@@ -128,12 +129,20 @@ def settings() -> dict[str, Any]:
     return {name: getattr(jax.config, f"jax_{name}") for name in _CONTEXTS}
 
 
-def threads() -> concurrent.futures.ThreadPoolExecutor:
-    """Threads under the settings of this one; by themselves they have the global ones, not those of a `with`."""
-    here = settings()
+class Threads(concurrent.futures.ThreadPoolExecutor):
+    """Threads that run each call under the settings of this one; a new thread does not have those of a `with`."""
 
-    def adopt() -> None:
-        for name, value in here.items():
-            getattr(jax, name)(value).__enter__()
+    def __init__(self) -> None:
+        super().__init__(os.cpu_count())
+        self._here = settings()
 
-    return concurrent.futures.ThreadPoolExecutor(os.cpu_count(), initializer=adopt)
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        """Run `fn` in a thread; `map` calls this too."""
+
+        def under_settings() -> Any:
+            with contextlib.ExitStack() as stack:
+                for name, value in self._here.items():
+                    stack.enter_context(getattr(jax, name)(value))
+                return fn(*args, **kwargs)
+
+        return super().submit(under_settings)

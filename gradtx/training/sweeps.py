@@ -176,7 +176,7 @@ def sweep(
     _check(plan, run_begin.eval_shape(*given)[0], source, model_state, evaluate, best_by)
     sizes = [tables.count(each) for _, each in kinds]
     results = Results(sum(sizes), seeds, total, min(source.per_epoch or 1, total))
-    with Progress("sweep", total * seeds * sum(sizes), show=progress) as bar, blocks.threads() as pool:
+    with Progress("sweep", total * seeds * sum(sizes), show=progress) as bar, blocks.Threads() as pool:
         params, keys = jax.device_get(run_begin(*given))
         job = Job(plan, source, params, keys, model_state, evaluate, at_once, best_by, highest, results, pool, bar)
         rows = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])

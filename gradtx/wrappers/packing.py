@@ -45,7 +45,10 @@ class InBuckets(Transparent):
 
     def _step(self, updates: Updates, state: State, params: Params, extra: dict[str, Any]) -> tuple[Updates, State]:
         nodes = buckets.nodes_in(state)
-        layout = (buckets.read(nodes[0], updates) if nodes else None) or buckets.chosen(updates, self.min_leaves)
+        if nodes:
+            layout = buckets.layout_of("gradtx.in_buckets.update", nodes[0], updates)
+        else:
+            layout = buckets.chosen(updates, self.min_leaves)
         weights, split = None if params is None else layout.join(params), functools.partial(layout.split, like=updates)
         known = views.translated(extra, updates, layout.join, split)
         result, new = self.inner._step(layout.join(updates), state, weights, known)

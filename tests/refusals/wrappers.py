@@ -279,6 +279,8 @@ def buckets():
     yield Refusal("a state with buckets", lambda: ADAM.update(own, state, own), ValueError, words)
     words = "gradtx.unpacked: the state has buckets of other leaves than the params", "Pass the params that it was"
     yield Refusal("unpacked for less", lambda: gradtx.unpacked(state, {"a": ONES}), ValueError, *words)
+    swapped = {"a": ONES, "b": jnp.ones(3)}
+    yield Refusal("unpacked for other shapes", lambda: gradtx.unpacked(state, swapped), ValueError, *words)
     other = gradtx.adam(0.1) >> gradtx.scale(1.0)
     call = lambda: gradtx.carry_over(state, other, own | {"d": ONES})  # noqa: E731
     yield Refusal("carried over from buckets of less", call, ValueError, *words)

@@ -349,7 +349,7 @@ def test_settings_of_this_thread_reach_another():
     with contextlib.ExitStack() as stack:
         for name, value in changed.items():
             stack.enter_context(getattr(jax, name)(value))
-        pool = blocks.threads()
+        pool = blocks.Threads()
     with pool:
         assert [pool.submit(blocks.settings).result() for _ in range(3)] == [changed] * 3
     assert blocks.settings() == before

@@ -304,6 +304,15 @@ def test_leading_axes_of_a_sweep_stay():
     assert kinds(gradtx.packed(expected[1], state)) == kinds(state)
 
 
+def test_buckets_of_another_size_are_refused(monkeypatch):
+    """As those of another version might be: the same leaves are in them, but not the same in each."""
+    state = pack(MOMENTUM).init(PARAMS)
+    monkeypatch.setattr(buckets, "MOST", (2, 2))
+    for call in (lambda: gradtx.unpacked(state, PARAMS), lambda: pack(MOMENTUM).update(PARAMS, state, PARAMS)):
+        with pytest.raises(ValueError, match="buckets"):
+            call()
+
+
 def test_in_an_optimizer_of_nnx():
     """There init sees Variables, and update the arrays in them."""
 
