@@ -208,8 +208,7 @@ def _percentile(norms: Array, filled: Array, percent: Any) -> Array:
     norms = sharding.whole(norms)  # avoids a sort across devices
     ordered = jnp.sort(jnp.where(jnp.arange(norms.size, dtype=jnp.int32) < filled, norms, jnp.inf))
     last = jnp.maximum(filled - 1, 0)
-    # The maxima change no value; they keep XLA from fusing product and sum in some programs and not in others.
-    place = jnp.maximum((0.01 * percent).astype(norms.dtype) * last.astype(norms.dtype), 0)
+    place = (0.01 * percent).astype(norms.dtype) * last.astype(norms.dtype)
     below = jnp.clip(jnp.floor(place).astype(jnp.int32), 0, last)
     low, high = (jnp.take(ordered, index) for index in (below, jnp.minimum(below + 1, last)))
-    return low + jnp.maximum((place - below.astype(norms.dtype)) * (high - low), 0)
+    return low + (place - below.astype(norms.dtype)) * (high - low)

@@ -316,7 +316,7 @@ BREAKS = {
     "not a dict of dicts": (
         "state_is_as_declared",
         Broken(init=lambda tx, params: {"x": jnp.zeros(())}, update=lambda tx, u, s, p: (u, s)),
-        ["allowed: a dict of dicts"],
+        ["it must be a dict of dicts"],
     ),
     "a tree without leaves filled": (
         "empty_leaves_pass",
