@@ -7,6 +7,7 @@ import ast
 import contextlib
 import inspect
 import io
+import itertools
 import runpy
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ import optax
 import gradtx
 from gradtx.core import elsewhere
 from gradtx.core.elementary import Elementary
+from gradtx.core.rule import Wants
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -138,6 +140,12 @@ def compositions() -> str:
     return _table(["method", "is"], rows)
 
 
+def _named(tx: Elementary) -> set[str]:
+    """The names that its update, or another pass, wants."""
+    program = tx._form.program
+    return {*getattr(program, "wants", Wants({})).names, *itertools.chain(*program.names.values())}
+
+
 def observers() -> str:
     """The elementary transforms whose update names `observed`."""
     rows = []
@@ -148,7 +156,7 @@ def observers() -> str:
         if required:  # those that measure have defaults
             continue
         tx = factory()
-        if isinstance(tx, Elementary) and tx._form.wanted.observed:
+        if isinstance(tx, Elementary) and "observed" in _named(tx):
             chapter = factory.__module__.split(".")[1]
             scaling = _SCALINGS.get(name, lambda part: "")(tx)
             rows.append([_link(factory, chapter), scaling])
