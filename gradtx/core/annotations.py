@@ -118,22 +118,20 @@ def parameters_of(
 ) -> tuple[Parameter, ...]:
     """The parameters of a factory, classified by annotation when it is decorated."""
     parameters: list[Parameter] = []
-    for parameter in signature.parameters.values():
+    for given, parameter in signature.parameters.items():
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             stars = "**" if parameter.kind is parameter.VAR_KEYWORD else "positional-only "
             raise TypeError(
-                f"{name}: {stars}{parameter.name} is not allowed in a factory; each argument must be passed by name."
+                f"{name}: {stars}{given} is not allowed in a factory; each argument must be passed by name."
             )
-        if parameter.name not in hints:
+        if given not in hints:
             raise TypeError(
-                f"{name}: parameter {parameter.name!r} has no annotation. Annotate a hyperparameter with its range "
+                f"{name}: parameter {given!r} has no annotation. Annotate a hyperparameter with its range "
                 "(Unit, NonNegative, Positive, Finite ...), and everything else with its type."
             )
-        if parameter.name in reserved or parameter.name.startswith("_"):
-            raise TypeError(
-                f"{name}: {parameter.name!r} cannot be the name of a parameter; transforms use it. Rename it."
-            )
-        parameters.append(_describe(parameter, hints[parameter.name]))
+        if given in reserved or given.startswith("_"):
+            raise TypeError(f"{name}: {given!r} cannot be the name of a parameter; transforms use it. Rename it.")
+        parameters.append(_describe(parameter, hints[given]))
     return tuple(parameters)
 
 

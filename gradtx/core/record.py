@@ -272,8 +272,8 @@ def define(base: type[R], body: Callable[..., Any], hints: Mapping[str, Any] | N
         "_required": frozenset(p.name for p in parameters if p.default is inspect.Parameter.empty) - {rest},
     }
     node = cast(type[R], types.new_class(name, (base,), exec_body=lambda namespace: namespace.update(members)))
-    children = [parameter.name for parameter in parameters if parameter.is_child]
-    statics = [parameter.name for parameter in parameters if not parameter.is_child]
+    children = [parameter.name for parameter in parameters if parameter.kind is not Kind.STATIC]
+    statics = [parameter.name for parameter in parameters if parameter.kind is Kind.STATIC]
     keys = [ArgumentKey(child) for child in children]
 
     def flatten(node: R) -> tuple[tuple[Any, ...], tuple[Static, ...]]:
