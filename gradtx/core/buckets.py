@@ -8,6 +8,7 @@ The shapes are names alone, without bytes; they are there to refuse a state of l
 
 import collections
 import functools
+import itertools
 import math
 from typing import Any, NamedTuple, cast
 
@@ -62,7 +63,13 @@ def chosen(params: PyTree, min_leaves: int) -> Layout:
         if 0 < jnp.size(leaf) <= tree.SMALL and not tree.is_complex(leaf) and tree.is_whole(leaf):
             kinds.setdefault((tree.dtype_of(leaf), frozenset(_devices(leaf))), []).append(i)
     most = max(kinds.values(), key=len) if kinds else []
-    return _cut(leaves, most if len(most) >= min_leaves else [])
+    joined = most if len(most) >= min_leaves else []
+    while True:  # a leaf that would be the only one of its bucket stays alone; without it the buckets may be smaller
+        layout = _cut(leaves, joined)
+        inside = [*itertools.chain(*layout.buckets.values())]
+        if len(inside) == len(joined):
+            return layout
+        joined = inside
 
 
 def _devices(leaf: Any) -> Any:

@@ -304,6 +304,17 @@ def test_leading_axes_of_a_sweep_stay():
     assert kinds(gradtx.packed(expected[1], state)) == kinds(state)
 
 
+@pytest.mark.parametrize(("equal", "smaller"), [(100, 1), (81, 1), (100, 11), (121, 12), (82, 0), (65, 1)])
+def test_a_leaf_that_is_last_by_itself_does_not_change_the_buckets(monkeypatch, equal, smaller):
+    """The number of equal leaves decides the size of a bucket, and one of them may stay alone."""
+    monkeypatch.setattr(buckets, "MOST", (8, 32))
+    params = {f"large {i:03}": jnp.ones(3) for i in range(equal)} | {f"small {i}": jnp.ones(2) for i in range(smaller)}
+    state = pack(MOMENTUM).init(params)
+    updates, new = jax.jit(pack(MOMENTUM).update)(params, state, params)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    np.testing.assert_allclose(updates["large 000"], -0.1 * np.ones(3), rtol=1e-6)
+
+
 def test_buckets_of_another_size_are_refused(monkeypatch):
     """As those of another version might be: the same leaves are in them, but not the same in each."""
     state = pack(MOMENTUM).init(PARAMS)
