@@ -11,7 +11,6 @@ A scaling measures the gradient `observed` and divides the updates. In `directio
 incoming gradient.
 """
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -26,16 +25,12 @@ from gradtx.core.rule import Rule
 from gradtx.core.storage import stored, stored_by
 from gradtx.core.transform import Transform
 from gradtx.momentum import Step, scale_by_momentum
-from gradtx.numerics import abs_squared, divide, is_nonzero, root
+from gradtx.numerics import abs_squared, divide, root
 
 
-def _by_root(eps: Any, eps_in_sqrt: bool) -> Callable[[Array, Array], Array]:
-    """`u / sqrt(v + eps)`, or `u / (sqrt(v) + eps)`; 0 / 0 = 0, which cannot occur if eps is known and not 0."""
-    if eps_in_sqrt:
-        return lambda u, v: divide(u, root(v + eps))
-    if is_nonzero(eps):
-        return lambda u, v: u / (root(v) + eps)
-    return lambda u, v: divide(u, root(v) + eps)
+def _over_root(u: Array, v: Array, eps: Array, eps_in_sqrt: bool) -> Array:
+    """`u / sqrt(v + eps)`, or `u / (sqrt(v) + eps)`; 0 / 0 = 0."""
+    return divide(u, root(v + eps) if eps_in_sqrt else root(v) + eps)
 
 
 @transform
@@ -70,11 +65,10 @@ def scale_by_adagrad(
     >>> gradtx.find(state, "sum_of_squares")
     Array(8.8125, dtype=float32)
     """
-    by_root = _by_root(eps, eps_in_sqrt)
 
     def update(u: Array, *, observed: Array, sum_of_squares: Array) -> Step:
         s = sum_of_squares + abs_squared(observed)
-        return by_root(u, s), {"sum_of_squares": s}
+        return _over_root(u, s, eps, eps_in_sqrt), {"sum_of_squares": s}
 
     return per_element(update, sum_of_squares=fields.squares(initial_accumulator_value))
 
@@ -133,8 +127,6 @@ def scale_by_rms(
     _refuse(eps_hat and maximum == "corrected", "maximum is 'corrected'; it must be 'raw' with eps_hat=True")
     _refuse(centered and (eps_hat or maximum is not None), "centered is True; it excludes eps_hat and maximum")
 
-    by_root = _by_root(eps, eps_in_sqrt)
-
     def update(
         u: Array, *, observed: Array, nu: Array, mu: Any = None, nu_max: Any = None, correction: Any = 1, total: Any = 1
     ) -> Step:
@@ -150,7 +142,7 @@ def scale_by_rms(
             measure = jnp.maximum(measure - abs_squared(correction * mu), 0)  # rounding could make it negative
         if eps_root is not None:
             measure = measure + eps_root
-        u = by_root(u, measure)
+        u = _over_root(u, measure, eps, eps_in_sqrt)
         return root(total) * u if eps_hat else u, new
 
     noise = "rounding leaves noise of 1% in each average, and "

@@ -11,10 +11,9 @@ zero is NaN, and one NaN makes a hypergradient NaN. Each function here has the t
   changes correctly in the mean.
 """
 
-import contextlib
 import functools
 import math
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import jax
@@ -22,8 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-
-from gradtx.scoped import Scoped
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -168,29 +165,3 @@ def _one_of_two(x: Array, nearest: Array, random: Array) -> Array:
     uniform = (random >> 8).astype(x.dtype) * x.dtype.type(2.0**-24)
     rounded = jnp.copysign(jnp.where(uniform < share, above, below), nearest)
     return jnp.where(jnp.isfinite(nearest) & jnp.isfinite(rounded), rounded, nearest)
-
-
-# Numbers that are not 0 -----------------------------------------------------------------------------------------------
-
-_nonzero = Scoped[Any](({}, (), set[str]()))
-
-
-@contextlib.contextmanager
-def known_nonzero(numbers: dict[str, Any], nonzero: Collection[str]) -> Generator[set[str]]:
-    """While this is open, the body of a formula runs, and `nonzero` names the numbers known not to be 0.
-
-    Yields the set of names that the body asks about.
-    """
-    with _nonzero((numbers, nonzero, asked := set[str]())):
-        yield asked
-
-
-def is_nonzero(number: Any) -> bool:
-    """Whether a hyperparameter is known not to be 0: a concrete number, neither a schedule nor traced.
-
-    For the body of a formula, where the number itself is abstract.
-    """
-    numbers, nonzero, asked = _nonzero.get()
-    names = {name for name, value in numbers.items() if value is number}
-    asked |= names
-    return any(name in nonzero for name in names)

@@ -77,7 +77,6 @@ class Form:
 
     def __init__(self, node: "Elementary"):
         self.who, self._node_type, self._statics = node._who(), type(node), node._fixed()
-        self._nonzero = [p.name for p in node._parameters if _is_nonzero(node._arguments[p.name])]
         children = {p.name: node._arguments[p.name] for p in node._parameters if p.is_child}
         hyper = {p.name: _abstract(children[p.name]) for p in node._parameters if p.kind is Kind.HYPER}
 
@@ -90,10 +89,7 @@ class Form:
     def body(self, children: dict[str, Any]) -> Rule:
         """The rule, with these numbers and transforms."""
         node = self._node_type._from_arguments(self._statics | children)
-        with numerics.known_nonzero(children, self._nonzero) as asked:
-            rule = node._call(node._arguments)
-        _asked[self._node_type] = _asked.get(self._node_type, frozenset()) | asked
-        return rule
+        return node._call(node._arguments)
 
     def _read(self, children: dict[str, Any]) -> None:
         rule = self.body(children)
@@ -125,8 +121,6 @@ def _abstract(value: Any) -> Any:
 
 
 _forms: dict[Any, Form] = {}
-_asked: dict[type, frozenset[str]] = {}
-"""For each factory, the hyperparameters that its body compares with 0 (`numerics.is_nonzero`)."""
 _MOST_FORMS = 1024
 
 
@@ -138,8 +132,8 @@ class Elementary(Transform):
 
     @functools.cached_property
     def _form(self) -> Form:
-        form = _forms.get((type(self), *self._kinds())) or Form(self)
-        key = (type(self), *self._kinds())  # the first body of a factory shows what it compares with 0
+        key = (type(self), *self._kinds())
+        form = _forms.get(key) or Form(self)
         # What is built while tracing may hold tracers, in functions among the static arguments.
         if not any(map(callable, self._fixed().values())) or not self._traced:
             if len(_forms) >= _MOST_FORMS:
@@ -148,9 +142,7 @@ class Elementary(Transform):
         return form
 
     def _kinds(self) -> Iterator[Any]:
-        """What a form depends on: static arguments by value, the others by structure, and which numbers are 0."""
-        for name in sorted(_asked.get(type(self), ())):
-            yield _is_nonzero(self._arguments[name])
+        """What a form depends on: static arguments by value, the others by structure."""
         for p in self._parameters:
             value = self._arguments[p.name]
             if p.kind is Kind.STATIC:
@@ -263,11 +255,6 @@ class Elementary(Transform):
     def _refuse_complex(self, method: str, leaves: Any) -> None:
         if "real" in self._form.facts:
             check.refuse_complex(f"{self._who()}.{method}", self.name, leaves)
-
-
-def _is_nonzero(value: Any) -> bool:
-    """Whether an argument is a number that is not 0, in float32 too."""
-    return isinstance(value, float) and abs(value) >= float(np.finfo(np.float32).tiny)
 
 
 class Named(Transform):

@@ -69,11 +69,10 @@ def counted(tx):
 
 
 def test_how_many_operations_a_leaf_costs():
-    # Adam: b m, (1-b) g, their sum; b v, g², (1-b) g², their sum; m / c, v / c; the root, + eps; the quotient; times
-    # the learning rate. Without an eps a quotient may be 0 / 0, which is 0: compare and select, and nothing added.
+    # Adam: b m, (1-b) g, their sum; b v, g², (1-b) g², their sum; m / c, v / c; the root, + eps; the quotient, which is
+    # 0 where it would be 0 / 0 (compare and select); times the learning rate.
     adam = counted(gradtx.adam(0.1))
-    assert adam.total() <= 13, adam
-    assert counted(gradtx.adam(0.1, eps=0.0)).total() <= 15
+    assert adam.total() <= 15, adam
     assert (adam["sqrt"], adam["convert_element_type"]) == (1, 0)
     assert adam["square"] + adam["integer_pow"] <= 1
     assert counted(gradtx.sgd(0.1)) == {"mul": 1}
