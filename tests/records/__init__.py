@@ -9,7 +9,8 @@
     )
 
 - `parts`: what methods are made of; `relatives`: Adam's relatives, Rprop, Adafactor. `effects`: clipping, decay, what
-  goes by layers. `methods`: the named methods. `wrappers`: what goes around a method. `schedules`: learning rates.
+  goes by layers. `methods`, `layerwise`: the named methods. `wrappers`: what goes around a method. `schedules`:
+  learning rates.
 - `base`: what a record is, the frameworks' calls, and what a transcription needs. `streams`: the gradients, and how two
   answers are compared.
 
@@ -25,13 +26,14 @@ A method is added in three places: its factory, its export, its record here.
 
 from tests.records.base import Peer, Record, Scheduled
 from tests.records.effects import EFFECTS
+from tests.records.layerwise import LAYERWISE
 from tests.records.methods import METHODS
 from tests.records.parts import PARTS
 from tests.records.relatives import RELATIVES
 from tests.records.schedule_cases import SCHEDULES
 from tests.records.wrappers import WRAPPERS
 
-RECORDS = {record.name: record for record in (*PARTS, *EFFECTS, *METHODS, *RELATIVES, *WRAPPERS)}
+RECORDS = {record.name: record for record in (*PARTS, *EFFECTS, *METHODS, *LAYERWISE, *RELATIVES, *WRAPPERS)}
 """Every transform's record by name."""
 
 __all__ = ["RECORDS", "SCHEDULES", "Peer", "Record", "Scheduled"]

@@ -22,6 +22,7 @@ class Scheduled(NamedTuple):
         return getattr(module, self.name)(*self.arguments)
 
 
+K = {"learning_rate": 0.001}  # of the comparisons with Keras and optax
 FALLING = Scheduled("inverse_time_schedule", (0.1, 0.05))
 RISING = Scheduled("linear_schedule", (0.5, 0.95, 100))
 RISING_B2 = Scheduled("linear_schedule", (0.9, 0.999, 200))

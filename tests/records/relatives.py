@@ -7,6 +7,7 @@ from tests.records.base import (
     RISING,
     RISING_B2,
     Array,
+    K,
     Record,
     average,
     divide,
@@ -154,7 +155,6 @@ def adafactor(
     return -add_decayed_weights({}, u, t, w, weight_decay=weight_decay_rate, mask=weight_decay_mask)
 
 
-K = {"learning_rate": 0.001}
 RELATIVES = [
     Record(
         "scale_by_belief",
