@@ -1,11 +1,11 @@
 """The compiled loop that every call of `minimize` and `sweep` runs.
 
-    carry = {"params", "tx", "model_state", "step", "key", "ok"}             (of the key its bits, which can be saved)
+    carry = {"params", "tx", "model_state", "step", "key", "ok"}             ("key" holds bits, which can be saved)
     while step < last:  batch of this step -> loss and gradient -> update -> apply
 
-It is one program for any number of steps: where it stops is an argument, not a shape. So a chunk of 3 steps and one
-of 1000 give the same bits, a run that is cut in two gives those of the whole, and nothing is compiled twice.
-The orders of the epochs are drawn before the loop, from the key and the number of the epoch.
+One program serves any number of steps, because the last step is an argument, not a shape. So a run gives the same bits
+however it is cut into chunks, and nothing is compiled twice. The order of the samples in each epoch is drawn before the
+loop, from the key and the number of the epoch.
 """
 
 import functools
@@ -27,7 +27,7 @@ from gradtx.wrappers.guards import has_failed
 
 PyTree = Any
 Carry = dict[str, Any]
-_NO_EPOCH = np.uint32(2**32 - 1)  # folded into a run's key it gives the loss's; every other number is an epoch
+_NO_EPOCH = np.uint32(2**32 - 1)  # folded into a run's key, it gives the key of the loss; all other numbers are epochs
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Sampling:
 
     @property
     def per_epoch(self) -> int:
-        """Updates in an epoch."""
+        """Updates per epoch."""
         return num_batches(self.size, self.batch_size, drop_last=self.drop_last)
 
     @property
     def whole(self) -> bool:
-        """Whether the one batch is all the data, in its order."""
+        """Whether an epoch is one batch of all the data, in its own order."""
         return self.batch_size == self.size and not self.replacement
 
     def epoch(self, key: Array, epoch: Array) -> Batches:
@@ -57,7 +57,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that the program is compiled for, besides shapes."""
+    """What the program is compiled for, apart from shapes: its static argument."""
 
     loss: Loss
     sampling: Sampling | None = None
@@ -67,14 +67,14 @@ class Plan:
 
     @property
     def capacity(self) -> int:
-        """Steps in one call, at most: the orders drawn for it take at most 64 MB, or those of two epochs."""
+        """The largest number of steps in one call. The indices drawn for it take at most 64 MB, plus two epochs."""
         drawn = 1 if self.sampling is None or self.sampling.whole else self.sampling.batch_size
         return max(1, min(1024, 2**24 // drawn))
 
 
 @jax.jit
 def start(tx: Transform, params: PyTree, model_state: PyTree, key: Array) -> Carry:
-    """The carry before the first step; nothing in it is the caller's, so the program may overwrite it."""
+    """The carry before the first step: a copy, so the program may overwrite it."""
     carry = {
         "params": params,
         "tx": tx.init(params),
@@ -88,17 +88,17 @@ def start(tx: Transform, params: PyTree, model_state: PyTree, key: Array) -> Car
 
 @jax.jit
 def go_on(state: Carry, params: PyTree) -> Carry:
-    """The carry that an earlier run's state goes on from; copied too."""
+    """The carry that continues an earlier run: a copy too."""
     return own({**state, "params": params, "ok": True})
 
 
 def own(carry: Carry) -> Carry:
-    """Copies, without the weak types that a loop could not keep."""
+    """A copy without weak types, which a loop could not carry."""
     return jax.tree.map(lambda leaf: jnp.array(leaf, tree.dtype_of(leaf), copy=True), carry)
 
 
 def one_step(plan: Plan, tx: Transform, carry: Carry, batch: PyTree) -> tuple[Carry, dict[str, Any]]:
-    """One update: the next carry, and what to record of it."""
+    """One update: the next carry, and the entries to record."""
     loss, params, state = plan.loss, carry["params"], carry["model_state"]
     key = _loss_key(carry["key"], carry["step"]) if loss.wants_key else None
 
@@ -111,19 +111,19 @@ def one_step(plan: Plan, tx: Transform, carry: Carry, batch: PyTree) -> tuple[Ca
 
     (_, (value, (aux, state))), grads = jax.value_and_grad(scaled_at, has_aux=True)(params)
     grads = _ascent(grads)
-    # At other params: the loss of the same batch, of the same key where it is random.
+    # `value_fn` and `grad_fn` evaluate the loss at other params, on the same batch and with the same key.
     offered = {
         "value": value,
         "grad": grads,
         "value_fn": lambda params: value_at(params)[0],
         "grad_fn": lambda params: _ascent(jax.grad(scaled_at, has_aux=True)(params)[0]),
     }
-    # What takes any is optax's, whose line searches refuse names that they do not know.
+    # Only foreign transforms take any argument, and the line searches of optax refuse the unknown name `grad_fn`.
     extra = {
         name: offered[name] for name in offered if name in tx.facts.extra or (tx.facts.any_extra and name != "grad_fn")
     }
 
-    if "nonfinite" in tx.facts:  # a step that is skipped leaves no trace
+    if "nonfinite" in tx.facts:  # a non-finite model_state must not outlive a skipped step
         state = jax.tree.map(functools.partial(jnp.where, _is_sound(state)), state, carry["model_state"])
 
     def moved() -> Carry:
@@ -152,19 +152,19 @@ def _is_sound(state: PyTree) -> Array:
 
 
 def _ascent(grads: PyTree) -> PyTree:
-    """The direction of steepest ascent, of which `jax.grad` gives the conjugate for complex params."""
+    """The direction of steepest ascent. For complex params, `jax.grad` returns its conjugate."""
     return jax.tree.map(lambda g: g.conj() if tree.is_complex(g) else g, grads)
 
 
 def _update_and_apply(
     tx: Transform, grads: PyTree, state: PyTree, params: PyTree, extra: dict[str, Any]
 ) -> tuple[PyTree, PyTree]:
-    """The next params and state of the optimizer."""
+    """The next params, and the next state of the optimizer."""
     updates, state = tx.update(grads, state, params, **extra)
     return apply_updates(params, updates), state
 
 
-_traced_once = jax.jit(_update_and_apply)  # for the batches of an epoch and for its last, which may be smaller
+_traced_once = jax.jit(_update_and_apply)  # traced once for all batches of an epoch, also for a smaller last batch
 
 
 def _loss_key(bits: Array, step: Array) -> Array:
@@ -180,7 +180,7 @@ def records_like(plan: Plan, carry: Carry, batch: PyTree) -> dict[str, Any]:
 
 
 def draw(sampling: Sampling, capacity: int, key: Array, first: Array, last: Array | np.int32) -> Batches:
-    """The index batches of the epochs that steps `first` until before `last` touch, at most `capacity` steps."""
+    """The index batches of all epochs that contain steps `first` to `last` - 1, which are at most `capacity` steps."""
     begin, end = first // sampling.per_epoch, -(-last // sampling.per_epoch)
     rows = -(-capacity // sampling.per_epoch) + 1
     shapes = jax.eval_shape(sampling.epoch, key, begin)
@@ -193,9 +193,10 @@ def draw(sampling: Sampling, capacity: int, key: Array, first: Array, last: Arra
 
 
 class Scalars:
-    """A tree's scalars of one dtype as one vector, and back.
+    """Joins the scalars of a tree into one vector per dtype, and takes them apart again.
 
-    On a CPU every array that a step writes costs it time: counters and weights, a quarter of a 64-32-10 network's step.
+    On a CPU, each array that a step writes costs time. Counters and the weights of averages, one by one, took a quarter
+    of the step of a 64-32-10 network.
     """
 
     def __init__(self, like: PyTree):
@@ -206,12 +207,12 @@ class Scalars:
                 self.places.setdefault(leaf.dtype, []).append(i)
 
     def together(self, tree: PyTree) -> tuple[list[Array], dict[int, Array]]:
-        """The vectors, and the other leaves by their place."""
+        """The vectors, and all other leaves by their position."""
         leaves = dict(enumerate(jax.tree.leaves(tree)))
         return [jnp.stack([leaves.pop(i) for i in places]) for places in self.places.values()], leaves
 
     def apart(self, vectors: list[Array], others: dict[int, Array]) -> PyTree:
-        """The tree again."""
+        """The tree, from the vectors and all other leaves."""
         leaves = dict(others)
         for vector, places in zip(vectors, self.places.values(), strict=True):
             leaves.update(zip(places, vector, strict=True))
@@ -221,9 +222,9 @@ class Scalars:
 def advance(
     plan: Plan, tx: Transform, carry: Carry, data: PyTree, last: Array | np.int32
 ) -> tuple[Carry, dict[str, Any]]:
-    """Steps from `carry["step"]` until before `last`: the carry then, and the records, `plan.capacity` rows.
+    """Run steps `carry["step"]` to `last` - 1: the carry after them, and the records, with `plan.capacity` rows.
 
-    Of a stream `data` is the next batch, and it is one step.
+    For a stream, `data` is its next batch, and only one step is run.
     """
     if plan.streamed:
         carry, record = one_step(plan, tx, carry, data)

@@ -1,8 +1,8 @@
-"""Many runs in one program: blocks of seeds x optimizers, mapped over, several at once.
+"""Many runs in one program: blocks of seeds x optimizers, several blocks at a time.
 
-A block is the compiled loop of `minimize` under `vmap`, twice: over its seeds, each with its own parameters and order
-of the samples, and over its optimizers, which share both. How large a block should be depends on the machine: small
-networks gain from many in one program until their numbers leave the cache, large ones lose by it.
+A block is the compiled loop of `minimize` under two `vmap`s: over its seeds, each with its own initial parameters and
+order of the samples, and over its optimizers, which share both. The best size of a block depends on the machine. Small
+networks gain from running together until their arrays no longer fit the cache; large networks lose.
 """
 
 import concurrent.futures
@@ -25,15 +25,15 @@ from gradtx.training.advancing import Carry, Plan
 
 PyTree = Any
 
-# Which parts of the carry have an axis: all seeds and all optimizers are at the same step.
+# Which parts of the carry have an axis of runs. All runs are at the same step, so "step" has none.
 _PER_TX = {"params": 0, "tx": 0, "model_state": 0, "step": None, "key": None, "ok": None}
 _PER_SEED = _PER_TX | {"key": 0}
-_CACHE_BYTES = 4e6  # what one worker's block should stay below on a CPU: the knee for 64-32-10 to 64-2048-10 networks
+_CACHE_BYTES = 4e6  # limit of a worker's block on a CPU: above it, 64-32-10 to 64-2048-10 networks slow down
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def start(sharding: Any, size: int, txs: Transform, params: PyTree, model_state: PyTree, keys: Array) -> Carry:
-    """The carry of a block; params and keys (their bits) have an axis of seeds."""
+    """The carry of a block before its first step. `params` and `keys`, as bits, have an axis of seeds."""
     over_txs = jax.vmap(advancing.start, in_axes=(0, None, None, None), out_axes=_PER_TX, axis_size=size)
     over_seeds = jax.vmap(over_txs, in_axes=(None, 0, None, 0), out_axes=_PER_SEED)
     carry = over_seeds(txs, params, model_state, jax.random.wrap_key_data(keys))
@@ -45,7 +45,7 @@ def start(sharding: Any, size: int, txs: Transform, params: PyTree, model_state:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def run(plan: Plan, txs: Transform, carry: Carry, data: PyTree, last: Any) -> tuple[Carry, dict[str, Any]]:
-    """All runs of a block until before step `last`; the records have axes of steps, seeds and optimizers."""
+    """Run the steps of a block before step `last`; the records have axes (steps, seeds, optimizers)."""
     one = functools.partial(advancing.advance, plan)
     over_txs = jax.vmap(one, in_axes=(0, _PER_TX, None, None), out_axes=(_PER_TX, 1))
     over_seeds = jax.vmap(over_txs, in_axes=(None, _PER_SEED, None, None), out_axes=(_PER_SEED, 1))
@@ -54,7 +54,7 @@ def run(plan: Plan, txs: Transform, carry: Carry, data: PyTree, last: Any) -> tu
 
 @functools.partial(jax.jit, static_argnums=0)
 def evaluate(function: Callable[..., Any], params: PyTree, model_state: PyTree) -> dict[str, Any]:
-    """What a user's function says of each run of a block."""
+    """The results of a user's `evaluate` for each run of a block."""
     return jax.vmap(jax.vmap(functools.partial(inputs.evaluated_now, function)))(params, model_state)
 
 
@@ -63,7 +63,7 @@ def evaluate(function: Callable[..., Any], params: PyTree, model_state: PyTree) 
 
 @dataclass(frozen=True)
 class Layout:
-    """How runs are cut into blocks: seeds and optimizers in one, and how many blocks run beside each other."""
+    """How runs are cut into blocks: the seeds and optimizers of a block, and the number of blocks at the same time."""
 
     seeds: int
     txs: int
@@ -71,7 +71,7 @@ class Layout:
 
     @property
     def at_once(self) -> int:
-        """Runs at once."""
+        """The number of runs at the same time."""
         return self.seeds * self.txs * self.workers
 
 
@@ -81,7 +81,7 @@ def devices() -> list[Any]:
 
 
 def lay_out(seeds: int, txs: int, member_bytes: float, at_once: int | None) -> Layout:
-    """Blocks that fit the caches of a CPU, or the memory of an accelerator; no more than `at_once` runs in all."""
+    """Blocks that fit the caches of a CPU, or the memory of an accelerator, with at most `at_once` runs at a time."""
     available = devices()
     total = seeds * txs
     on_cpu = available[0].platform == "cpu"
@@ -93,11 +93,11 @@ def lay_out(seeds: int, txs: int, member_bytes: float, at_once: int | None) -> L
         wanted = at_once // threads
     blocks = -(-total // min(wanted, total))
     workers = min(threads, total)
-    blocks = -(-blocks // workers) * workers  # every worker has the same number of them
+    blocks = -(-blocks // workers) * workers  # every worker runs the same number of blocks
     size = -(-total // blocks)
     in_txs = min(txs, size)
     in_seeds = max(1, min(seeds, size // in_txs))
-    in_txs = -(-txs // -(-txs // in_txs))  # blocks of equal size: less to fill up
+    in_txs = -(-txs // -(-txs // in_txs))  # blocks of equal size: less padding
     return Layout(in_seeds, in_txs, workers)
 
 
@@ -107,7 +107,7 @@ def _free_bytes(device: Any) -> float:
 
 
 def members_sharding(layout: Layout) -> tuple[Layout, Any]:
-    """With several devices, the optimizers (or else the seeds) of a block are spread over them."""
+    """If there are several devices, shard a block over them, along its optimizers or its seeds, whichever are more."""
     available = devices()
     if len(available) == 1 or layout.seeds * layout.txs == 1:
         return layout, None
@@ -130,7 +130,7 @@ def settings() -> dict[str, Any]:
 
 
 class Threads(concurrent.futures.ThreadPoolExecutor):
-    """Threads that run each call under the settings of this one; a new thread does not have those of a `with`."""
+    """A thread pool under the JAX settings of the thread that makes it, which new threads do not inherit."""
 
     def __init__(self) -> None:
         super().__init__(os.cpu_count())

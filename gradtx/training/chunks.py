@@ -1,4 +1,4 @@
-"""Chunks of steps: what the compiled loop does before the host looks at the losses, the clock and the keyboard."""
+"""Chunks of steps: between two chunks, the host looks at the losses, the clock and the keyboard."""
 
 import functools
 import itertools
@@ -14,15 +14,16 @@ from gradtx.core.transform import Transform
 from gradtx.training.advancing import Carry, Plan
 
 PyTree = Any
-SECONDS = 0.3  # how long a chunk takes, once the time of a step is known
+SECONDS = 0.3  # the duration of a chunk, once the time of a step is known
 
 
 def advance(
     run: Callable[..., Any], plan: Plan, tx: Transform, carry: Carry, feed: Iterator[PyTree], *, until: int, steps: int
 ) -> tuple[Carry, dict[str, Any]]:
-    """The `steps` before step `until`: the carry then, and what they recorded, on the host.
+    """Run the `steps` steps before step `until`: the carry after them, and their records, on the host.
 
-    The feed gives the data, once for all steps, or of a stream a batch for each; where it ends, there are fewer rows.
+    The feed gives arrays once for all steps, or one batch of a stream for each step. If a stream ends, there are fewer
+    rows.
     """
     parts: list[dict[str, Any]] = []
     for data in itertools.islice(feed, steps if plan.streamed else 1):
@@ -34,7 +35,7 @@ def advance(
 
 @dataclass
 class Pace:
-    """How long a step takes; until that is known a chunk is one step."""
+    """How long a step takes; until this is known, a chunk is one step."""
 
     seconds: float = math.inf
 
@@ -45,5 +46,5 @@ class Pace:
 
 @functools.lru_cache(256)
 def pace(program: Any) -> Pace:
-    """The pace of a program, as its last run found it."""
+    """The pace of a program, as measured in its last run."""
     return Pace()

@@ -1,10 +1,10 @@
-"""Many optimizers in one value: every combination of some hyperparameters, or random draws of them.
+"""Many optimizers in one value: every combination of hyperparameter values, or random draws of them.
 
     grid(adam, learning_rate=jnp.logspace(-4, 0, 9), b1=[0.5, 0.9])             18 optimizers: the product
     grid(adam, learning_rate=[1e-3, 1e-2], b1=[0.9, 0.5], how="zip")           2: pairs
     grid(adam, learning_rate=log_uniform(1e-4, 1.0), draws=64, key=key)        64 random ones
 
-What comes out is what `jax.vmap(adam)(learning_rates)` gives: an optimizer whose leaves have a leading axis.
+The result is an optimizer whose leaves have a leading axis, as from `jax.vmap(adam)(learning_rates)`.
 """
 
 from collections.abc import Callable
@@ -38,12 +38,12 @@ class Draw:
 
 
 def uniform(low: float, high: float) -> Draw:
-    """Values drawn evenly between low and high, for `grid`.
+    """A uniform distribution between `low` and `high`, for `grid`.
 
     Args:
       low, high: finite numbers, low < high.
 
-    Errors: ValueError for another order.
+    Errors: TypeError for a bound that is not a number, ValueError unless low < high.
 
     >>> import gradtx
     >>> gradtx.uniform(0.5, 0.99)
@@ -53,12 +53,12 @@ def uniform(low: float, high: float) -> Draw:
 
 
 def log_uniform(low: float, high: float) -> Draw:
-    """Values whose logarithm is drawn evenly, for `grid`: as many between 1e-4 and 1e-3 as between 1e-3 and 1e-2.
+    """A distribution with a uniform logarithm, for `grid`: 1e-4 to 1e-3 is as likely as 1e-3 to 1e-2.
 
     Args:
       low, high: finite numbers, 0 < low < high.
 
-    Errors: ValueError for another order, or a low that is not positive.
+    Errors: TypeError for a bound that is not a number, ValueError unless 0 < low < high.
 
     >>> import gradtx
     >>> gradtx.log_uniform(1e-4, 1.0)
@@ -87,17 +87,20 @@ def grid(
     """Many optimizers in one value, for `sweep` or `jax.vmap`.
 
     Args:
-      factory: what makes one optimizer of the values, such as `gradtx.adam` or a function of your own.
-      how: "product", every combination, the last named changing fastest; "zip", the first of each, the second of each.
-      draws: how many optimizers to draw, where values are `uniform(...)` or `log_uniform(...)`.
-      key: a JAX random key, for the draws.
-      values: by the factory's argument names: a list or 1-D array of numbers, a distribution, or one value for all
-        (a number, a schedule, a bool, a word).
+      factory: a function that makes one optimizer from the values: `gradtx.adam`, or a function of your own.
+      how: "product" makes every combination, and the last argument changes fastest; "zip" combines the first values of
+        all arguments, then the second ones, and so on.
+      draws: the number of optimizers to draw, if a value is `uniform(...)` or `log_uniform(...)`. Values are then drawn
+        from the lists too, each with the same probability.
+      key: a JAX random key for the draws.
+      values: the arguments of the factory, by name: a list or 1-D array of numbers, a distribution, or one value for
+        all optimizers (a number, a schedule, a bool, a string).
 
     Returns: a transform whose hyperparameters have a leading axis, one entry per optimizer.
 
-    Errors: TypeError and ValueError for no list at all, an empty one, unequal lengths with "zip", lists of what is no
-    number (make one grid of each, and sweep over the list of grids), draws without a key; and those of the factory.
+    Errors: TypeError and ValueError if no argument has several values, a list is empty or holds anything but numbers
+    (make a grid for each of its entries, and sweep over the list of grids), lengths are unequal with "zip", or `draws`
+    comes without a key; and the errors of the factory.
 
     >>> import gradtx
     >>> txs = gradtx.grid(gradtx.adam, learning_rate=[1e-3, 1e-2, 1e-1], b1=[0.5, 0.9])
@@ -117,8 +120,8 @@ def grid(
         raise ValueError(f"{_WHO}: draws and key are for distributions: gradtx.uniform(...), gradtx.log_uniform(...).")
     else:
         columns = _combined({name: _numbers(name, value) for name, value in several.items()}, how)
-    for row in range(len(next(iter(columns.values())))):
-        factory(**fixed, **{name: float(column[row]) for name, column in columns.items()})  # its errors, with numbers
+    for row in range(len(next(iter(columns.values())))):  # each one first, so that errors show its numbers
+        factory(**fixed, **{name: float(column[row]) for name, column in columns.items()})
     return jax.vmap(lambda columns: factory(**fixed, **columns))(columns)
 
 
@@ -132,8 +135,8 @@ def _numbers(name: str, value: Any) -> np.ndarray[Any, Any]:
         raise ValueError(f"{_WHO}: {name} has shape {column.shape}; it must be a list of at least one number.")
     if column.dtype == bool or not np.issubdtype(column.dtype, np.number):
         raise TypeError(
-            f"{_WHO}: {name} is {value!r}; a grid is over numbers. Make a grid of each, and sweep over "
-            "the list of grids."
+            f"{_WHO}: {name} is {value!r}; a grid is over numbers. Make one grid for each entry, and "
+            "sweep over the list of grids."
         )
     return column.astype(np.float64)
 
@@ -143,7 +146,7 @@ def _combined(columns: dict[str, np.ndarray[Any, Any]], how: str) -> dict[str, A
         columns = dict(zip(columns, np.meshgrid(*columns.values(), indexing="ij"), strict=True))
     lengths = {name: column.size for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"{_WHO}: how='zip' needs lists of one length; these have {lengths}.")
+        raise ValueError(f"{_WHO}: how='zip' needs lists of equal length; the lengths are {lengths}.")
     return {name: jnp.asarray(column.ravel(), jnp.float32) for name, column in columns.items()}
 
 

@@ -1,4 +1,4 @@
-"""What users pass to `minimize` and `sweep`, read and refused before anything is compiled."""
+"""Reads and checks the arguments of `minimize` and `sweep`, before anything is compiled."""
 
 import functools
 import inspect
@@ -29,20 +29,20 @@ class Source:
     data: PyTree = None
     sampling: Sampling | None = None
     stream: Iterable[PyTree] | None = None
-    example: PyTree = None  # a batch, or its shapes
+    example: PyTree = None  # a batch, or its shapes and dtypes
 
     @property
     def per_epoch(self) -> int | None:
-        """Updates in an epoch, where that is known."""
+        """Updates per epoch; None if the number is not known."""
         if self.sampling is not None:
             return self.sampling.per_epoch
         try:
             return len(self.stream)  # type: ignore[arg-type]
-        except TypeError:  # none, or one that says it has none, as PyTorch's loaders of streams do
+        except TypeError:  # no stream, or one without a length, such as some PyTorch loaders
             return None
 
     def feed(self, epochs: int | None) -> Iterator[PyTree]:
-        """The data, again and again; of a stream the batches of `epochs` passes, None for all that there are."""
+        """Arrays, again and again; or the batches of a stream in `epochs` passes, or in as many as possible if None."""
         if self.stream is None:
             yield from itertools.repeat(self.data)
             return
@@ -52,12 +52,12 @@ class Source:
             for batch in self.stream:
                 gave = True
                 yield batch
-            if not gave:  # it cannot start again after all: a loader around an iterator
+            if not gave:  # it cannot start again: a loader around an iterator
                 return
 
 
 def read_data(who: str, data: Any, *, batch_size: int | None, replacement: bool, drop_last: bool) -> Source:
-    """Arrays, an iterable of batches, or None; errors that name what is wrong."""
+    """A `Source` of arrays, an iterable of batches, or None; errors name what is wrong."""
     streamed = data is not None and _is_stream(data)
     if data is None or streamed:
         for name, value in (("batch_size", batch_size), ("replacement", replacement), ("drop_last", drop_last)):
@@ -76,7 +76,7 @@ def read_data(who: str, data: Any, *, batch_size: int | None, replacement: bool,
 
 
 def _is_stream(data: Any) -> bool:
-    """Whether it is an iterable, and not a pytree of arrays."""
+    """Whether `data` is an iterable of batches, not a pytree of arrays."""
     if isinstance(data, Iterator):
         return True
     leaves = jax.tree.leaves(data)
@@ -96,7 +96,7 @@ def _read_stream(who: str, data: Iterable[PyTree]) -> Source:
 
 
 def _check_fits(who: str, data: PyTree) -> None:
-    """Where a device says how much memory it has, the data must leave room."""
+    """Refuse data that would take over 90 % of the free memory of the device, if the device reports it."""
     stats = jax.devices()[0].memory_stats() or {}
     if "bytes_limit" not in stats:
         return
@@ -104,7 +104,7 @@ def _check_fits(who: str, data: PyTree) -> None:
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(data) if not isinstance(leaf, Array))
     if needed > 0.9 * free:
         raise ValueError(
-            f"{who}: data has {needed / 1e9:.1f} GB, and the device {free / 1e9:.1f} GB free. Stream it: pass an "
+            f"{who}: data takes {needed / 1e9:.1f} GB, and the device has {free / 1e9:.1f} GB free. Stream it: pass an "
             "iterable of batches, for example gradtx.batches(key, data, batch_size)."
         )
 
@@ -126,7 +126,7 @@ def count(who: str, name: str, value: Any, *, least: int = 0) -> int:
 
 
 def total_steps(who: str, source: Source, *, epochs: int | None, steps: int | None) -> int | None:
-    """The number of updates to make; None is until a stream ends."""
+    """The number of updates to make; None means until the stream ends."""
     if epochs is not None and steps is not None:
         raise ValueError(f"{who}: epochs={epochs} and steps={steps} are both given. Give one of them.")
     if steps is not None:
@@ -150,20 +150,20 @@ def total_steps(who: str, source: Source, *, epochs: int | None, steps: int | No
 
 
 def check_callable(who: str, name: str, value: Any, of: str) -> None:
-    """A function, where there is one."""
+    """Refuse a value that is neither a function nor None."""
     if value is not None and not callable(value):
         raise TypeError(f"{who}: {name} is {value!r}; it must be a function of {of}.")
 
 
 def choice(who: str, name: str, value: Any, allowed: tuple[str, ...]) -> str:
-    """One of a few words."""
+    """`value`, which must be one of the allowed words."""
     if value not in allowed:
         raise ValueError(f"{who}: {name} is {value!r}; allowed: {', '.join(map(repr, allowed))}.")
     return value
 
 
 def one_optimizer(who: str, tx: Transform) -> Transform:
-    """A single optimizer, not a sweep of them."""
+    """`tx`, which must be a single optimizer, not a sweep."""
     swept = next((leaf for leaf in jax.tree.leaves(tx) if jnp.ndim(leaf) > 0), None)
     if swept is not None:
         raise ValueError(
@@ -190,12 +190,12 @@ def read_key(who: str, key: Any) -> Array:
 
 
 def key_like() -> jax.ShapeDtypeStruct:
-    """The shape and dtype of a random key, of the kind that JAX makes by default."""
+    """The shape and dtype of a random key with JAX's default implementation."""
     return jax.eval_shape(jax.random.key, 0)
 
 
 def check_loss(who: str, plan: Plan, carry: Carry, example: PyTree) -> None:
-    """The loss traced once for these shapes: it must give a scalar, and should read all the params."""
+    """Trace the loss once: refuse it if it returns no real scalar, and warn of params that it does not read."""
     if unread := losses.check_loss(who, plan.loss, carry["params"], example, key_like(), carry["model_state"]):
         warnings.warn(
             f"{who}: the loss does not read params at {', '.join(unread)}; their gradient is 0.",
@@ -205,7 +205,7 @@ def check_loss(who: str, plan: Plan, carry: Carry, example: PyTree) -> None:
 
 
 def evaluated_now(evaluate: Callable[..., Any], params: PyTree, model_state: PyTree) -> dict[str, Any]:
-    """What `evaluate` says of the params, by name."""
+    """The results of `evaluate`, by name; a single result is named "metric"."""
     wants = "model_state" in inspect.signature(evaluate).parameters
     returned = evaluate(params, model_state=model_state) if wants else evaluate(params)
     return returned if isinstance(returned, dict) else {"metric": returned}
@@ -215,13 +215,13 @@ evaluated = jax.jit(evaluated_now, static_argnums=0)
 
 
 def check_names(who: str, evaluate: Callable[..., Any], carry: Carry, recorded: Iterable[str]) -> None:
-    """What `evaluate` returns, traced once: it has a value, and no name that the history needs for another."""
+    """Trace `evaluate` once. It must return a value, and no name that the history uses for something else."""
     returned = jax.eval_shape(functools.partial(evaluated_now, evaluate), carry["params"], carry["model_state"])
     if not jax.tree.leaves(returned):
         received = repr(returned.get("metric", returned))
         raise TypeError(f"{who}: evaluate returns {received}; it must return a number, or a dict of them.")
     if taken := [name for name in (*recorded, "evaluated_at") if name in returned]:
         raise ValueError(
-            f"{who}: evaluate returns an entry {taken[0]!r}, which the history has for something else. Call it "
-            f"otherwise, for example 'test_{taken[0]}'."
+            f"{who}: evaluate returns an entry {taken[0]!r}, a name that the history uses for something else. "
+            f"Rename it, for example to 'test_{taken[0]}'."
         )

@@ -4,7 +4,7 @@
     loss = linen.loss(network, cost)                                     cost(network, batch) -> a real scalar
     minimize(loss, init(key), tx, data);  sweep(loss, init, txs, data)
 
-A module with variables besides its parameters, as BatchNorm has, carries them on as `model_state`:
+A module may have variables other than parameters, such as the averages of BatchNorm. They become the `model_state`:
 
     loss = linen.loss(network, cost, rngs="dropout", mutable="batch_stats")
     result = minimize(loss, init(key), tx, data, model_state=init.model_state, has_aux=True)
@@ -27,7 +27,7 @@ _WHO = "gradtx.training.linen"
 
 
 class Init:
-    """From a key to parameters; `model_state` has the first values of all other collections, an empty dict if none."""
+    """A function from a key to parameters. `model_state`, a dict, has the initial values of all other collections."""
 
     def __init__(self, module: nn.Module, example: tuple[Any, ...], options: dict[str, Any]):
         self._variables = lambda key: module.init(key, *example, **options)
@@ -41,16 +41,16 @@ class Init:
 
 
 def init(module: nn.Module, *example: Any, **options: Any) -> Init:
-    """The parameters of a module as a function of a key, as `sweep` wants it, and its first `model_state`.
+    """The initial parameters of a module, as a function of a key for `sweep`, and its initial `model_state`.
 
     Args:
       module: a linen module.
-      example: inputs to call it with, of the right shapes and dtypes; one sample is enough.
-      options: keywords of that call, as `train=True`.
+      example: inputs of the module, with the right shapes and dtypes; one sample is enough.
+      options: keyword arguments of the module, such as `train=True`.
 
-    Returns: an `Init`: `init(key) -> params`, and `init.model_state`, drawn with `jax.random.key(0)`.
+    Returns: an `Init`: `init(key) -> params`, and `init.model_state`, made with `jax.random.key(0)`.
 
-    Errors: TypeError for what is no linen module, ValueError for one without parameters.
+    Errors: TypeError for an object that is not a linen module, ValueError for a module without parameters.
 
     >>> import jax, jax.numpy as jnp
     >>> from flax import linen as nn
@@ -71,21 +71,22 @@ def loss(
     rngs: str | Iterable[str] = (),
     mutable: str | Iterable[str] = (),
 ) -> Callable[..., Any]:
-    """A cost of a module and a batch as a function of the parameters. Make it once: each is compiled again.
+    """Turn a cost of a network into a loss of its parameters. Make the loss once: each new one compiles again.
 
     Args:
       module: a linen module.
       cost: `cost(network, batch)`, a real scalar: the mean over the batch. `network` is the module with its parameters;
         call it, with any flags: `network(batch["image"], train=True)`.
-      rngs: names of the random streams it draws from, as "dropout"; at each step stream i has the key
-        `jax.random.fold_in(key, i)`.
-      mutable: names of the collections carried on as `model_state`, as "batch_stats".
+      rngs: names of the random streams that the module draws from, such as "dropout". Stream i gets the key
+        `jax.random.fold_in(key, i)`, where `key` is the loss's key for the step.
+      mutable: names of the collections that make up the `model_state`, such as "batch_stats".
 
-    Returns: `loss(params, batch)`, with the keyword `key` if there are `rngs`, and `model_state` if there are `mutable`
-    collections; then it returns `(value, {"model_state": ...})`, for `has_aux=True`.
+    Returns: `loss(params, batch)`. With `rngs`, it also takes the keyword `key`. With `mutable`, it also takes the
+    keyword `model_state`, and returns `(value, {"model_state": ...})`, which needs `has_aux=True`.
 
-    Errors: TypeError for what is no linen module, a cost that is no function, names that are no strings; ValueError for
-    "params" in `mutable` and, when called, a `model_state` of other collections. Flax names what was left out.
+    Errors: TypeError for an object that is not a linen module, a cost that is not a function, names that are not
+    strings; ValueError for "params" in `mutable` and, when the loss is called, for a `model_state` of other
+    collections. Flax's own errors name a stream or a collection that is missing.
 
     >>> import jax, jax.numpy as jnp
     >>> import gradtx
@@ -105,7 +106,7 @@ def loss(
         raise TypeError(f"{_WHO}.loss: cost is {cost!r}; it must be a function: cost(network, batch).")
     streams, carried = _names("rngs", rngs), _names("mutable", mutable)
     if "params" in carried:
-        raise ValueError(f"{_WHO}.loss: mutable has 'params'; these the optimizer changes. Leave it out.")
+        raise ValueError(f"{_WHO}.loss: mutable has 'params', which the optimizer changes. Leave it out.")
     apply = nn.apply(cost, module, mutable=list(carried))
 
     def value(params: PyTree, batch: PyTree, *, key: Any = None, model_state: Any = None) -> Any:
@@ -134,5 +135,5 @@ def _checked(name: str, module: Any) -> nn.Module:
 def _names(argument: str, given: Any) -> tuple[str, ...]:
     names = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)
     if not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{_WHO}.loss: {argument} is {given!r}; it must be a name or several, as 'dropout'.")
+        raise TypeError(f"{_WHO}.loss: {argument} is {given!r}; it must be a name or several names, such as 'dropout'.")
     return names

@@ -1,12 +1,12 @@
-"""What a user's loss wants, read once from its signature, and called with just that.
+"""A user's loss function. Its signature, read once, says which arguments it takes.
 
-    loss(params)                             a cost to minimize as it is
+    loss(params)                             a function of the params alone
     loss(params, batch)                      the mean over a batch of samples
-    loss(params, batch, *, key)              a random one: dropout, noise
-    loss(params, batch, *, model_state)      one that carries something on: batch statistics
+    loss(params, batch, *, key)              a random loss: dropout, noise
+    loss(params, batch, *, model_state)      a loss with a state of its own: batch statistics
 
-With `has_aux` it returns `(value, dict)`: what is called `model_state` there is carried on to the next step, the rest
-is recorded step by step.
+With `has_aux` the loss returns `(value, dict)`. The entry `model_state` of the dict is passed to the next step; all
+other entries are recorded at each step.
 """
 
 import functools
@@ -28,7 +28,7 @@ _KEYWORDS = ("key", "model_state")
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss function with what it wants: hashable, so that it can be a static argument of a compiled program."""
+    """A loss function and the arguments it takes: hashable, so that it can be a static argument of a program."""
 
     function: Callable[..., Any]
     has_aux: bool
@@ -39,7 +39,7 @@ class Loss:
     def __call__(
         self, params: PyTree, batch: PyTree, key: Array | None, model_state: PyTree
     ) -> tuple[Array, tuple[dict[str, Any], PyTree]]:
-        """`(value, (what to record, the next model_state))`."""
+        """`(value, (entries to record, the next model_state))`."""
         returned = self.returned(params, batch, key, model_state)
         if not self.has_aux:
             return returned, ({}, model_state)
@@ -47,13 +47,13 @@ class Loss:
         return value, ({k: v for k, v in aux.items() if k != "model_state"}, aux.get("model_state", model_state))
 
     def returned(self, params: PyTree, batch: PyTree, key: Array | None, model_state: PyTree) -> Any:
-        """What the function itself returns."""
+        """The return value of the function itself."""
         arguments = (params, batch) if self.wants_batch else (params,)
         wanted = {"key": key} if self.wants_key else {}
         return self.function(*arguments, **wanted, **({"model_state": model_state} if self.wants_model_state else {}))
 
 
-_returned = jax.jit(Loss.returned, static_argnums=0)  # as such it is traced once for a loss and its shapes
+_returned = jax.jit(Loss.returned, static_argnums=0)  # under jit, so that a loss is traced once for its shapes
 
 
 def read_loss(who: str, function: Any, *, has_aux: bool, has_data: bool) -> Loss:
@@ -70,8 +70,8 @@ def read_loss(who: str, function: Any, *, has_aux: bool, has_data: bool) -> Loss
     for p in keywords:
         if p.name not in _KEYWORDS and p.default is p.empty:
             raise TypeError(
-                f"{who}: the loss wants the keyword {p.name!r}; it can be given {' and '.join(_KEYWORDS)}. "
-                "Close over the rest, or give it a default."
+                f"{who}: the loss wants the keyword {p.name!r}; only {' and '.join(_KEYWORDS)} can be passed. "
+                "Close over it, or give it a default."
             )
     starred = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     wants_batch = len(needed) == 2 or (has_data and len(needed) < 2 and (starred or len(positional) > 1))
@@ -89,13 +89,13 @@ def read_loss(who: str, function: Any, *, has_aux: bool, has_data: bool) -> Loss
     names = {p.name for p in keywords}.difference(bound)
     try:
         hash(function)
-    except TypeError:  # a callable object that compares by value: a program of its own for this call
+    except TypeError:  # a callable object without a hash: compiled again for each call
         function = functools.partial(function)
     return Loss(function, has_aux, wants_batch, "key" in names, "model_state" in names)
 
 
 def check_loss(who: str, loss: Loss, params: PyTree, batch: PyTree, key: Any, model_state: PyTree) -> list[str]:
-    """Trace the loss once: errors if it does not return a real scalar; else the params that it does not read."""
+    """Trace the loss once: refuse it if it returns no real scalar, else name the params that it does not read."""
     if loss.wants_model_state and model_state is None:
         raise ValueError(f"{who}: the loss wants model_state, and there is none. Pass model_state=... to start from.")
     traced = _returned.trace(loss, params, batch, key, model_state)
@@ -104,7 +104,7 @@ def check_loss(who: str, loss: Loss, params: PyTree, batch: PyTree, key: Any, mo
         if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)):
             raise TypeError(f"{who}: with has_aux=True the loss must return (value, dict); it returned {returned}.")
         if "loss" in returned[1]:
-            raise ValueError(f"{who}: the dict of the loss has an entry 'loss', the value's name. Call it otherwise.")
+            raise ValueError(f"{who}: the dict of the loss has an entry 'loss', the value's name. Rename it.")
         if "model_state" in returned[1]:
             _check_carried(who, returned[1]["model_state"], model_state)
         returned = returned[0]
@@ -118,16 +118,16 @@ def check_loss(who: str, loss: Loss, params: PyTree, batch: PyTree, key: Any, mo
         hint = " Take its mean over the batch: values.mean()." if shape else ""
         hint = " For (value, dict) pass has_aux=True." if isinstance(returned, tuple) else hint
         raise TypeError(f"{who}: the loss returns {received}; it must be a real scalar.{hint}")
-    # What else it returns has no gradient.
+    # Only the value has a gradient, so only what the value depends on counts as read.
     _, used = partial_eval.dce_jaxpr(jaxpr, [i == 0 for i in range(len(jaxpr.outvars))])
     return [name for (name, _), is_used in zip(tree.named_leaves(params), used, strict=False) if not is_used]
 
 
 def _check_carried(who: str, returned: PyTree, given: PyTree) -> None:
-    """What is carried on must stay what it is, or a compiled loop cannot carry it."""
+    """The model_state must keep its structure, shapes and dtypes, or a compiled loop cannot carry it."""
     returned, given = tree.shapes(returned), tree.shapes(given)
     if jax.tree.flatten(returned) != jax.tree.flatten(given):
         raise TypeError(
-            f"{who}: the loss returns another model_state than it was given: {returned}, not {given}; shapes and "
-            "dtypes must stay."
+            f"{who}: the loss was given the model_state {given}, but returns {returned}; structure, shapes and "
+            "dtypes must stay the same."
         )

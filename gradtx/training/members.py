@@ -21,7 +21,7 @@ from gradtx.training.progress import Progress
 from gradtx.training.tables import Results, Rows
 
 PyTree = Any
-_KEPT = ("params", "tx", "model_state")  # the parts of the carry that each run has for itself
+_KEPT = ("params", "tx", "model_state")  # the parts of the carry that differ from run to run
 
 
 @dataclasses.dataclass
@@ -30,7 +30,7 @@ class Job:
 
     plan: Plan
     source: Source
-    params: PyTree  # where each seed starts, on the host
+    params: PyTree  # the initial parameters of each seed, on the host
     keys: Rows  # the bits of each seed's key
     model_state: PyTree
     evaluate: Callable[..., Any] | None
@@ -45,19 +45,19 @@ class Job:
 
 
 class Runs:
-    """Runs with one kind of optimizer: where they are."""
+    """The runs with one kind of optimizer, and how far they are."""
 
     def __init__(self, name: str, txs: Transform, rows: Rows, job: Job):
         self.name, self.txs, self.rows, self.job = name, txs, rows, job
         self.best: tuple[float, int, int, PyTree] | None = None
         self.step, self.pace = 0, chunks.Pace()
-        self._kept: PyTree = None  # with halving: what each run has reached, (seeds, optimizers, ...)
+        self._kept: PyTree = None  # with halving: the carry of each run, with axes (seeds, optimizers, ...)
         layout = blocks.lay_out(len(job.keys), len(rows), self._member_bytes(), job.at_once)
         layout = layout if job.source.stream is None else dataclasses.replace(layout, workers=1)
         self.layout, self.sharding = blocks.members_sharding(layout)
 
     def _member_bytes(self) -> float:
-        """What a step of one run touches: parameters, gradients, state, and what the loss computes on the way."""
+        """Bytes that a step of one run touches: parameters, gradients, state, and intermediate results of the loss."""
         tx, params = tree.shapes((self.txs, self.job.params), drop=1)
         carry = jax.eval_shape(advancing.start, tx, params, self.job.model_state, inputs.key_like())
         given = carry["params"], self.job.source.example, inputs.key_like(), carry["model_state"]
@@ -67,7 +67,7 @@ class Runs:
         return float(sum(leaf.size * leaf.dtype.itemsize for leaf in touched))
 
     def to(self, until: int) -> None:
-        """All runs that were not stopped until before step `until`, block by block, several beside each other."""
+        """Train to step `until` all runs that were not stopped, block by block and several blocks at a time."""
         alive = np.flatnonzero(self.job.results.stopped_at[self.rows] >= until)
         cuts = itertools.product(_cut(np.arange(len(self.job.keys)), self.layout.seeds), _cut(alive, self.layout.txs))
         while wave := list(itertools.islice(cuts, self.layout.workers)):
@@ -80,12 +80,12 @@ class Runs:
         self.step = until
 
     def _run(self, wave: list[tuple[Rows, Rows]], until: int) -> list[Carry]:
-        """Run blocks beside each other, chunk by chunk; what they reach."""
+        """Run several blocks at the same time, chunk by chunk; returns their carries."""
         job, step = self.job, self.step
         chosen = [pick(self.txs, txs) for _, txs in wave]
         carries = [self._begin(txs, *cut) for txs, cut in zip(chosen, wave, strict=True)]
         feeds = [itertools.islice(job.source.feed(None), step * job.plan.streamed, None) for _ in wave]
-        if len(wave) > 1:  # no steps: compiled here, or each thread would compile it
+        if len(wave) > 1:  # makes no step, but compiles the program once: else each thread would
             carries[0], _ = blocks.run(job.plan, chosen[0], carries[0], job.source.data, np.int32(step))
         while step < until:
             begun, steps = time.perf_counter(), min(self.pace.size(job.plan), until - step)
@@ -106,7 +106,7 @@ class Runs:
         return carries
 
     def _begin(self, chosen: Transform, seeds: Rows, txs: Rows) -> Carry:
-        """The carry of a block, before its first step or where it was when the others were stopped."""
+        """The carry of a block: before its first step, or as it was kept at the last halving."""
         params, keys = pick((self.job.params, self.job.keys), seeds)
         if self.step == 0:
             return blocks.start(self.sharding, len(txs), chosen, params, self.job.model_state, keys)
@@ -115,7 +115,7 @@ class Runs:
         return {**kept, "step": jnp.asarray(self.step, jnp.int32), "key": jnp.asarray(keys), "ok": jnp.ones((), bool)}
 
     def _keep(self, reached: PyTree, seeds: Rows, txs: Rows) -> None:
-        """What a block has reached, on the host until the next round."""
+        """Keep the carry of a block on the host until the next round."""
         if self._kept is None:
             shape = len(self.job.keys), len(self.rows)
             self._kept = jax.tree.map(lambda leaf: np.empty((*shape, *leaf.shape[2:]), leaf.dtype), reached)
@@ -123,7 +123,7 @@ class Runs:
             whole[np.ix_(seeds, txs)] = part
 
     def _finish(self, reached: PyTree, seeds: Rows, txs: Rows) -> None:
-        """The metrics of a block's runs, and the best of them."""
+        """Record the metrics of a block's runs, and the best run so far."""
         job, results, place = self.job, self.job.results, np.ix_(self.rows[txs], seeds)
         if job.evaluate is not None:
             for name, values in blocks.evaluate(job.evaluate, reached["params"], reached["model_state"]).items():
@@ -141,12 +141,12 @@ class Runs:
 
 
 def pick(tree: PyTree, index: Any) -> PyTree:
-    """Entries of the leading axes, on the host: nothing is compiled for it."""
+    """The entries of the leading axes at `index`, taken on the host, so that nothing is compiled."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
 
 
 def _cut(indices: Rows, size: int) -> list[Rows]:
-    """Indices in blocks of one size; the last block repeats the last index to be full."""
+    """The indices in blocks of equal size; the last block is filled up by repeating the last index."""
     return [
         indices[np.minimum(np.arange(first, first + size), len(indices) - 1)] for first in range(0, len(indices), size)
     ]

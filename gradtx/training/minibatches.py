@@ -1,14 +1,15 @@
 """Mini-batches: which samples each update of an epoch reads.
 
-An epoch is one pass over the data, cut into index batches. A key decides the order, the batch size decides the method:
+An epoch is one pass over the data, cut into index batches. A key decides the order of the samples, and the batch size
+decides the method:
 
-    sample_batches(key, 60_000)                        gradient descent: 1 update an epoch, on everything
-    sample_batches(key, 60_000, 1)                     stochastic gradient descent proper: 60 000 updates
+    sample_batches(key, 60_000)                        full-batch gradient descent: 1 update per epoch
+    sample_batches(key, 60_000, 1)                     stochastic gradient descent: 60 000 updates
     sample_batches(key, 60_000, 128)                   mini-batches: 469 updates, each sample in exactly one of them
     sample_batches(key, 60_000, 128, replacement=True) the same shape, every index drawn independently
 
 The sampler is a pure function: the same key gives the same batches, so give each epoch a key of its own,
-`jax.random.fold_in(key, epoch)`. Under `jax.jit` its sizes are static, and `lax.scan` runs over `.full`, whose batches
+`jax.random.fold_in(key, epoch)`. Under `jax.jit` its sizes are static. `lax.scan` can run over `.full`, whose batches
 all have the same shape; the shorter last batch, if there is one, is `.rest`.
 """
 
@@ -32,9 +33,9 @@ class Batches:
 
     Attributes:
       full: int32 of shape (k, batch_size), the k batches of equal size; `lax.scan` runs over it.
-      rest: int32 of shape (r,), the shorter last batch; r is 0 where there is none.
+      rest: int32 of shape (r,), the shorter last batch; r is 0 if there is none.
 
-    Leading axes, as `jax.vmap` over keys puts in front of both fields, stay in front of each index batch.
+    `jax.vmap` over keys adds a leading axis to both fields, and so to each index batch.
     """
 
     full: jax.Array
@@ -87,22 +88,22 @@ def sample_batches(
         batch i = order[i * batch_size : (i + 1) * batch_size]
 
     A pure function of `key`: the same key gives the same batches, under `jax.jit` too. `jax.random.fold_in(key, epoch)`
-    or `jax.random.split(key, epochs)` gives each epoch an order of its own. One batch of everything without replacement
-    is left unshuffled: 0, 1, .. size-1.
+    or `jax.random.split(key, epochs)` gives each epoch an order of its own. A single batch of all samples, without
+    replacement, is not shuffled: 0, 1, .. size-1.
 
     Args:
       key: one JAX random key, new-style (`jax.random.key`) or legacy (`jax.random.PRNGKey`).
       size: number of samples, 1 to 2³¹ - 1. Static under `jax.jit`, as are the arguments below.
-      batch_size: samples per batch, 1 to `size`; None is `size`, that is full-batch gradient descent.
-      replacement: draw every index independently; an index may then come twice in a batch, or not at all in an epoch.
-      drop_last: leave out a last batch of fewer than `batch_size` samples: other samples under another key.
+      batch_size: samples per batch, 1 to `size`; None is `size`, which is full-batch gradient descent.
+      replacement: draw every index independently; an index may then occur twice in a batch, or not at all in an epoch.
+      drop_last: leave out a last batch of fewer than `batch_size` samples. The key decides which samples these are.
 
     Returns:
       `Batches` with int32 fields `.full` of shape (size // batch_size, batch_size) and `.rest` of shape
-      (size % batch_size,), or (0,) with `drop_last`. 4 bytes per sample; up to 80 while they are drawn.
+      (size % batch_size,), or (0,) with `drop_last`. They take 4 bytes per sample, and up to 80 while they are drawn.
 
-    Errors: TypeError for what is not a random key, a size that is not an int, a flag that is not a bool. ValueError for
-    several keys and for a size out of range.
+    Errors: TypeError for a key that is not a random key, a size that is not an int, a flag that is not a bool.
+    ValueError for several keys and for a size out of range.
 
     >>> import gradtx, jax
     >>> epoch = gradtx.sample_batches(jax.random.key(0), 10, 4)
@@ -111,7 +112,7 @@ def sample_batches(
     >>> sorted(int(i) for indices in epoch for i in indices)
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 
-    A whole epoch as one compiled program; instead of an update, the mean of each batch:
+    A whole epoch as one compiled program, which computes the mean of each batch in place of an update:
 
     >>> data = jax.numpy.arange(10.0)
     >>> @jax.jit
@@ -138,18 +139,18 @@ def batches(
 
     The n-th item is `take(data, n-th batch of sample_batches(key, size, batch_size, ...))`, where `size` is the length
     of the leading axis that all leaves of `data` share. NumPy arrays (memory-mapped ones too) are indexed by NumPy and
-    give NumPy arrays; JAX arrays are indexed where they lie and give JAX arrays.
+    give NumPy arrays; JAX arrays are indexed on their device and give JAX arrays.
 
     Args:
       key: one JAX random key; a new one per epoch, for example `jax.random.fold_in(key, epoch)`.
-      data: a pytree of NumPy or JAX arrays, one sample per entry of their common leading axis. None leaves pass.
+      data: a pytree of NumPy or JAX arrays, one sample per entry of their common leading axis. Leaves may be None.
       batch_size, replacement, drop_last: as in `sample_batches`.
 
     Returns:
       An iterator for one epoch. It holds 4 bytes of indices per sample and copies one batch at a time.
 
-    Errors, all at the call: those of `sample_batches`; TypeError for a leaf that is not an array;
-    ValueError for data without arrays or samples, a scalar leaf, and unequal leading axes.
+    Errors, raised by the call and not by the iterator: those of `sample_batches`; TypeError for a leaf that is not an
+    array; ValueError for data without arrays or samples, a scalar leaf, and unequal leading axes.
 
     >>> import gradtx, jax, numpy
     >>> data = {"x": numpy.zeros((10, 3)), "y": numpy.arange(10)}
@@ -171,7 +172,7 @@ def batches(
 def take(data: Any, indices: jax.Array | np.ndarray) -> Any:
     """Samples `indices` of every leaf: `leaf[indices]`, by NumPy for NumPy arrays, by JAX for JAX arrays.
 
-    Where `indices` is traced, as inside `jax.jit` or `lax.scan`, NumPy arrays become constants of the program.
+    If `indices` is traced, as inside `jax.jit` or `lax.scan`, NumPy arrays become constants of the program.
 
     Args:
       data: a pytree of NumPy or JAX arrays with one common leading axis.
@@ -192,7 +193,7 @@ def take(data: Any, indices: jax.Array | np.ndarray) -> Any:
     return jax.tree.map(rows, data)
 
 
-_compiled_take = jax.jit(take)  # one small program per batch: five times faster than each leaf by itself
+_compiled_take = jax.jit(take)  # one small program per batch: five times as fast as indexing leaf by leaf
 
 
 def _sample(key: jax.Array, size: int, batch_size: int, replacement: bool, drop_last: bool) -> Batches:
@@ -205,15 +206,15 @@ def _sample(key: jax.Array, size: int, batch_size: int, replacement: bool, drop_
 
 
 def _shuffled(key: jax.Array, size: int) -> jax.Array:
-    """0 .. size-1 in random order, in a third of the time of `jax.random.permutation` or less.
+    """0 .. size-1 in random order, in at most a third of the time of `jax.random.permutation`.
 
-    A round sorts random numbers that carry the place they are at in their low bits: one array of integers, which is
-    sorted by a faster routine than pairs are. The high bits are too few to decide alone, so there are as many rounds as
-    make three random bits for each bit of an index, in all: two of n samples then tie with a chance of 1 in n³, as in
+    Each round sorts random integers that hold their own position in the low bits, because one array of integers sorts
+    faster than pairs of key and value. The high bits of one round are too few. So there are as many rounds as give, in
+    all, three random bits for each bit of an index: two of n samples then tie with a chance of at most 1 in n³, as in
     JAX.
     """
     place_bits = (size - 1).bit_length()
-    if place_bits > 20:  # too many rounds
+    if place_bits > 20:  # this would need too many rounds
         return jax.random.permutation(key, size)
     places = jnp.arange(size, dtype=jnp.uint32)
     order = jnp.arange(size, dtype=jnp.int32)
@@ -224,12 +225,12 @@ def _shuffled(key: jax.Array, size: int) -> jax.Array:
 
 
 def check_sizes(who: str, data: Any, batch_size: Any, **flags: Any) -> tuple[int, int]:
-    """The number of samples in `data`, and the batch size, filled in where it is None."""
+    """The number of samples in `data`, and the batch size; a batch size of None is all samples."""
     return _sizes(who, _common_size(who, data), batch_size, **flags)
 
 
 def _sizes(who: str, size: Any, batch_size: Any, **flags: Any) -> tuple[int, int]:
-    """`size` and `batch_size` as checked Python ints, the second filled in where it is None."""
+    """`size` and `batch_size` as checked Python ints; a `batch_size` of None is `size`."""
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise TypeError(f"{who}: {name} is {_show(flag)}; it must be True or False.{_static_hint(flag)}")
@@ -248,7 +249,7 @@ def _sizes(who: str, size: Any, batch_size: Any, **flags: Any) -> tuple[int, int
 
 
 def integer(who: str, name: str, value: Any) -> int:
-    """An int, as Python's."""
+    """`value` as a Python int; bools and traced values are refused."""
     try:
         if not isinstance(value, (bool, np.bool_, Tracer)):
             return operator.index(value)
@@ -258,7 +259,7 @@ def integer(who: str, name: str, value: Any) -> int:
 
 
 def check_key(who: str, key: Any) -> None:
-    """One random key."""
+    """Refuse a value that is not one random key."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     one = () if typed else jax.eval_shape(jax.random.PRNGKey, 0).shape

@@ -1,11 +1,11 @@
-"""One run: train, evaluate, and come back with the parameters and the history of the cost.
+"""One training run: train, evaluate, and return the parameters and the history of the loss.
 
     minimize(cost, params, adam(1e-3), data, batch_size=128, epochs=10)      mini-batches
-    minimize(cost, params, sgd(0.1), data, epochs=100)                       gradient descent on everything
-    minimize(cost, params, sgd(0.1), data, batch_size=1, epochs=1)           stochastic gradient descent proper
+    minimize(cost, params, sgd(0.1), data, epochs=100)                       full-batch gradient descent
+    minimize(cost, params, sgd(0.1), data, batch_size=1, epochs=1)           stochastic gradient descent: single samples
     minimize(rosenbrock, start, adam(1e-2), steps=1000)                      no data at all
 
-It uses only public parts of the library; a loop of your own loses nothing but the typing.
+`minimize` uses only public parts of the library, so you can write the same loop yourself.
 """
 
 import contextlib
@@ -34,18 +34,19 @@ from gradtx.wrappers.guards import has_failed
 
 PyTree = Any
 _WHO = "gradtx.minimize"
-_KEPT_BYTES = 2**24  # params up to this size are kept while a chunk runs, to go back to
+_KEPT_BYTES = 2**24  # for params up to this size, a copy of the carry is kept while a chunk runs, to go back to
 
 
 class Result(NamedTuple):
     """What `minimize` returns.
 
     Attributes:
-      params: after the last update.
-      state: what `minimize(..., state=state)` goes on from: the optimizer's state ("tx"), "model_state", the number of
-        updates made ("step") and the key.
-      history: arrays by name. "loss" has one value per step, and so has what the loss records with `has_aux`; what
-        `evaluate` returns has one per evaluation, made after "evaluated_at" updates.
+      params: the parameters after the last update.
+      state: a dict from which `minimize(..., state=state)` continues the run: the optimizer's state ("tx"),
+        "model_state", the number of updates made ("step") and the bits of the key ("key").
+      history: a dict of arrays. "loss", and each entry that the loss returns with `has_aux`, has one value per step,
+        including a step whose loss ended the run. Each entry that `evaluate` returns has one value per evaluation;
+        "evaluated_at" has the number of updates made before each evaluation.
     """
 
     params: PyTree
@@ -79,42 +80,48 @@ def minimize(
 
         for each step t:  g = gradient of loss(params, batch_t);  u, state = tx.update(g, state, params);  params += u
 
-    Data that fits stays on the device, and the loop over its batches is one compiled program, compiled once for a loss
-    function and shapes: another learning rate, seed or length compiles nothing. (A lambda written in the call is a new
-    function each time.)
+    Arrays stay on the device, and the loop over their batches is one compiled program. It is compiled once for each
+    loss function and its shapes; another learning rate, seed or length compiles nothing. (A lambda written in the call
+    is a new function each time, so each call compiles again.)
 
     Args:
-      loss: `loss(params)` or `loss(params, batch)`, a real scalar. A loss that names the keyword-only argument `key`
-        gets a new random key each step, one that names `model_state` what it returned last (needs `has_aux`).
-      params: a pytree of floating-point arrays.
+      loss: `loss(params)` or `loss(params, batch)`, a real scalar. If it has the keyword-only argument `key`, it gets a
+        new random key at each step. If it has the keyword-only argument `model_state`, it gets the `model_state`
+        that it returned at the previous step (needs `has_aux`).
+      params: a pytree of floating-point or complex arrays.
       tx: a gradtx transform, or any object with `init` and `update`.
-      data: a pytree of arrays with one leading axis of samples, or an iterable of batches, which is streamed.
-      batch_size: samples per batch, 1 to their number; None is all of them. For arrays only.
-      epochs, steps: how long, one of them. An iterable of batches without either is run through once.
-      key: decides the order of the samples, `sample_batches(jax.random.fold_in(key, epoch), ...)`, and the keys of the
-        loss, `fold_in(fold_in(key, 2**32 - 1), step)`; None is `jax.random.key(0)`.
-      state: the state of an earlier result, to go on from; its key goes on too. k and n more steps are k + n steps,
-        bit for bit, also when the state was saved and loaded in between. An iterable of batches is run through from its
-        start: pass one that starts where the earlier run ended.
-      progress: show steps, loss, rate and time left where standard error is a terminal; the extra `progress` has a bar.
-      has_aux: the loss returns `(value, dict)`; "model_state" in it is carried on, other entries go to the history.
-      model_state: what the first step is given.
+      data: a pytree of arrays that share a leading axis of samples, or an iterable of batches, which is streamed.
+      batch_size: samples per batch, from 1 to the number of samples; None is all of them. For arrays only.
+      epochs, steps: the length of the run; give one of them. Without either, an iterable of batches is read once.
+      key: a random key; None is `jax.random.key(0)`. It decides the order of the samples,
+        `sample_batches(jax.random.fold_in(key, epoch), ...)`, and the keys of the loss,
+        `fold_in(fold_in(key, 2**32 - 1), step)`.
+      state: the state of an earlier result, to continue its run; it contains the key. k steps and then n more give the
+        same bits as k + n steps, also if the state was saved and loaded in between. An iterable of batches is read from
+        its start: pass one that starts where the earlier run ended.
+      progress: show steps, loss, rate and time left if standard error is a terminal: in a bar if the extra `progress`
+        is installed, else in lines of text.
+      has_aux: the loss returns `(value, dict)`. The entry "model_state" of the dict is passed to the next step; all
+        other entries go to the history.
+      model_state: the `model_state` of the first step.
       replacement, drop_last: as in `sample_batches`.
-      evaluate: `evaluate(params)`, or with `*, model_state`, compiled: a number, or a dict of them, for the history.
-      evaluate_every: updates between evaluations; None is an epoch, without data the end. The end is always evaluated.
-      stop: asked with the history so far after each evaluation; True ends the run.
-      nonfinite: "stop" ends at the first loss that is NaN or infinite, before it changes anything; "continue" goes on.
-        None: "continue" with an optimizer that deals with it itself (`skip_nonfinite`, `loss_scaling`), else "stop".
-        Where `skip_nonfinite` gives up, the run ends.
-        Both warn with the step.
-      steps_per_call: steps between looks at the clock and the keyboard, at most 1024; None is about 0.3 s.
+      evaluate: `evaluate(params)` or `evaluate(params, *, model_state)`, which is compiled. It returns a number, which
+        is recorded as "metric", or a dict of numbers or arrays, for the history.
+      evaluate_every: updates between evaluations. None is one epoch, or the whole run if the length of an epoch is not
+        known. The end of the run is always evaluated.
+      stop: a function of the history so far, called after each evaluation; the run ends if it returns True.
+      nonfinite: "stop" ends the run at the first loss that is NaN or infinite, before it changes anything; "continue"
+        goes on. Both warn and name the step. None is "continue" with an optimizer that handles such losses itself
+        (`skip_nonfinite`, `loss_scaling`), else "stop". If `skip_nonfinite` gives up, the run ends in either case.
+      steps_per_call: steps per chunk, at most 1024. Progress is shown, and Ctrl-C takes effect, between chunks. None is
+        as many steps as take about 0.3 s.
 
     Returns:
-      `Result(params, state, history)`. After Ctrl-C, what has been reached.
+      `Result(params, state, history)`; after Ctrl-C, the result so far.
 
-    Errors, before anything is compiled: TypeError and ValueError for a loss that is no real scalar, data without
-    samples or of unequal lengths, a batch larger than the data, a sweep of optimizers, a state that does not fit.
-    Warns of params that the loss does not read.
+    Errors, before anything is compiled: TypeError and ValueError for a loss that does not return a real scalar, data
+    without samples or of unequal lengths, a batch larger than the data, a sweep of optimizers, a state of another
+    optimizer or of other params. Warns of params that the loss does not read.
 
     >>> import gradtx, jax.numpy as jnp
     >>> def bowl(x):
@@ -149,7 +156,7 @@ def minimize(
 
 
 def _begin(tx: Transform, params: PyTree, key: Any, state: Any, model_state: PyTree) -> Callable[[], Carry]:
-    """Makes the first carry, fresh or of an earlier result; copied, because the program overwrites it in place."""
+    """A function that makes the first carry. It copies params and state: the program overwrites the carry in place."""
     check.check_leaves(_WHO, "params", params)
     if state is None:
         return functools.partial(advancing.start, tx, params, model_state, inputs.read_key(_WHO, key))
@@ -166,11 +173,11 @@ def _bytes(params: PyTree) -> int:
 
 
 class _Run:
-    """A run under way: the carry, and what has been recorded.
+    """A run in progress: the carry, and the records so far.
 
-    A loss that is not finite can end it in two ways. The program looks at each loss, and takes no update from there
-    on. Or it does not, which is faster for a small network on a CPU, and where the losses show one, the chunk is run
-    again from its start up to there, which takes a copy of params and state.
+    A non-finite loss can end a run in two ways. Either the program checks each loss, and makes no update from the first
+    non-finite one on. Or the program checks nothing, which is faster for a small network on a CPU. Then, if a recorded
+    loss is not finite, the chunk is run again from its start up to that loss, which needs a copy of the carry.
     """
 
     def __init__(
@@ -193,7 +200,7 @@ class _Run:
     def to_the_end(
         self, total: int | None, every: int | None, fixed: int | None, bar: Progress, pressed: threading.Event
     ) -> None:
-        """Chunk after chunk, with evaluations where they are due."""
+        """Run chunk after chunk, and evaluate when it is due."""
         end = None if total is None else self.first + total
         leaves, structure = jax.tree.flatten((self.tx, self.carry))
         program = self.plan, structure, tuple(map(np.size, leaves))
@@ -213,7 +220,7 @@ class _Run:
                 over = self._stops_after_evaluation() or over
 
     def _advance(self, until: int, steps: int) -> bool:
-        """Run until before step `until`; True if a loss, a guard or the end of the data ended it before."""
+        """Run the steps before step `until`; True if a loss, a guard or the end of the data ended the run earlier."""
         run = functools.partial(chunks.advance, advancing.run, self.plan, self.tx)
         kept = advancing.copied(self.carry) if self.stops and not self.plan.stop_at_nonfinite else None
         self.carry, rows = run(self.carry, self.feed, until=until, steps=steps)
@@ -223,7 +230,7 @@ class _Run:
             self.carry, _ = run(kept, self.feed, until=self.step + good, steps=good)
         made = int(self.carry["step"]) - self.step
         self.step += made
-        # A loss that ends the run is recorded too, and what comes after it is not.
+        # The loss that ends the run is recorded too; later losses are not.
         seen = made + int(not np.isfinite(losses[made : made + 1]).all())
         if seen:
             self.records.append(jax.tree.map(lambda row: row[:seen], rows))
@@ -239,13 +246,13 @@ class _Run:
         return self.stop is not None and bool(self.stop(self.history()))
 
     def history(self) -> dict[str, Any]:
-        """All that has been recorded, as arrays."""
+        """All records so far, as arrays."""
         self.records, self.evaluations = _joined(self.records), _joined(self.evaluations)
         history = {name: value for part in (*self.records, *self.evaluations) for name, value in part.items()}
         return history | ({} if self.evaluate is None else {"evaluated_at": np.asarray(self.evaluated_at)})
 
     def result(self) -> Result:
-        """The result, and a warning if a loss was not finite."""
+        """The result. Warns if a loss was not finite, or if `skip_nonfinite` gave up."""
         history = self.history()
         losses = history.get("loss", np.zeros(0))
         bad = np.flatnonzero(~np.isfinite(losses))
@@ -255,8 +262,8 @@ class _Run:
             warnings.warn(f"{_WHO}: the loss was {losses[bad[0]]} after {at} updates; {what}.", RuntimeWarning, 3)
         if self.plan.stop_when_failed and has_failed(self.carry["tx"]):
             warnings.warn(
-                f"{_WHO}: steps were not finite more often in a row than skip_nonfinite allows; the run ended after "
-                f"{self.step} updates, with the params before those that were skipped.",
+                f"{_WHO}: more steps in a row were not finite than skip_nonfinite allows; the run ended after "
+                f"{self.step} updates, with the params before the skipped steps.",
                 RuntimeWarning,
                 3,
             )
@@ -265,13 +272,13 @@ class _Run:
 
 
 def _joined(parts: list[Any]) -> list[Any]:
-    """The parts of a history as one."""
+    """The parts of a history, concatenated into one."""
     return [jax.tree.map(lambda *each: np.concatenate(each), *parts)] if len(parts) > 1 else parts
 
 
 @contextlib.contextmanager
 def _ctrl_c() -> Generator[threading.Event]:
-    """Ctrl-C sets an event, which asks the run to end after this chunk; a second time, it ends it at once."""
+    """The first Ctrl-C sets an event, which ends the run after the current chunk; the second ends the run at once."""
     pressed = threading.Event()
 
     def press(number: int, frame: FrameType | None) -> None:
@@ -279,7 +286,7 @@ def _ctrl_c() -> Generator[threading.Event]:
             raise KeyboardInterrupt
         pressed.set()
 
-    if threading.current_thread() is not threading.main_thread():  # only the main one may handle signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield pressed
         return
     before = signal.signal(signal.SIGINT, press)

@@ -5,9 +5,9 @@
     result = minimize(loss, params, tx, data, model_state=model_state, has_aux=True)
     nnx.update(network, result.params, result.state["model_state"])
 
-`params` are the variables of kind `nnx.Param`. The rest, as BatchNorm's averages and Dropout's random streams, is the
-`model_state` and is carried on. A network without such a rest needs neither `model_state` nor `has_aux`. For a sweep,
-`init` is `lambda key: nnx.split(Network(rngs=flax.nnx.Rngs(key)))[0]`.
+`params` are the variables of type `nnx.Param`. All other variables, such as BatchNorm's averages and Dropout's random
+streams, are the `model_state`, which is passed from step to step. A network without other variables needs neither
+`model_state` nor `has_aux`. For a sweep, `init` is `lambda key: nnx.split(Network(rngs=flax.nnx.Rngs(key)))[0]`.
 """
 
 from collections.abc import Callable
@@ -31,10 +31,10 @@ def split(module: Any) -> tuple[PyTree, PyTree]:
     Args:
       module: an nnx module.
 
-    Returns: `(params, model_state)`, nested dicts of arrays; an empty one if there are none. Random keys are
-    given as their bits, `jax.random.key_data`, which can be saved.
+    Returns: `(params, model_state)`, nested dicts of arrays. `model_state` is empty if there are no other variables.
+    Random keys are given as their bits, `jax.random.key_data`, which can be saved.
 
-    Errors: TypeError for what is no nnx module, ValueError for one without parameters.
+    Errors: TypeError for an object that is not an nnx module, ValueError for a module without parameters.
 
     >>> import jax, jax.numpy as jnp
     >>> import flax
@@ -52,16 +52,17 @@ def split(module: Any) -> tuple[PyTree, PyTree]:
 
 
 def loss(module: Any, cost: Callable[[Any, PyTree], Any]) -> Callable[..., Any]:
-    """A cost of a module and a batch as a function of the parameters. Make it once: each is compiled again.
+    """Turn a cost of a network into a loss of its parameters. Make the loss once: each new one compiles again.
 
     Args:
-      module: an nnx module, of which only the form is used, with its flags as they are now: train() or eval().
-      cost: `cost(network, batch)`, a real scalar: the mean over the batch. `network` is a module of that form.
+      module: an nnx module. Only its structure is used, with its flags as they are now: train() or eval().
+      cost: `cost(network, batch)`, a real scalar: the mean over the batch. `network` is a module of that structure.
 
-    Returns: `loss(params, batch)`. If there is a `model_state`, that is a keyword, and it returns
-    `(value, {"model_state": ...})`, for `has_aux=True`. Random streams are part of it: there is no `key`.
+    Returns: `loss(params, batch)`. If the module has a `model_state`, the loss also takes the keyword `model_state`,
+    and returns `(value, {"model_state": ...})`, which needs `has_aux=True`. It takes no `key`: the random streams are
+    in the `model_state`.
 
-    Errors: those of `split`, and TypeError for a cost that is no function.
+    Errors: those of `split`, and TypeError for a cost that is not a function.
 
     >>> import jax.numpy as jnp
     >>> import flax, gradtx
@@ -90,14 +91,14 @@ def loss(module: Any, cost: Callable[[Any, PyTree], Any]) -> Callable[..., Any]:
 
 
 def update(module: Any, params: PyTree, model_state: PyTree = None) -> None:
-    """Put parameters, and other variables, back into a module, in place.
+    """Put parameters, and other variables if given, back into a module, in place.
 
     Args:
-      module: the nnx module, or one of the same form.
+      module: the nnx module, or one of the same structure.
       params: as `split` gives them, for example `result.params` of `minimize`.
-      model_state: as `split` gives it, for example `result.state["model_state"]`; None leaves it as it is.
+      model_state: as `split` gives it, for example `result.state["model_state"]`; None leaves the variables unchanged.
 
-    Errors: those of `split`, and ValueError for parts of another form; then nothing is changed.
+    Errors: those of `split`, and ValueError for another structure or other shapes; the module is then unchanged.
 
     >>> import jax, jax.numpy as jnp
     >>> import flax
@@ -122,11 +123,11 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _kinds(module: nnx.Module) -> PyTree:
-    """For each variable that is no parameter: how its random keys are made, "" for other arrays."""
+    """For each variable that is not a parameter: the implementation of its random keys, or "" for other arrays."""
     rest = nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.Param)))
     return jax.tree.map(lambda leaf: jax.random.key_impl(leaf) if _is_key(leaf) else "", rest)
 
 
 def _with_keys(state: PyTree, kinds: PyTree) -> PyTree:
-    """Bits as the random keys that they are."""
+    """The state with bits turned back into random keys."""
     return jax.tree.map(lambda leaf, kind: jax.random.wrap_key_data(leaf, impl=kind) if kind else leaf, state, kinds)

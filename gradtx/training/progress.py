@@ -1,4 +1,4 @@
-"""What a long call says while it runs: a bar (with the extra `progress`), plain lines, or nothing."""
+"""The progress of a long call: a bar (with the extra `progress`), lines of text, or nothing."""
 
 import importlib
 import sys
@@ -7,9 +7,9 @@ from typing import Any
 
 
 class Progress:
-    """Steps done, loss, rate and time left: a bar by rich where that is installed, else a line now and then.
+    """Steps done, loss, rate and time left: in a bar if rich is installed, else in a line at most every 5 s.
 
-    Quiet where standard error is no terminal, and with `show=False`.
+    Nothing is shown if standard error is not a terminal, or with `show=False`.
     """
 
     def __init__(self, who: str, total: int | None, *, show: bool):
@@ -21,11 +21,11 @@ class Progress:
 
     @property
     def shown(self) -> bool:
-        """Whether anything is said."""
+        """Whether anything is shown."""
         return self._show
 
     def update(self, done: int, text: str) -> None:
-        """Show that `done` are done; `text` is the latest news."""
+        """Show that `done` steps are done, and `text`, such as the latest loss."""
         if not self._show:
             return
         now = time.monotonic()

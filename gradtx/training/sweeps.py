@@ -1,10 +1,10 @@
-"""Many runs as one program: every optimizer of a sweep, with every seed, and a table that says which was best.
+"""Many runs as one program: every optimizer of a sweep with every seed, and a table that shows which run is best.
 
     sweep(cost, init, jax.vmap(adam)(learning_rates), data, batch_size=128, epochs=10, seeds=3)
     sweep(cost, init, grid(sgd, learning_rate=rates, momentum=[0.0, 0.9]), data, epochs=100)
     sweep(cost, init, [grid(adam, learning_rate=rates), grid(lion, learning_rate=rates)], data, ...)
 
-Each run is what `minimize` would do alone: the same parameters, batches and updates, to rounding.
+Each run gives what `minimize` gives alone: the same batches, updates and parameters, up to rounding.
 """
 
 import csv
@@ -40,10 +40,10 @@ class Best(NamedTuple):
     """The best run of a sweep.
 
     Attributes:
-      tx: its optimizer, an ordinary one.
-      params: where it ended.
-      model_state: what its loss carried on; None where there is none.
-      member: its row in the table and in the histories.
+      tx: its optimizer, an ordinary single one.
+      params: its parameters after the last update.
+      model_state: its `model_state` after the last update; None if there is none.
+      member: its row in the table, and its index in the arrays of the history.
     """
 
     tx: Transform
@@ -54,15 +54,16 @@ class Best(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class SweepResult:
-    """What `sweep` returns; its repr is the top of the table.
+    """What `sweep` returns; its repr shows the best rows of the table.
 
     Attributes:
       table: columns of equal length, one row per run: "optimizer", the hyperparameters that vary and learning_rate
         (NaN where an optimizer has none), "seed", "final_loss", "best_loss", "diverged", "diverged_at" (updates made
         until the first loss that was not finite; -1 for none), "stopped_at", and what `evaluate` returned.
-      history: arrays with the runs as leading axis; "loss" is (runs, steps), NaN after a run was stopped.
+      history: a dict of arrays with a leading axis of runs. "loss" has shape (runs, steps), with NaN after a run was
+        stopped.
       best: the best run, by the column `best_by`.
-      at_once: how many runs were made at once.
+      at_once: the largest number of runs made at the same time.
     """
 
     table: dict[str, np.ndarray[Any, Any]]
@@ -111,36 +112,37 @@ def sweep(
     highest: bool = False,
     halve_at: tuple[int, ...] = (),
 ) -> SweepResult:
-    """Train with many optimizers and seeds in one program, and compare.
+    """Train with many optimizers and seeds in one program, and compare the runs.
 
-    Seed s has the keys `jax.random.split(jax.random.fold_in(key, s))`: the first for `init`, the second for `minimize`,
-    which gives the same run alone. Optimizers that differ in more than numbers are a program each, compiled once.
+    Seed s has two keys, `jax.random.split(jax.random.fold_in(key, s))`: the first for `init`, the second for training.
+    `minimize` with the second key, from the same parameters, gives the same run alone. Optimizers that differ only in
+    numbers share one program, which is compiled once.
 
     Args:
       loss: as in `minimize`.
       init: `init(key) -> params`, traceable by JAX.
-      txs: an optimizer whose hyperparameters have a leading axis, as `jax.vmap(adam)(rates)` and `grid` give; or a
-        list of such, or of single optimizers, or a dict of them by name.
+      txs: an optimizer whose hyperparameters have a leading axis, made by `jax.vmap(adam)(rates)` or by `grid`; or a
+        list of such optimizers and of single ones; or a dict, whose keys name them in the table.
       data, batch_size, epochs, steps, has_aux, model_state, replacement, drop_last: as in `minimize`. An iterable of
-        batches must give the same ones at each pass, since runs may be made one after another.
-      key: None is `jax.random.key(0)`.
-      seeds: how many runs with each optimizer.
-      at_once: the largest number of runs at once, which bounds the memory; None chooses: on a CPU what fits the cache,
-        beside each other on all its cores; on an accelerator what fits a third of its memory. The result says
-        how many it was. With several devices the runs are spread over them, at least one on each.
-      progress: show how far it is, where standard error is a terminal.
-      evaluate: `evaluate(params)`, or with `*, model_state`: a number or a dict of them, computed at the end of each
-        run, as columns of the table.
-      best_by: the column that decides which run is best; "final_loss" is the mean loss of the last epoch, "best_loss"
-        the lowest mean of an epoch (without data, of one step).
-      highest: the best has the highest value, as for an accuracy.
-      halve_at: after these numbers of steps the worse half of the optimizers is stopped, by their mean loss of
-        the last epoch over the seeds (successive halving).
+        batches must give the same batches at each pass, because it may be read once for each group of runs.
+      key: a random key; None is `jax.random.key(0)`.
+      seeds: the number of runs with each optimizer.
+      at_once: the largest number of runs at the same time, which limits the memory. None chooses: on each core of a
+        CPU, as many as fit its cache; on an accelerator, as many as fit 30 % of its free memory. With several devices
+        the runs are spread over all of them, at least one on each. The result reports the number.
+      progress: show the progress if standard error is a terminal.
+      evaluate: `evaluate(params)` or `evaluate(params, *, model_state)`, computed at the end of each run. It returns a
+        number, which becomes the column "metric", or a dict of numbers, one per column. Stopped runs have NaN.
+      best_by: the column that decides which run is best. "final_loss" is the mean loss of the last epoch, "best_loss"
+        the lowest mean loss of an epoch. If the length of an epoch is not known, these are losses of one step.
+      highest: whether the best run has the highest value, as for an accuracy, instead of the lowest.
+      halve_at: numbers of steps after which the worse half of the optimizers is stopped (successive halving). They are
+        compared by their mean loss over the epoch before and over the seeds.
 
-    Returns: a `SweepResult`. Ctrl-C ends it after the chunks of steps under way, and is raised.
+    Returns: a `SweepResult`. Ctrl-C raises KeyboardInterrupt after the current chunks of steps.
 
     Errors, before anything is compiled: those of `minimize`; TypeError and ValueError for a single optimizer that is
-    not in a list, steps to halve at that are not rising or too late, an unknown column.
+    not in a list, a `halve_at` that does not increase or is too late, an unknown `best_by`.
 
     >>> import gradtx, jax, jax.numpy as jnp
     >>> def bowl(x):
@@ -193,7 +195,7 @@ def sweep(
 
 
 def _begin(init: Callable[[Array], PyTree], key: Array, seeds: Array) -> tuple[PyTree, Array]:
-    """For each seed where it starts, and the bits of the key that it trains with."""
+    """The initial parameters of each seed, and the bits of the key that it trains with."""
 
     def begin(seed: Array) -> tuple[PyTree, Array]:
         first, second = jax.random.split(jax.random.fold_in(key, seed))
@@ -203,7 +205,8 @@ def _begin(init: Callable[[Array], PyTree], key: Array, seeds: Array) -> tuple[P
 
 
 _run_begin = jax.jit(_begin, static_argnums=0)
-# It runs once: LLVM's first level gives the bits of its second, and compiles random numbers in a third of the time.
+# It runs once. LLVM's optimization level 1 gives the same bits as level 2, and compiles random numbers in a third of
+# the time.
 _run_begin_on_cpu = jax.jit(_begin, static_argnums=0, compiler_options={"xla_backend_optimization_level": 1})
 
 
@@ -219,10 +222,10 @@ def _check(plan: Plan, like: PyTree, source: inputs.Source, model_state: PyTree,
 
 
 def _rounds(halve_at: tuple[int, ...], total: int) -> list[int]:
-    """The steps at which runs are compared, and the last."""
+    """The steps at which optimizers are compared, and the last step."""
     rounds = [inputs.positive(_WHO, "halve_at", step) for step in halve_at]
     if sorted(set(rounds)) != rounds or (rounds and rounds[-1] >= total):
-        raise ValueError(f"{_WHO}: halve_at is {halve_at}; it must be rising steps before the last, {total}.")
+        raise ValueError(f"{_WHO}: halve_at is {halve_at}; the steps must increase, and be below the total, {total}.")
     return [*rounds, total]
 
 
@@ -232,7 +235,7 @@ def _read_optimizers(txs: Any) -> list[tuple[str, Transform]]:
         if not any(jnp.ndim(leaf) for leaf in jax.tree.leaves(txs)):
             raise ValueError(
                 f"{_WHO}: txs is one optimizer, {txs!r}; it must be many: jax.vmap(gradtx.adam)(learning_rates), "
-                "gradtx.grid(...), or a list of optimizers. One alone is gradtx.minimize's."
+                "gradtx.grid(...), or a list of optimizers. For a single one, use gradtx.minimize."
             )
         txs = [txs]
     if not isinstance(txs, (list, tuple, dict)) or not txs:
@@ -271,7 +274,7 @@ def _with_axis(tx: Transform) -> Transform:
 
 
 def _halve(results: Results, step: int) -> None:
-    """Stop the worse half of all optimizers that are left, by their mean loss over the seeds."""
+    """Stop the worse half of the optimizers that still train, by their mean loss over the seeds."""
     losses = results.last_epoch(step).mean(1)
     left = np.flatnonzero(results.stopped_at == results.total)
     ranked = left[np.argsort(np.where(np.isfinite(losses), losses, np.inf)[left], kind="stable")]

@@ -1,4 +1,4 @@
-"""What the runs of a sweep recorded, and its table: one row per run, columns of equal length."""
+"""The records of a sweep's runs, and their table: one row per run, columns of equal length."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ Rows = np.ndarray[Any, Any]
 
 
 class Results:
-    """What the runs recorded: arrays with axes of optimizers and seeds, those of the history also of steps."""
+    """The records of all runs: arrays with axes (optimizers, seeds), and in the history (optimizers, seeds, steps)."""
 
     def __init__(self, optimizers: int, seeds: int, total: int, window: int):
-        self.shape, self.total, self.window = (optimizers, seeds), total, window  # `window`: the losses of an epoch
+        self.shape, self.total, self.window = (optimizers, seeds), total, window  # `window`: steps per epoch
         self.history: dict[str, Rows] = {}
         self.metrics: dict[str, Rows] = {}
         self.stopped_at = np.full(optimizers, total)
 
     def write(self, records: dict[str, Any], txs: Rows, seeds: Rows, first: int) -> None:
-        """The records of a block, (steps, seeds, optimizers, ...), from step `first` on."""
+        """Store the records of a block from step `first` on; their axes are (steps, seeds, optimizers, ...)."""
         for path, rows in jax.tree_util.tree_leaves_with_path(records):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             if name not in self.history:
@@ -31,12 +31,12 @@ class Results:
             self.history[name][np.ix_(txs, seeds, steps)] = np.moveaxis(rows, (0, 1, 2), (2, 1, 0))
 
     def last_epoch(self, until: int) -> Rows:
-        """The mean loss of the epoch before step `until`."""
+        """The mean loss of each run over the epoch before step `until`."""
         with np.errstate(invalid="ignore", over="ignore"):
             return self.history["loss"][:, :, max(0, until - self.window) : until].mean(-1)
 
     def column(self, name: str) -> Rows:
-        """A column of the table."""
+        """A column of the table, as (optimizers, seeds)."""
         if name in self.metrics:
             return self.metrics[name]
         if name == "final_loss":
@@ -51,14 +51,14 @@ class Results:
         return np.where(np.isfinite(means), means, np.inf).min(-1)
 
     def diverged_at(self) -> Rows:
-        """Updates made until the first loss that was not finite; -1 for none."""
+        """The number of updates before the first loss that was not finite; -1 if all were finite."""
         losses = self.history["loss"]
         bad = ~np.isfinite(losses) & (np.arange(self.total) < self.stopped_at[:, None, None])
         return np.where(bad.any(-1), bad.argmax(-1), -1)
 
 
 def make(kinds: list[tuple[str, Transform]], results: Results) -> dict[str, Rows]:
-    """The columns: which optimizer, its hyperparameters, its seed, and how it went."""
+    """The columns of the table: the optimizer, its hyperparameters, the seed, and the results."""
     optimizers, seeds = results.shape
     sizes = [count(txs) for _, txs in kinds]
     hyper = [hyperparameters(txs) for _, txs in kinds]
@@ -76,13 +76,13 @@ def make(kinds: list[tuple[str, Transform]], results: Results) -> dict[str, Rows
 
 
 def count(txs: Transform) -> int:
-    """How many optimizers there are in one value."""
+    """The number of optimizers in one value."""
     leaves = jax.tree.leaves(txs)
     return leaves[0].shape[0] if leaves else 1
 
 
 def hyperparameters(txs: Transform) -> dict[str, Rows]:
-    """The hyperparameters that vary, and the learning rate, by name: the shortest that is unique."""
+    """The learning rate and the hyperparameters that vary, by their argument's name if it is unique, else by path."""
     paths = jax.tree_util.tree_leaves_with_path(txs)
     leaves = {_path(path): np.asarray([shortest(number) for number in np.asarray(leaf)]) for path, leaf in paths}
     last = [path.rpartition(".")[2] for path in leaves]
@@ -91,7 +91,7 @@ def hyperparameters(txs: Transform) -> dict[str, Rows]:
 
 
 def shortest(number: Any) -> float:
-    """The number of fewest digits that rounds to this one: 0.1, not 0.10000000149011612."""
+    """The number with the fewest digits that rounds to `number`: 0.1, not 0.10000000149011612."""
     return float(str(np.asarray(number)))
 
 
@@ -100,7 +100,7 @@ def _path(path: Any) -> str:
 
 
 def show(table: dict[str, Rows], best: int, at_once: int) -> str:
-    """The best rows, as text."""
+    """The five best rows, as text."""
     rows = np.argsort(np.where(np.isfinite(table["final_loss"]), table["final_loss"], np.inf), kind="stable")
     rows = [best, *(row for row in rows if row != best)][:5]
     cells = [[name, *(_cell(column[row]) for row in rows)] for name, column in table.items()]

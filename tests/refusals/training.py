@@ -66,8 +66,8 @@ def minimizing():
         ({"evaluate": 3}, T, "evaluate is 3; it must be a function of the params."),
         ({"evaluate": lambda p: None}, T, "evaluate returns None; it must return a number, or a dict of them."),
         ({"evaluate": lambda p: {}}, T, "evaluate returns {}; it must return a number, or a dict of them."),
-        ({"evaluate": lambda p: {"loss": 1.0}}, V, "evaluate returns an entry 'loss', which the history has for so"),
-        ({"evaluate": lambda p: {"evaluated_at": 1.0}}, V, "Call it otherwise, for example 'test_evaluated_at'"),
+        ({"evaluate": lambda p: {"loss": 1.0}}, V, "an entry 'loss', a name that the history uses"),
+        ({"evaluate": lambda p: {"evaluated_at": 1.0}}, V, "Rename it, for example to 'test_evaluated_at'"),
         ({"stop": 0.1}, T, "stop is 0.1; it must be a function of the history."),
         ({"key": 0}, T, "key is 0 of type int; it must be a JAX random key. Make one with jax.random.key(seed)."),
         ({"key": np.zeros((2, 2), np.uint32)}, V, "several keys; it must be one."),
@@ -101,7 +101,7 @@ def minimizing():
 
     yield Refusal("minimize: another kind of key", rbg, ValueError, "key has dtype key<rbg>; the state keeps the bits")
     size = X.nbytes + Y.nbytes
-    yield Refusal("data too large", lambda: too_large(size), ValueError, "who: data has 0.0 GB, and the device 0.0 GB")
+    yield Refusal("data too large", lambda: too_large(size), ValueError, "data takes 0.0 GB, and the device has 0.0 GB")
     yield Refusal("data that fits", lambda: too_large(size * 10 // 9 + 1), ValueError, "it fits")
 
 
@@ -129,7 +129,7 @@ def sweeping():
         ({"seeds": 1.5}, T, "seeds is 1.5 of type float"),
         ({"at_once": 0}, V, "at_once is 0; it must be at least 1."),
         ({"batch_size": 24}, V, "batch_size is 24"),
-        ({"halve_at": (5,), "batch_size": 5}, V, "halve_at is (5,); it must be rising steps before the last, 5."),
+        ({"halve_at": (5,), "batch_size": 5}, V, "halve_at is (5,); the steps must increase, and be below"),
         ({"halve_at": (3, 2), "batch_size": 5}, V, "halve_at is (3, 2)"),
         ({"halve_at": (2, 2), "batch_size": 5}, V, "halve_at is (2, 2)"),
         ({"halve_at": (0,), "batch_size": 5}, V, "halve_at is 0; it must be at least 1."),
@@ -141,7 +141,7 @@ def sweeping():
         ({"key": 0}, T, "key is 0 of type int"),
     ]  # fmt: skip
     yield from table("gradtx.sweep", sweep, rows, loss=cost, init=init, txs=sgds(), data=DATA, epochs=1)
-    words = "jax.vmap(gradtx.adam)(learning_rates)", "gradtx.grid(...)", "One alone is gradtx.minimize's"
+    words = "jax.vmap(gradtx.adam)(learning_rates)", "gradtx.grid(...)", "For a single one, use gradtx.minimize."
     yield Refusal("sweep: one alone", lambda: sweep(cost, init, adam(0.1), DATA, epochs=1), ValueError, *words)
 
 
@@ -161,7 +161,7 @@ def losses():
     yield wrong(words, lambda p, b, key: p, has_data=True)
     yield wrong(words, lambda p, b, key=None: p, has_data=True)
     yield wrong(words, lambda p, model_state: p, has_data=True)
-    yield wrong("wants the keyword 'rng'; it can be given key and model_state. Close", lambda p, *, rng: p)
+    yield wrong("wants the keyword 'rng'; only key and model_state can be passed. Close over it", lambda p, *, rng: p)
     yield wrong("the loss wants a batch, loss(p, b), and data is None. Pass data.", lambda p, b: p, ValueError)
     words = "takes no batch, and data is given; write it as loss(params, batch)."
     yield wrong(words, lambda p: p, ValueError, has_data=True)
@@ -177,7 +177,7 @@ def losses():
     for function in (bowl, lambda p: (bowl(p), 3.0), lambda p: [bowl(p), {}], lambda p: (bowl(p), {}, {})):
         yield wrong(words, function, has_aux=True)
     yield wrong(f"shape (2,); {mean}", lambda p: (p, {}), has_aux=True)
-    words = "the dict of the loss has an entry 'loss', the value's name. Call it otherwise"
+    words = "the dict of the loss has an entry 'loss', the value's name. Rename it."
     yield wrong(words, lambda p: (bowl(p), {"loss": p[0]}), ValueError, has_aux=True)
 
     def carried(p, *, model_state):
@@ -187,11 +187,12 @@ def losses():
     yield wrong(words, carried, ValueError, has_aux=True)
     words = "a loss with model_state must return (value, {'model_state': ...}), with has_aux=True"
     yield wrong(words, lambda p, *, model_state: bowl(p), model_state=jnp.zeros(()))
-    words = "the loss returns another model_state than it was given: "
+    words = "the loss was given the model_state "
     for other in (jnp.zeros(2), jnp.zeros((), jnp.bfloat16), {"mean": jnp.zeros(())}, None):
         changed = lambda p, o=other: (bowl(p), {"model_state": o})  # noqa: E731
         yield wrong(words, changed, has_aux=True, model_state=jnp.zeros(()))
-    yield wrong("not None; shapes and dtypes must stay", lambda p: (bowl(p), {"model_state": p}), has_aux=True)
+    words = "the model_state None, but returns ShapeDtypeStruct(shape=(2,), dtype=float32); structure, shapes"
+    yield wrong(words, lambda p: (bowl(p), {"model_state": p}), has_aux=True)
 
     def unreadable():
         with mock.patch.object(inspect, "signature", mock.Mock(side_effect=ValueError("no signature found"))):
@@ -277,9 +278,9 @@ def grids():
         ({"learning_rate": []}, V, "learning_rate has shape (0,); it must be a list of at least one number."),
         ({"learning_rate": np.ones((2, 2))}, V, "learning_rate has shape (2, 2)"),
         ({"learning_rate": ["a", "b"]}, T, "learning_rate is ['a', 'b']; a grid is over numbers."),
-        (two | {"nesterov": [True]}, T, "nesterov is [True]; a grid is over numbers. Make a grid of each, and sweep"),
+        (two | {"nesterov": [True]}, T, "nesterov is [True]; a grid is over numbers. Make one grid for each"),
         (two | {"how": "all"}, V, "how is 'all'; allowed: 'product', 'zip'."),
-        (two | {"b1": [0.5, 0.9], "how": "zip"}, V, "one length; these have {'learning_rate': 1, 'b1': 2}"),
+        (two | {"b1": [0.5, 0.9], "how": "zip"}, V, "equal length; the lengths are {'learning_rate': 1, 'b1': 2}"),
         (two | {"draws": 3}, V, "draws and key are for distributions"),
         (two | {"key": KEY}, V, "draws and key are for distributions"),
         (drawn | {"draws": 3}, V, both),
@@ -313,7 +314,7 @@ def modules():
         (lambda: linen.loss(network, 3), T, "cost is 3; it must be a function: cost(network, batch)"),
         (lambda: linen.loss(network, cost, rngs=True), T, "rngs is True; it must be a name or several"),
         (lambda: linen.loss(network, cost, mutable=[1]), T, "mutable is [1]; it must be a name or several"),
-        (lambda: linen.loss(network, cost, mutable=("a", "params")), V, "mutable has 'params'; these the optimizer"),
+        (lambda: linen.loss(network, cost, mutable=("a", "params")), V, "mutable has 'params', which the optimizer"),
         (
             lambda: linen.loss(norm, cost, mutable="batch_stats")({}, DATA, model_state={"cache": {}}),
             V,

@@ -134,7 +134,7 @@ def test_a_guard_skips_leaves_no_trace_and_gives_up():
         result = minimize(loss, jnp.zeros(2), tx, steps=20, **given)
     first, second = (str(w.message) for w in caught)
     assert first.endswith("the loss was nan after 2 updates; it went on.")
-    assert "more often in a row than skip_nonfinite allows; the run ended after 5 updates" in second
+    assert "more steps in a row were not finite than skip_nonfinite allows; the run ended after 5 updates" in second
     assert [w.filename for w in caught] == [__file__] * 2
     np.testing.assert_allclose(result.params, 2.25, rtol=1e-6)  # two steps, and three skipped
     assert result.history["loss"].shape == (5,)
