@@ -270,3 +270,7 @@ def test_factories_keep_name_docstring_and_signature():
     assert list(inspect.signature(gradtx.adam).parameters)[:4] == ["learning_rate", "b1", "b2", "eps"]
     with pytest.raises(TypeError, match="does not support item assignment"):
         gradtx.registry["mine"] = gradtx.adam
+
+
+def test_a_value_without_arguments_has_no_private_attribute():
+    assert not hasattr(object.__new__(type(gradtx.adam(0.1))), "__jax_array__")  # what copies and arrays ask for
