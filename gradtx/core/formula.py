@@ -78,6 +78,20 @@ def per_element(
       only: a mask of the leaves that it applies to (see `masked`), None for all; the others pass through.
       traits: see `Rule`.
       fields: the state, by name (`gradtx.fields`).
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> @gradtx.transform
+    ... def scale_by_gap(lowest: gradtx.Finite = 0.0) -> gradtx.Rule:       # Polyak's step: (f - lowest) / |g|²
+    ...     def measure(u):
+    ...         return {"size": gradtx.norm(u)}
+    ...     def once(*, size, value):
+    ...         return {"step": (value - lowest) / size**2}
+    ...     def update(u, *, step):
+    ...         return step * u
+    ...     return gradtx.per_element(update, measure, once, value=gradtx.fields.argument())
+    >>> tx, params = scale_by_gap(), {"w": jnp.array([3.0, -4.0])}
+    >>> tx.update(params, tx.init(params), params, value=12.5)[0]
+    {'w': Array([ 1.5, -2. ], dtype=float32)}
     """
     return _formula("element", (measure, once, update), fields, traits, only)
 
