@@ -28,18 +28,18 @@ from gradtx.core.transform import Part
 PyTree = Any
 
 OPTAX = {
-    "col": "v_col",
-    "consecutive": "notfinite_count",
-    "largest": "max_lr",
-    "mean": "ema",
-    "mean_square_gradient": "e_g",
-    "mean_square_step": "e_x",
-    "mu": "trace",
-    "nu": "v",
-    "prev": "prev_updates",
-    "row": "v_row",
-    "skipped": "total_notfinite",
-    "update_count": "gradient_step",
+    "col": ("v_col",),
+    "consecutive": ("notfinite_count",),
+    "largest": ("max_lr",),
+    "mean": ("ema",),
+    "mean_square_gradient": ("e_g",),
+    "mean_square_step": ("e_x",),
+    "mu": ("trace", "ema"),
+    "nu": ("v",),
+    "prev": ("prev_updates",),
+    "row": ("v_row",),
+    "skipped": ("total_notfinite",),
+    "update_count": ("gradient_step",),
 }
 """Optax's names for fields, where they differ."""
 
@@ -164,7 +164,7 @@ class _Old:
     def take(self, path: Place, place: Place, leaf: Any) -> Any:
         """The old leaf for a new one: at the same path; in the same transform; of the same name, also in optax."""
         inside = path[len(place) :]
-        fields = [inside, *([(OPTAX[inside[0]], *inside[1:])] if inside and inside[0] in OPTAX else [])]
+        fields = [inside, *((theirs, *inside[1:]) for theirs in OPTAX.get(inside[0] if inside else "", ()))]
         for end in (path, (place[-1], *inside), (_unnumbered(place[-1]), *inside), *fields):
             if end == ("count",):
                 continue  # a counter belongs to a transform
