@@ -95,6 +95,10 @@ EQUIVALENT = {
     ): "zero as the base, or the lowest, which is zero",
     ("gradtx/core/check.py", "if not same_structure(like, value):"): "equality has no order",
     (
+        "gradtx/effects/clipping.py",
+        "ordered = jnp.sort(jnp.where(jnp.arange(norms.size, dtype=jnp.float32) < filled, norms, jnp.inf))",
+    ): "a window has fewer places than float32 has whole numbers",
+    (
         "gradtx/plot/spectra.py",
         "around = (found.marked[:, None]) - (spread * np.linspace(-4.0, 4.0, 17))",
     ): "as many on either side, at the same distances",

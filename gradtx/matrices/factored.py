@@ -19,7 +19,7 @@ from gradtx.core.fields import Field, Length
 from gradtx.core.formula import per_leaf
 from gradtx.core.rule import Rule
 from gradtx.momentum import Step
-from gradtx.numerics import abs_squared, root
+from gradtx.numerics import abs_squared, divide, root
 
 
 def factored_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
@@ -40,8 +40,8 @@ def scale_by_factored_rms(
 ) -> Rule:
     """Divides by the root of the average of squared gradients; for a matrix, only row and column means are kept.
 
-        b = 1 - (t - step_offset)^(-decay_rate);   r <- b r + (1 - b) mean_row(g² + eps);   c likewise over columns
-        u = g / sqrt(r cᵀ / mean(r));   other leaves: v <- b v + (1 - b) (g² + eps);   u = g / sqrt(v)
+        b = 1 - max(t - step_offset, 1)^(-decay_rate);   r <- b r + (1 - b) mean_row(g² + eps);   c over columns
+        u = g / sqrt(r cᵀ / mean(r));   other leaves: v <- b v + (1 - b) (g² + eps);   u = g / sqrt(v);   0/0 = 0
 
     Source: Shazeer and Stern 2018 (arXiv 1804.04235), algorithms 4 and 5, section 7.2 for b. As optax, whose function
     of this name also accepts another decay function. PyTorch's Adafactor adds nothing to g², but uses max(mean(r), eps)
@@ -50,7 +50,8 @@ def scale_by_factored_rms(
     Args:
       factored: False keeps the average of every element, in all leaves.
       decay_rate: in [0, 1), a number or a schedule: how fast b grows towards 1.
-      step_offset: subtracted from the step count, for fine-tuning from an older state.
+      step_offset: the step count at which b starts again, for fine-tuning from an older state. Until then b is 0, where
+        optax gives NaN.
       min_dim_size_to_factor: the minimum length of a leaf's two longest axes; smaller leaves keep every element.
       epsilon: >= 0. [gradient²], or [gradient] with eps_in_sum=False, where eps² bounds v.
       eps_in_sum: add eps to g²; False uses it as a lower bound (PyTorch).
@@ -77,7 +78,7 @@ def scale_by_factored_rms(
         return Field(axes=axes, real=True, nonnegative=True)
 
     def update(u: Array, *, observed: Array, row: Array, col: Array, nu: Array, count: Array) -> Step:
-        b = 1 - (count - step_offset) ** -decay_rate
+        b = 1 - jnp.maximum(count - step_offset, 1) ** -decay_rate
         squares, pair = abs_squared(observed) + (epsilon if eps_in_sum else 0), axes_of(u.shape)
         if pair is None:
             nu = v = average(nu, squares, b)
@@ -85,10 +86,9 @@ def scale_by_factored_rms(
             second, first = pair
             row, col = average(row, jnp.mean(squares, first), b), average(col, jnp.mean(squares, second), b)
             r, c = jnp.expand_dims(row, first), jnp.expand_dims(col, second)
-            mean = jnp.mean(r, second, keepdims=True)
-            v = r / (mean if eps_in_sum else jnp.maximum(mean, epsilon)) * c
+            v = divide(r, jnp.maximum(jnp.mean(r, second, keepdims=True), epsilon)) * c
         v = v if eps_in_sum else jnp.maximum(v, epsilon**2)
-        return u / root(v), {"row": row, "col": col, "nu": nu}
+        return divide(u, root(v)), {"row": row, "col": col, "nu": nu}
 
     def others(shape: tuple[int, ...]) -> tuple[Any, ...]:
         return tuple(range(len(shape))) if axes_of(shape) is None else (Length(0),)

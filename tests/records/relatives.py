@@ -84,7 +84,7 @@ def scale_by_factored_rms(
     eps_in_sum=True,
 ) -> Array:
     """Shazeer and Stern 2018, algorithm 4 for matrices and 5 for vectors, with their decay 1 - t^-0.8."""
-    b = 1 - (t - step_offset) ** -decay_rate
+    b = 1 - max(t - step_offset, 1) ** -decay_rate
 
     def at_leaf(g, axes):
         own, squares = memory(s, str(len(axes))), g**2 + (epsilon if eps_in_sum else 0.0)
@@ -197,8 +197,8 @@ RELATIVES = [
         scale_by_factored_rms,
         {"min_dim_size_to_factor": 2},
         {"min_dim_size_to_factor": 2, "epsilon": 1e-6, "eps_in_sum": False, "decay_rate": 0.5},
-        {"factored": False, "epsilon": 1e-8},
-        {"min_dim_size_to_factor": 6},
+        {"factored": False, "epsilon": 0.0},
+        {"min_dim_size_to_factor": 6, "step_offset": 3},
     ),
     Record("scale_by_param_block_rms", None, {}, {"min_scale": FALLING}),  # alone it grows for ever: see adafactor
     Record(
