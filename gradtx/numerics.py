@@ -22,6 +22,8 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from gradtx import sharding
+
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,10 +107,10 @@ _rounded_at_once = jax.jit(_rounded, static_argnums=1, inline=True)
 
 
 def leaf_keys(bits: Array, tree: Any) -> tuple[Array, Iterator[Array]]:
-    """Split a key, given by its bits: the bits of the next step's key, and a key for each leaf of a tree."""
-    key = cast(Array, cast(Any, jax.random).wrap_key_data(bits))
-    following, *keys = jax.random.split(key, 1 + len(jax.tree.leaves(tree)))
-    return jax.random.key_data(following), iter(keys)
+    """Split a key, given by its bits: the bits of the next step's key, and a key for each leaf, or shard, of a tree."""
+    leaves = jax.tree.leaves(tree)
+    following, *keys = jax.random.split(jax.random.wrap_key_data(bits), 1 + len(leaves))
+    return jax.random.key_data(following), map(sharding.own_key, keys, leaves)
 
 
 def random_bits(key: Array, shape: tuple[int, ...]) -> Array:

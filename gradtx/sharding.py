@@ -9,6 +9,7 @@ axes that are named (`axis_name=`) and on which the leaf varies.
 """
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jax.sharding import AxisType, NamedSharding, PartitionSpec, get_abstract_mesh, reshard
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes, get_abstract_mesh, reshard
 
 from gradtx.scoped import Scoped
 
@@ -77,6 +78,25 @@ def of_axes(leaf: Any, axes: list[int | None]) -> Any:
     return NamedSharding(found.mesh, PartitionSpec(*(None if axis is None else spec[axis] for axis in axes)))
 
 
+def decided_by_compiler(function: Callable[..., Any], *args: Any, place: Callable[[Any, Any], Any]) -> Any:
+    """`function(*args)`; on a mesh with explicit axes, which refuses some products, the compiler decides as elsewhere.
+
+    `place(path, shape)` gives the array that a result is to be sharded like; None for a replicated result.
+    """
+    found = next((known for leaf in jax.tree.leaves(args) if (known := of(leaf)) is not None), None)
+    if found is None:
+        return function(*args)
+
+    def at_leaf(path: Any, result: Any) -> NamedSharding:
+        other = place(path, result)
+        known = None if other is None else of(other)
+        return NamedSharding(found.mesh, PartitionSpec(*[None] * result.ndim)) if known is None else known
+
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), args)
+    out = jax.tree_util.tree_map_with_path(at_leaf, jax.eval_shape(function, *shapes))
+    return auto_axes(function, out_sharding=out)(*args)
+
+
 # Inside shard_map -----------------------------------------------------------------------------------------------------
 
 _over = Scoped[tuple[str, ...]](())
@@ -128,3 +148,9 @@ def everywhere(flag: Any) -> Any:
     """Whether a flag is true on all shards."""
     names = axes_of(flag)
     return jax.lax.psum((~flag).astype(np.int32), names) == 0 if names else flag
+
+
+def own_key(key: Array, *leaves: Any) -> Array:
+    """A random key for the shards of these leaves on this device: each shard draws numbers of its own."""
+    names = axes_of(*leaves)
+    return jax.random.fold_in(key, jax.lax.axis_index(names)) if names else key

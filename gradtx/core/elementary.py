@@ -31,6 +31,7 @@ class ByHand:
     """The program of a rule that is written by hand: its own two functions, whose results are checked."""
 
     names: Mapping[str, Any] = {}
+    views = ()
 
     def __init__(self, who: str, rule: Rule, body: Body):
         self.who, self.body, self.wants = who, body, wants(rule)
@@ -199,7 +200,9 @@ class Elementary(Transform):
         for place, child in record.children(self._arguments):
             if isinstance(child, Transform):
                 inside = ("inner",) if place == ("inner",) else ("groups", str(place[-1]))
-                own |= {(self.name, *inside, *deeper): part for deeper, part in child.parts.items()}
+                for deeper, part in child.parts.items():
+                    views = (*self._form.program.views, *part.views)
+                    own[(self.name, *inside, *deeper)] = dataclasses.replace(part, views=views)
         return own
 
     def _numbers(self, count: Any, dtype: np.dtype[Any]) -> Numbers:

@@ -95,13 +95,17 @@ class Field:
             return tree.full_like(leaf, start, real=self.real)
         if tree.is_discrete(leaf):
             return leaf
-        shape = tuple(int(axis) if isinstance(axis, Length) else jnp.shape(leaf)[axis] for axis in axes)
+        shape = self.shape(jnp.shape(leaf))
         dtype = np.dtype(np.int32) if self.dtype == "count" else tree.compute_dtype(leaf, real=self.real)
         if isinstance(start, str):
             made = jnp.eye(*shape, dtype=dtype)
         else:
             made = jnp.full(shape, tree.as_scalar(start, dtype), dtype)
         return sharding.with_axes_of(made, leaf, self.kept_axes(jnp.shape(leaf)))
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the field of a parameter."""
+        return tuple(int(axis) if isinstance(axis, Length) else shape[axis] for axis in self.axes(shape))
 
     def kept_axes(self, shape: tuple[int, ...]) -> list[int | None]:
         """For each axis of the field, the axis of the parameter whose sharding it has; None if it is replicated."""

@@ -24,7 +24,7 @@ from jax.core import Tracer
 from gradtx import sharding, tree
 from gradtx.core import elsewhere, selection
 from gradtx.core.fields import Field
-from gradtx.core.rule import Rule, State
+from gradtx.core.rule import OFFERED, Rule, State
 from gradtx.core.sums import Summed, sum_up
 
 PyTree = Any
@@ -88,6 +88,9 @@ def without_values(fields: Mapping[str, Field]) -> dict[str, Field]:
 
 class Compiled:
     """Passes over leaves, each compiled once for each dtype and shape. `body(numbers)` makes the rule again."""
+
+    views: tuple[Field | None, ...] = ()
+    """The form in which it shows the params to the transform inside, if that is another one (`View.form`)."""
 
     def __init__(self, who: str, rule: Rule, body: Body):
         self.who, self.body, self.reach, self.stack = who, body, rule.reach, rule.formula.stack
@@ -164,11 +167,20 @@ class Compiled:
         def number(x: Array) -> Array:
             return x.astype(real)
 
-        function: Any = self.body(jax.tree.map(number, numbers)).formula.passes[title]
-        given = jax.tree.map(wide, named)
-        # Standard promotion: real numbers scale complex leaves, and a count is one.
-        with no_values(self.who), jax.numpy_dtype_promotion("standard"):
-            made = function(**given) if u is None else function(jax.tree.map(wide, u), **given)
+        def run(numbers: Numbers, u: Any, given: Numbers) -> Any:
+            function: Any = self.body(numbers).formula.passes[title]
+            # Standard promotion: real numbers scale complex leaves, and a count is one.
+            with no_values(self.who), jax.numpy_dtype_promotion("standard"):
+                return function(**given) if u is None else function(u, **given)
+
+        def like(path: Any, result: Any) -> Any:
+            """The field of the same name, or the update, if it has the same shape."""
+            found = [named.get(getattr(path[-1], "key", None)) if path else None, u]
+            return next((x for x in found if x is not None and jnp.shape(x) == result.shape), None)
+
+        args = jax.tree.map(number, numbers), None if u is None else jax.tree.map(wide, u), jax.tree.map(wide, named)
+        whole = self.reach in ("matrix", "leaf") and u is not None
+        made = sharding.decided_by_compiler(run, *args, place=like) if whole else run(*args)
         return self.finished(title, made, u, named, real)
 
     def finished(self, title: str, made: Any, u: Any, named: Numbers, real: Dtype) -> Any:
@@ -258,8 +270,10 @@ class Program(Compiled):
                 continue
             value = step.extra[name] if field.given else own[name]
             if name == "key":
-                new[name], columns[name] = _drawn(value, len(us))
+                new[name], columns[name] = drawn(value, us)
             elif field.per == "leaf":
+                if field.given:
+                    self.refuse_unlike(name, value, u)
                 columns[name] = flat(value)
             elif field.given and jnp.shape(value):
                 raise ValueError(
@@ -297,10 +311,29 @@ class Program(Compiled):
         moved(rows, needed - self.copies, needed)
         return rows[0][0] if self.whole else structure.unflatten([u for u, _ in rows]), new
 
+    def refuse_unlike(self, name: str, value: Any, u: PyTree) -> None:
+        """Refuse an extra argument that is no tree like the updates, of the same shapes or of numbers."""
+        alike = jax.tree.structure(value) == jax.tree.structure(u)
+        shapes = [(jnp.shape(x), jnp.shape(leaf)) for x, leaf in zip(jax.tree.leaves(value), jax.tree.leaves(u))]
+        if not alike or any(shape not in ((), wanted) for shape, wanted in shapes):
+            raise ValueError(
+                f"{self.who}.update: {name} is {tree.shapes(value)}; it must be a tree like the updates, with equal "
+                f"shapes or with numbers: {tree.shapes(u)}."
+            )
+
+    def refuse_taken(self, title: str, made: Numbers, taken: Collection[str]) -> None:
+        """Refuse a result of a pass under a name that means something else."""
+        for name in made.keys() & {*taken, *OFFERED}:
+            raise TypeError(
+                f"{self.who}: its {title} returned {name!r}, the name of a field of each leaf or of an input. Choose "
+                "another name."
+            )
+
     def finished(self, title: str, made: Any, u: Any, named: Numbers, real: Dtype) -> Any:
         if title == "once":
             if as_dict(made) is None or not self.of_tree <= made.keys():
                 self.refuse_fields(made, self.of_tree)
+            self.refuse_taken(title, made, self.fields.keys() - self.of_tree)
             return self.as_before(made, named)
         is_pair = isinstance(made, tuple) and (self.read[title] or not self.whole)
         parts = cast(tuple[Any, ...], made if is_pair else (made, {}))
@@ -320,13 +353,17 @@ class Program(Compiled):
             raise TypeError(
                 f"{self.who}: its measure returned {first!r}; it must return a dict of total(x), norm(x) or largest(x)."
             )
+        self.refuse_taken(title, sums, self.fields)
         return sums, moved
 
 
-def _drawn(bits: Array, number: int) -> tuple[Array, list[Array]]:
-    """From the bits of a key, those of the key for the next step, and a key for each leaf."""
-    following, now = jax.random.split(cast(Array, jax.random.wrap_key_data(bits)))
-    return jax.random.key_data(following), [jax.random.fold_in(now, index) for index in range(number)]
+def drawn(bits: Array, leaves: list[Any]) -> tuple[Array, list[Array]]:
+    """From the bits of a key, those of the key for the next step, and a key for each leaf, or shard of a leaf."""
+    following, now = jax.random.split(jax.random.wrap_key_data(bits))
+    keys = [
+        sharding.own_key(jax.random.fold_in(now, index), *jax.tree.leaves(leaf)) for index, leaf in enumerate(leaves)
+    ]
+    return jax.random.key_data(following), keys
 
 
 class ForSome(Program):
@@ -345,6 +382,8 @@ class ForSome(Program):
         chosen = selection.flags(self.who, self.only, step.updates, step.params)
         keep = functools.partial(selection.keep, chosen=chosen)
         trees = {"observed", *(name for name, field in self.fields.items() if field.per == "leaf")}
+        for name in trees & step.extra.keys() - {"observed"}:
+            self.refuse_unlike(name, step.extra[name], step.updates)
         extra = {name: keep(value) if name in trees else value for name, value in step.extra.items()}
         params = None if step.params is None else keep(step.params)
         kept = step._replace(updates=keep(step.updates), params=params, extra=extra)

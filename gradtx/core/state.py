@@ -169,7 +169,9 @@ def state_sharding(tx: Any, params: Any) -> Any:
     if whole is None:
         raise ValueError("gradtx.state_sharding: no parameter has a sharding. Give arrays, or shapes with shardings.")
     whole = NamedSharding(whole.mesh, PartitionSpec()) if isinstance(whole, NamedSharding) else whole
-    declared = tx.declared
+    declared = {
+        (*place, name): (field, part.views) for place, part in tx.parts.items() for name, field in part.fields.items()
+    }
 
     def at_leaf(path: tuple[Any, ...], leaf: Any) -> Any:
         names = names_of(path)
@@ -179,11 +181,19 @@ def state_sharding(tx: Any, params: Any) -> Any:
         ends = [inside] if place else [names[start:] for start in range(len(names))]
         parameter: Any = next((known[end] for end in ends if end in known), None)
         found = getattr(parameter, "sharding", None)
-        if place and found is not None and declared[place].per == "leaf":
-            return sharding.of_axes(parameter, declared[place].kept_axes(jnp.shape(parameter)))
+        if place and found is not None and declared[place][0].per == "leaf":
+            field, views = declared[place]
+            return whole if None in views else functools.reduce(_shown, (*views, field), parameter).sharding
         return found if found is not None and jnp.shape(parameter) == leaf.shape else whole
 
     return jax.tree_util.tree_map_with_path(at_leaf, jax.eval_shape(tx.init, params))
+
+
+def _shown(parameter: Any, field: Any) -> Any:
+    """A field of a parameter, as a shape with a sharding."""
+    shape = jnp.shape(parameter)
+    found = sharding.of_axes(parameter, field.kept_axes(shape))
+    return jax.ShapeDtypeStruct(field.shape(shape), np.float32, sharding=found)
 
 
 def names_of(path: tuple[Any, ...]) -> tuple[str, ...]:

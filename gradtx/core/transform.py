@@ -238,6 +238,8 @@ class Part:
 
     node: Any
     fields: Mapping[str, Field]
+    views: tuple[Field | None, ...] = ()
+    """The forms in which the views around it show it the params, from the outermost on."""
 
 
 class Transparent(Transform):

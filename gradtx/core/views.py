@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradtx import numerics, tree
+from gradtx import numerics, sharding, tree
 from gradtx.core.arguments import set_in
 from gradtx.core.fields import Field, Place, at
 from gradtx.core.formula import check_fields, names_of
-from gradtx.core.program import Body, Columns, Compiled, Numbers, Pass, Step, as_dict
+from gradtx.core.program import Body, Columns, Compiled, Numbers, Pass, Step, as_dict, drawn
 from gradtx.core.rule import Reach, Rule, State, Wants
 
 PyTree = Any
@@ -85,32 +85,46 @@ class Seen(Compiled):
 
     def __init__(self, who: str, rule: Rule, body: Body):
         super().__init__(who, rule, body)
-        self.every, self.moves = rule.formula.every, rule.formula.move is not None
+        view: View = rule.formula
+        self.every, self.before, self.moves, self.views = view.every, view.before, view.move is not None, (view.form,)
         self.moved: Callable[..., Array] = jax.jit(self._moved, static_argnums=1, inline=True)
 
     def init(self, numbers: Numbers, params: PyTree, inner: list[Any]) -> State:
         """The state before the first update."""
         own = self.first(numbers, params)
         step = Step(tree.precision(params), numbers, params, params, None, {})
-        return own | {"inner": inner[0].init(self._turned("down", step, own, params))}
+        return own | {"inner": inner[0].init(self._turned("down", step, _of_leaves(own), params))}
 
     def update(self, step: Step, own: State, inner: list[Any]) -> tuple[PyTree, State]:
         """One step of the whole tree."""
-        u, extra = step.updates, step.extra
+        u, extra, state, fields, following = step.updates, step.extra, own["inner"], _of_leaves(own), {}
         self.refuse_others(u)
-        fields = {name: value for name, value in own.items() if name != "inner"}
+        keys: State = {}
+        if "key" in own:
+            following["key"], drawn_now = drawn(own["key"], jax.tree.leaves(u))
+            keys["key"] = jax.tree.unflatten(jax.tree.structure(u), drawn_now)
+        renew = functools.partial(self._renewed_when_due, step, keys, extra.get("observed", u), inner[0].declared)
+        if self.before:
+            fields, state = renew(fields, state)
         down, up = (functools.partial(self._turned, way, step, fields) for way in ("down", "up"))
-        result, state = inside(inner[0], u, own["inner"], step.params, extra, down, up)
+        result, state = inside(inner[0], u, state, step.params, extra, down, up)
         result = jax.tree.map(functools.partial(self.like, "what up returned"), up(result), u)
-        g = extra.get("observed", u)
+        if not self.before:
+            fields, state = renew(fields, state)
+        return sharding.all_like(result, u), fields | following | {"inner": state}
+
+    def _renewed_when_due(
+        self, step: Step, keys: State, g: PyTree, declared: dict[Place, Field], fields: State, state: State
+    ) -> tuple[State, State]:
+        """The fields of the view after `observe` and, every few steps, `refresh`; and the state of the inner one."""
         if "observe" in self.names:
-            fields |= self._renewed("observe", step, fields, g)
-        if "refresh" in self.names:
-            due = (step.count - 1) % numerics.within_int32(self.every) == 0
-            fields, state = numerics.branch(
-                due, lambda: self._refreshed(step, fields, g, state, inner[0].declared), lambda: (fields, state)
-            )
-        return result, fields | {"inner": state}
+            fields = fields | self._renewed("observe", step, fields | keys, g)
+        if "refresh" not in self.names:
+            return fields, state
+        due = (step.count - 1) % numerics.within_int32(self.every) == 0
+        return numerics.branch(
+            due, lambda: self._refreshed(step, keys, fields, g, state, declared), lambda: (fields, state)
+        )
 
     def _rows(self, title: str, step: Step, fields: State, values: PyTree) -> tuple[list[Any], Any]:
         """The result of a pass for each leaf of a tree, and the structure of the tree."""
@@ -120,6 +134,11 @@ class Seen(Compiled):
 
     def _turned(self, way: str, step: Step, fields: State, values: PyTree) -> PyTree:
         rows, structure = self._rows(way, step, fields, values)
+        if way == "down":  # sharded as declared, else replicated
+            (form,) = self.views
+            for i, (row, leaf) in enumerate(zip(rows, jax.tree.leaves(values), strict=True)):
+                axes = [None] * row.ndim if form is None else form.kept_axes(jnp.shape(leaf))
+                rows[i] = sharding.with_axes_of(row, leaf, axes)
         return structure.unflatten(rows)
 
     def _renewed(self, title: str, step: Step, fields: State, g: PyTree) -> State:
@@ -128,10 +147,10 @@ class Seen(Compiled):
         return self.as_before(made, fields, unread=title)
 
     def _refreshed(
-        self, step: Step, fields: State, g: PyTree, state: State, declared: dict[Place, Field]
+        self, step: Step, keys: State, fields: State, g: PyTree, state: State, declared: dict[Place, Field]
     ) -> tuple[State, State]:
         """New fields of the view, and the state of the inner transform carried along."""
-        new = fields | self._renewed("refresh", step, fields, g)
+        new = fields | self._renewed("refresh", step, fields | keys, g)
         structure = cast(Any, jax.tree.structure(g))
         old_rows, new_rows = (
             [dict(zip(some, row, strict=True)) for row in zip(*map(jax.tree.leaves, some.values()), strict=True)]
@@ -167,6 +186,11 @@ class Seen(Compiled):
         return jnp.asarray(made).astype(tree.compute_dtype(u))
 
 
+def _of_leaves(own: State) -> State:
+    """The fields of a view, which are one for each leaf."""
+    return {name: value for name, value in own.items() if name not in ("inner", "key")}
+
+
 class View:
     """Another form of each leaf, and the conversion back.
 
@@ -178,11 +202,14 @@ class View:
       refresh: `refresh(g, *, names...)`, returning {field: value}: new fields after the first step, and then every
         `every` steps, for all leaves in one branch.
       every: the number of steps from one refresh to the next, at least 1.
+      before: observe and refresh before the step (GaLore) instead of after it (SOAP).
       move: `move(x, field, old, new)`: the new value of a field of the inner transform after a refresh; `field` is its
         declaration (`field.nonnegative` for squares), `old` and `new` are the fields of the view, by name. None keeps
         all values.
       reach: "leaf", or "matrix", which refuses other leaves.
-      fields: the state of the view, for each leaf.
+      form: the shape of the inner form, as a field: its state is sharded along the axes that it has from the leaf.
+        `fields.like()` for the axes of the leaf; None for a state that is replicated.
+      fields: the state of the view, one for each leaf; and `key`, which `observe` and `refresh` may name.
     """
 
     def __init__(
@@ -193,13 +220,20 @@ class View:
         refresh: Pass = None,
         *,
         every: int = 1,
+        before: bool = False,
         move: Callable[[Array, Field, Any, Any], Array] | None = None,
         reach: Literal["leaf", "matrix"] = "leaf",
+        form: Field | None = None,
         **fields: Field,
     ):
         check_fields("gradtx.View", fields)
+        for name, field in fields.items():
+            if field.given or (field.per == "tree" and field.dtype != "key"):
+                raise TypeError(f"gradtx.View: {name} is {field!r}; it must be a field of each leaf, or a key.")
+        if not isinstance(cast(Any, every), int) or every < 1:
+            raise ValueError(f"gradtx.View: every is {every!r}; it must be an int of at least 1.")
         self.passes: dict[str, Pass] = {"down": down, "up": up, "observe": observe, "refresh": refresh}
-        self.every, self.move, self.fields = every, move, fields
+        self.every, self.before, self.move, self.form, self.fields = every, before, move, form, fields
         self.reach: Reach = reach
 
     stack = False

@@ -10,7 +10,7 @@ import gradtx
 from gradtx.core.annotations import Kind
 
 ROOT = pathlib.Path(gradtx.__file__).parent
-CHAPTERS = ["scoped", "numerics", "sharding", "tree", "core", "schedules", "averages", "momentum", "adaptive"]
+CHAPTERS = ["scoped", "sharding", "numerics", "tree", "core", "schedules", "averages", "momentum", "adaptive"]
 CHAPTERS += ["relatives", "matrices", "effects", "optimizers", "wrappers", "training", "landscape", "plot", "testing"]
 RUNTIME = {"jax", "jaxlib", "chex", "numpy", "gradtx"} | sys.stdlib_module_names
 OPTIONAL = {
