@@ -13,7 +13,7 @@ zero is NaN, and one NaN makes a hypergradient NaN. Each function here has the t
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import jax
@@ -106,11 +106,11 @@ def _rounded_jvp(narrow: np.dtype, primals: tuple[Array, Array], tangents: tuple
 _rounded_at_once = jax.jit(_rounded, static_argnums=1, inline=True)
 
 
-def leaf_keys(bits: Array, tree: Any) -> tuple[Array, Iterator[Array]]:
-    """Split a key, given by its bits: the bits of the next step's key, and a key for each leaf, or shard, of a tree."""
-    leaves = jax.tree.leaves(tree)
+def leaf_keys(bits: Array, leaves: list[Any]) -> tuple[Array, list[Array]]:
+    """Split a key, given by its bits: the bits of the next step's key, and a key for each leaf, or shard of a leaf."""
     following, *keys = jax.random.split(jax.random.wrap_key_data(bits), 1 + len(leaves))
-    return jax.random.key_data(following), map(sharding.own_key, keys, leaves)
+    own = [sharding.own_key(key, *jax.tree.leaves(leaf)) for key, leaf in zip(keys, leaves, strict=True)]
+    return jax.random.key_data(following), own
 
 
 def random_bits(key: Array, shape: tuple[int, ...]) -> Array:

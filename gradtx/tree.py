@@ -145,12 +145,12 @@ def full_like(tree: PyTree, value: Any, *, real: bool = False) -> PyTree:
         if dtype_of(leaf) == jax.dtypes.float0:  # the gradient of an integer, which is always zero
             return leaf
         dtype = compute_dtype(leaf, real=real)
-        return _lying_as(leaf, jnp.full_like(leaf, as_scalar(value, np.dtype(dtype)), dtype=dtype))
+        return lying_as(leaf, jnp.full_like(leaf, as_scalar(value, np.dtype(dtype)), dtype=dtype))
 
     return jax.tree.map(fill, tree)
 
 
-def _lying_as(leaf: Any, made: Array) -> Array:
+def lying_as(leaf: Any, made: Array) -> Array:
     """The array, sharded like a leaf: on a mesh with automatic axes an array made under jit has no sharding yet."""
     if isinstance(leaf, Tracer) and jax.device_count() > 1:
         from jax.experimental.shard_alike import shard_alike
@@ -161,7 +161,7 @@ def _lying_as(leaf: Any, made: Array) -> Array:
 
 def stored_as(leaf: Array, dtype: Any, like: Any) -> Array:
     """A leaf in the given dtype, rounded to the nearest, sharded like another."""
-    return _lying_as(like, leaf.astype(np.dtype(dtype)))
+    return lying_as(like, leaf.astype(np.dtype(dtype)))
 
 
 def is_whole(leaf: Any) -> bool:

@@ -230,7 +230,8 @@ def as_static(value: Any, parameter: Parameter, who: str) -> Any:
     problems = [problem for option in parameter.types if (problem := _static_problem(value, option))]
     if problems and len(problems) == len(parameter.types):
         words = " or ".join(map(str, problems)).replace(" or it must be ", " or ")
-        raise type(problems[0])(f"{who}: {parameter.name} is {value!r}; {words}.")
+        hint = f" Round it: int({value})." if isinstance(value, float) and _asks_for_int(parameter) else ""
+        raise type(problems[0])(f"{who}: {parameter.name} is {value!r}; {words}.{hint}")
     if isinstance(value, (list, Iterator)) and typing.get_origin(parameter.types[0]) in (tuple, Sequence):
         return tuple(typing.cast(Iterable[Any], value))
     if isinstance(value, (dict, list)):  # a copy, so that later changes by the caller do not affect the recorded value

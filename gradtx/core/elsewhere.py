@@ -61,12 +61,13 @@ ScaleByScheduleState ScaleByTrustRatioState ScaleByZoomLinesearchState ScaleStat
 ZeroNansState ZoomLinesearchInfo init_empty_state""",
     "stay with optax for it": """
 assignment bias_correction experimental matrix_inverse_pth_root multi_normal nnls per_example_global_norm_clip
-per_example_layer_norm_clip perturbations projections safe_increment safe_int32_increment safe_norm
+per_example_layer_norm_clip perturbations projections safe_norm
 safe_root_mean_squares scale_gradient update_infinity_moment update_moment update_moment_per_elem_norm
 value_and_grad_from_state""",
     "the params are the fast weights; gradtx.find(state, 'slow') gives the slow ones": "LookaheadParams",
     "accumulate(inner, every, skip_nonfinite=True)": "ShouldSkipUpdateFunction skip_not_finite",
     "a gradtx schedule is already a value": "WrappedSchedule",
+    "jnp.where(count < 2**31 - 1, count + 1, count); gradtx counts by itself": "safe_increment safe_int32_increment",
     "what gradtx also has is at the top level: gradtx.schedule_free, gradtx.sam, "
     "gradtx.reduce_on_plateau, gradtx.split_real_and_imaginary; for the rest stay with optax.contrib": "contrib",
     "any hyperparameter may be a schedule; for one with a state of its own stay with optax": (
@@ -81,7 +82,8 @@ value_and_grad_from_state""",
     "gradtx.landscape: hessian, fisher, diagonal": "second_order",
     "a clip, such as gradtx.clip_by_global_norm; to skip the whole step stay with optax": "skip_large_updates",
     "what gradtx also has is at the top level: gradtx.masked, gradtx.accumulate, gradtx.partition": "transforms",
-    "the state is plain dicts: jax.tree.map over gradtx.find(state, name)": "tree_map_params",
+    "the state is plain dicts: jax.tree.map over gradtx.find(state, name); for shardings "
+    "gradtx.state_sharding(tx, params)": "tree_map_params",
     "jax.tree and gradtx.global_norm; gradtx.find(state, name) for tree_get": "tree_utils",
     "every gradtx transform takes the extra arguments that it names": "with_extra_args_support",
 }

@@ -12,7 +12,7 @@ A field declares its shape, its dtype, its initial value, and what may be done w
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +42,8 @@ class Field:
     """One number or array in the state of a transform, for each leaf or for the whole tree.
 
     Args:
-      start: the value before the first update: a number, a dict of numbers, "params" (a copy), "identity", or
-        "largest", the largest number of the dtype.
+      start: the value before the first update: a number, a dict of numbers, "params" (a copy), or "largest", the
+        largest number of the dtype.
       axes: a function from the parameter's shape to the axes of the field: the parameter's, by index, or a `Length`.
       per: one for each "leaf", or one for the whole "tree".
       dtype: "compute" (at least float32), "params" (that of the parameter), "count" (int32), "flag" (bool), or "key"
@@ -53,6 +53,7 @@ class Field:
       exact: the reason why it must not be stored in fewer bits; None if it may.
       low: whether it is a statistic, which `stored` keeps in fewer bits.
       given: whether it is an extra argument of `update` instead of a part of the state.
+      diagonal: whether it starts as a diagonal matrix, `start` times the identity.
     """
 
     start: Any = 0.0
@@ -64,6 +65,7 @@ class Field:
     exact: str | None = None
     low: bool = True
     given: bool = False
+    diagonal: bool = False
 
     @property
     def storable(self) -> bool:
@@ -97,8 +99,8 @@ class Field:
             return leaf
         shape = self.shape(jnp.shape(leaf))
         dtype = np.dtype(np.int32) if self.dtype == "count" else tree.compute_dtype(leaf, real=self.real)
-        if isinstance(start, str):
-            made = jnp.eye(*shape, dtype=dtype)
+        if self.diagonal:
+            made = tree.as_scalar(start, dtype) * jnp.eye(*shape, dtype=dtype)
         else:
             made = jnp.full(shape, tree.as_scalar(start, dtype), dtype)
         return sharding.with_axes_of(made, leaf, self.kept_axes(jnp.shape(leaf)))
@@ -128,9 +130,9 @@ def squares(start: Any = 0.0, *, exact: str | None = None) -> Field:
     return Field(start, real=True, nonnegative=True, exact=exact)
 
 
-def copy(*, dtype: Literal["compute", "params"] = "compute", low: bool = True) -> Field:
+def copy(*, dtype: Literal["compute", "params"] = "compute", low: bool = True, exact: str | None = None) -> Field:
     """A copy of the parameter given to `init`, in at least float32 or in its own dtype."""
-    return Field("params", dtype=dtype, low=low)
+    return Field("params", dtype=dtype, low=low, exact=exact)
 
 
 def remainder() -> Field:
@@ -138,32 +140,52 @@ def remainder() -> Field:
     return Field(dtype="params")
 
 
-def sums(axis: int, start: Any = 0.0) -> Field:
+def sums(axis: int, start: Any = 0.0, *, exact: str | None = None) -> Field:
     """Real, never negative, without one axis of the parameter: sums or means of squares over that axis."""
 
     def others(shape: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(i for i in range(len(shape)) if i != axis % len(shape))
+        left_out = _checked_axis("sums", axis, shape)
+        return tuple(i for i in range(len(shape)) if i != left_out)
 
-    return Field(start, axes=others, real=True, nonnegative=True)
+    return Field(start, axes=others, real=True, nonnegative=True, exact=exact)
 
 
-def _twice(axis: int) -> Axes:
-    return lambda shape: (axis % len(shape), axis % len(shape))
+def _checked_axis(who: str, axis: int, shape: tuple[int, ...]) -> int:
+    """An axis of a parameter, counted from the first."""
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(
+            f"gradtx.fields.{who}: axis is {axis}, and a leaf has the shape {shape}; it must be one of its axes. Route "
+            "other leaves elsewhere: by_shape or partition."
+        )
+    return axis % len(shape)
+
+
+def _twice(who: str, axis: int) -> Axes:
+    return lambda shape: (_checked_axis(who, axis, shape),) * 2
 
 
 def gram(axis: int, start: Any = 0.0) -> Field:
-    """A square matrix along one axis of the parameter: an average of `g gᵀ`. n² numbers for an axis of length n."""
-    return Field(start, axes=_twice(axis))
+    """A square matrix along one axis of the parameter, at first `start` times the identity: an average of `g gᵀ`.
+
+    n² numbers for an axis of length n.
+    """
+    exact = "a rounded Gram matrix may have negative eigenvalues"
+    return Field(start, axes=_twice("gram", axis), exact=exact, diagonal=True)
 
 
 def basis(axis: int) -> Field:
     """A square matrix along one axis of the parameter that starts as the identity: an eigenbasis."""
-    return Field("identity", axes=_twice(axis), exact="a rounded basis is no longer orthonormal")
+    return Field(1.0, axes=_twice("basis", axis), exact="a rounded basis is no longer orthonormal", diagonal=True)
 
 
-def history(length: int, *, per: Literal["leaf", "tree"] = "leaf", nonnegative: bool = False) -> Field:
+def history(
+    length: int, *, per: Literal["leaf", "tree"] = "leaf", nonnegative: bool = False, exact: str | None = None
+) -> Field:
     """The last `length` arrays like the parameter, along a new first axis; of a tree, the last numbers."""
-    return Field(axes=lambda shape: (Length(length), *range(len(shape))), per=per, nonnegative=nonnegative)
+    if not isinstance(cast(Any, length), int) or length < 1:
+        raise ValueError(f"gradtx.fields.history: length is {length!r}; it must be an int of at least 1.")
+    axes = lambda shape: (Length(length), *range(len(shape)))  # noqa: E731
+    return Field(axes=axes, per=per, nonnegative=nonnegative, exact=exact)
 
 
 def scalar(start: Any = 0.0, *, per: Literal["leaf", "tree"] = "leaf", nonnegative: bool = False) -> Field:
@@ -183,6 +205,8 @@ def flag() -> Field:
 
 def key(seed: int = 0) -> Field:
     """A random key. The field must be called `key`; a formula that names it gets a new key for each leaf and step."""
+    if not isinstance(cast(Any, seed), int):
+        raise TypeError(f"gradtx.fields.key: seed is {seed!r}; it must be an int.")
     return Field(seed, axes=_none, per="tree", dtype="key")
 
 

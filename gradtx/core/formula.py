@@ -178,7 +178,8 @@ def names_of(rule: Rule, *, without_leaf: str, closed: bool) -> dict[str, bool]:
             raise TypeError(
                 f"{rule.update.__name__} names {name!r}, which is neither a field nor provided; fields: "
                 f"{', '.join(rule.fields) or 'none'}; provided: {', '.join(sorted(OFFERED))}. Declare it: "
-                f"{name}=fields.like(), or {name}=fields.argument() for an extra argument."
+                f"{name}=fields.{'key' if name == 'key' else 'like'}(), or as an extra argument: "
+                f"{name}=fields.argument()."
             )
     for name in rule.fields.keys() - wanted.keys() - {"key"}:
         raise TypeError(f"{rule.update.__name__}: the field {name!r} is declared, but no pass names it.")

@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from gradtx import sharding, tree
+from gradtx import numerics, sharding, tree
 from gradtx.core import elsewhere, selection
 from gradtx.core.fields import Field
 from gradtx.core.rule import OFFERED, Rule, State
@@ -68,9 +68,10 @@ def no_values(who: str) -> Generator[None]:
         yield
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
         raise TypeError(
-            f"{who}: it reads the value of a traced number. Hyperparameters have no value here, since they may "
-            "be schedules, or many at once. Write jnp.where(condition, one, other) for a branch, and "
-            "check an argument by its annotation, or in @transform(check=...)."
+            f"{who}: it reads the value of a traced number. Hyperparameters, counts and leaves have no value here: the "
+            "formula is compiled, and a hyperparameter may be a schedule, or many at once. Compute with jax.numpy, "
+            "write jnp.where(condition, one, other) for a branch, and check an argument by its annotation, or in "
+            "@transform(check=...)."
         ) from error
     except TypeError as error:
         if words := elsewhere.of_rule(error):
@@ -137,7 +138,11 @@ class Compiled:
         rows = [(u, {name: column[i] for name, column in mine}) for i, u in enumerate(us)]
 
         def one(u: Any, own: Numbers) -> Any:
-            return run(u, fixed | own)
+            try:
+                return run(u, fixed | own)
+            except Exception as error:
+                error.add_note(f"in its {title}, at the leaf {tree.shapes(u)}")
+                raise
 
         return _in_batches(one, rows) if self.stack and title == "update" else [one(*row) for row in rows]
 
@@ -270,7 +275,7 @@ class Program(Compiled):
                 continue
             value = step.extra[name] if field.given else own[name]
             if name == "key":
-                new[name], columns[name] = drawn(value, us)
+                new[name], columns[name] = numerics.leaf_keys(value, us)
             elif field.per == "leaf":
                 if field.given:
                     self.refuse_unlike(name, value, u)
@@ -347,6 +352,12 @@ class Program(Compiled):
             self.refuse_fields(fields, self.read[title])
         moved = self.as_before(fields, named)
         if title == "update":
+            if jax.tree.structure(first) != jax.tree.structure(u):
+                what = "a tree" if self.whole else "an array"
+                raise TypeError(
+                    f"{self.who}: its update returned {first!r}; it must return {what} like the one it got, or a pair "
+                    "of that and a dict of fields."
+                )
             return jax.tree.map(functools.partial(self.like, "the update", real=real), first, u), moved
         sums = as_dict(first)
         if sums is None or not all(isinstance(value, Summed) for value in sums.values()):
@@ -355,15 +366,6 @@ class Program(Compiled):
             )
         self.refuse_taken(title, sums, self.fields)
         return sums, moved
-
-
-def drawn(bits: Array, leaves: list[Any]) -> tuple[Array, list[Array]]:
-    """From the bits of a key, those of the key for the next step, and a key for each leaf, or shard of a leaf."""
-    following, now = jax.random.split(jax.random.wrap_key_data(bits))
-    keys = [
-        sharding.own_key(jax.random.fold_in(now, index), *jax.tree.leaves(leaf)) for index, leaf in enumerate(leaves)
-    ]
-    return jax.random.key_data(following), keys
 
 
 class ForSome(Program):

@@ -117,13 +117,14 @@ class Stored(Transparent):
         for (place, _), field in zip(self._places, low, strict=True):
             own = set_in(own, place, tree.cast_like(field, at(shapes, place)))
         updates, new = self.inner._step(updates, own, params, extra)
-        following, keys = numerics.leaf_keys(state[self._own]["key"], low)
+        following, drawn = numerics.leaf_keys(state[self._own]["key"], jax.tree.leaves(low))
+        keys = jax.tree.unflatten(jax.tree.structure(low), drawn)
 
-        def rounded(x: Array, old: Array) -> Array:
-            return numerics.round_stochastically(x, old.dtype, next(keys))
+        def rounded(x: Array, old: Array, key: Array) -> Array:
+            return numerics.round_stochastically(x, old.dtype, key)
 
-        for (place, _), old in zip(self._places, low, strict=True):
-            new = set_in(new, place, jax.tree.map(rounded, at(new, place), old))
+        for (place, _), old, own_keys in zip(self._places, low, keys, strict=True):
+            new = set_in(new, place, jax.tree.map(rounded, at(new, place), old, own_keys))
         return updates, new | {self._own: {"key": following}}
 
     def _computed(self, state: State, like: Params) -> State:

@@ -25,7 +25,7 @@ from gradtx import numerics, sharding, tree
 from gradtx.core.arguments import set_in
 from gradtx.core.fields import Field, Place, at
 from gradtx.core.formula import check_fields, names_of
-from gradtx.core.program import Body, Columns, Compiled, Numbers, Pass, Step, as_dict, drawn
+from gradtx.core.program import Body, Columns, Compiled, Numbers, Pass, Step, as_dict
 from gradtx.core.rule import Reach, Rule, State, Wants
 
 PyTree = Any
@@ -101,8 +101,8 @@ class Seen(Compiled):
         self.refuse_others(u)
         keys: State = {}
         if "key" in own:
-            following["key"], drawn_now = drawn(own["key"], jax.tree.leaves(u))
-            keys["key"] = jax.tree.unflatten(jax.tree.structure(u), drawn_now)
+            following["key"], each = numerics.leaf_keys(own["key"], jax.tree.leaves(u))
+            keys["key"] = jax.tree.unflatten(jax.tree.structure(u), each)
         renew = functools.partial(self._renewed_when_due, step, keys, extra.get("observed", u), inner[0].declared)
         if self.before:
             fields, state = renew(fields, state)
@@ -138,7 +138,8 @@ class Seen(Compiled):
             (form,) = self.views
             for i, (row, leaf) in enumerate(zip(rows, jax.tree.leaves(values), strict=True)):
                 axes = [None] * row.ndim if form is None else form.kept_axes(jnp.shape(leaf))
-                rows[i] = sharding.with_axes_of(row, leaf, axes)
+                own = axes == [*range(row.ndim)] and row.shape == jnp.shape(leaf)
+                rows[i] = sharding.with_axes_of(tree.lying_as(leaf, row) if own else row, leaf, axes)
         return structure.unflatten(rows)
 
     def _renewed(self, title: str, step: Step, fields: State, g: PyTree) -> State:

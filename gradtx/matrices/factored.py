@@ -57,14 +57,15 @@ def scale_by_factored_rms(
       eps_in_sum: add eps to g²; False uses it as a lower bound (PyTorch).
 
     State: `row` and `col`, for an m x n matrix n and m numbers; `nu`, real, like the other leaves: 4 bytes per
-    parameter. Fields that a leaf does not need have no elements. `count`, a scalar.
+    parameter. Fields that a leaf does not need have one element, since orbax does not save empty arrays. `count`, a
+    scalar.
 
     Errors: ValueError for an argument outside its range; TypeError for complex leaves.
 
     >>> import gradtx, jax.numpy as jnp
     >>> state = gradtx.scale_by_factored_rms(min_dim_size_to_factor=2).init(jnp.zeros((300, 200)))
     >>> gradtx.find(state, "row").shape, gradtx.find(state, "col").shape, gradtx.find(state, "nu").shape
-    ((200,), (300,), (0,))
+    ((200,), (300,), (1,))
     """
 
     def axes_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -73,7 +74,7 @@ def scale_by_factored_rms(
     def kept(which: int) -> Field:
         def axes(shape: tuple[int, ...]) -> tuple[Any, ...]:
             pair = axes_of(shape)
-            return (Length(0),) if pair is None else tuple(i for i in range(len(shape)) if i != pair[which])
+            return (Length(1),) if pair is None else tuple(i for i in range(len(shape)) if i != pair[which])
 
         return Field(axes=axes, real=True, nonnegative=True)
 
@@ -91,7 +92,7 @@ def scale_by_factored_rms(
         return divide(u, root(v)), {"row": row, "col": col, "nu": nu}
 
     def others(shape: tuple[int, ...]) -> tuple[Any, ...]:
-        return tuple(range(len(shape))) if axes_of(shape) is None else (Length(0),)
+        return tuple(range(len(shape))) if axes_of(shape) is None else (Length(1),)
 
     nu = Field(axes=others, real=True, nonnegative=True)
     return per_leaf(update, traits=("real",), row=kept(1), col=kept(0), nu=nu)

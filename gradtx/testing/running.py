@@ -215,8 +215,8 @@ def sharded_is_replicated(
         )
         for how, init in (("init", tx.init), ("jit(init)", jax.jit(tx.init))):
             state = init(here)
-            _assert_placed(f"after {how}", state, here)
-        _assert_placed("after jit(update)", jitted_step(tx, grads[0], state, here, extra)[1], here)
+            _assert_placed(f"after {how}", tx, state, here)
+        _assert_placed("after jit(update)", tx, jitted_step(tx, grads[0], state, here, extra)[1], here)
         actual = trajectory(tx, here, grads, extra, state=state)
     expected = trajectory(tx, params, gradients(params, 2), extra)
     assert_close(tx, leaf_by_leaf(actual, params), leaf_by_leaf(expected, params), params, ulps)
@@ -260,14 +260,19 @@ def inside_shard_map_is_outside(
             assert_close(tx, found, {"updates": wanted, "state": expected}, params, ulps)
 
 
-def _assert_placed(when: str, state: PyTree, params: PyTree) -> None:
-    """Every subtree of the state with the structure of the params is sharded like the params."""
-    structure = jax.tree.structure(params)
+def _assert_placed(when: str, tx: Transform, state: PyTree, params: PyTree) -> None:
+    """Every field that is declared like the params is sharded like them."""
+    structure, wanted = jax.tree.structure(params), state_sharding(tx, params)
+    if jax.tree.structure(wanted) != jax.tree.structure(state):
+        return  # laid out by where the params lie (`in_buckets`)
     like_params = lambda node: jax.tree.structure(node) == structure  # noqa: E731 - a predicate
-    for path, field in jax.tree_util.tree_leaves_with_path(state, is_leaf=like_params):
-        if not like_params(field):
-            continue
-        for leaf, param in zip(jax.tree.leaves(field), jax.tree.leaves(params), strict=True):
-            if leaf.shape == param.shape and not leaf.sharding.is_equivalent_to(param.sharding, leaf.ndim):
+    found = jax.tree_util.tree_leaves_with_path(state, is_leaf=like_params)
+    for (path, field), own in zip(found, jax.tree.leaves(wanted, is_leaf=like_params), strict=True):
+        rows = zip(*map(jax.tree.leaves, (field, own, params)), strict=True) if like_params(field) else ()
+        for leaf, meant, param in rows:
+            # Of other shapes, the compiler decides.
+            if leaf.shape == param.shape and not (
+                meant.is_fully_replicated or leaf.sharding.is_equivalent_to(meant, leaf.ndim)
+            ):
                 where = tree.path_name(path)
                 fail(f"{when}, state at {where} lies as {leaf.sharding}, its parameter as {param.sharding}.")

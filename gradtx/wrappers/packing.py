@@ -107,7 +107,7 @@ def pack(inner: Transform, *, min_leaves: PositiveInt | None = None) -> Transfor
 
     State: that of inner, under the same names, with buckets in it. `unpacked` gives that of inner, `packed` goes back.
 
-    Errors: TypeError where nothing can be packed, since every stage needs whole leaves.
+    Errors: TypeError where no statistic can be packed, since the stages that keep some need whole leaves.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.pack(gradtx.adamw(1e-3, mask="*/kernel"))
@@ -119,8 +119,12 @@ def pack(inner: Transform, *, min_leaves: PositiveInt | None = None) -> Transfor
     """
     expanded = inner.expand(deep=True)
     stages = list(expanded.stages) if isinstance(expanded, Chain) else [expanded]
-    if all(not stage.facts.joinable and stage.name != "in_buckets" for stage in stages):
+    alone = [stage for stage in stages if not stage.facts.joinable and stage.name != "in_buckets"]
+    if len(alone) == len(stages):
         _refuse_whole("pack", inner)
+    kept = [stage for stage in stages if any(field.per == "leaf" for field in stage.declared.values())]
+    if kept and all(stage in alone for stage in kept):
+        _refuse_whole("pack", kept[0])
     runs = [(whole, list(run)) for whole, run in itertools.groupby(stages, key=lambda stage: not stage.facts.joinable)]
     chosen = itertools.chain(*(run if whole else _packed_run(run, min_leaves) for whole, run in runs))
     return record.registry["chain"](*chosen)

@@ -77,16 +77,16 @@ def stochastic_rounding(inner: Transform, key: NonNegativeInt = 0) -> Rule:
 
     def update(updates: PyTree, state: State, params: PyTree, **extra: Any) -> tuple[PyTree, State]:
         steps, inner_state = inner.update(updates, state["inner"], params, **extra)
-        following, keys = numerics.leaf_keys(state["key"], params)
+        following, drawn = numerics.leaf_keys(state["key"], jax.tree.leaves(params))
+        keys = jax.tree.unflatten(jax.tree.structure(params), drawn)
 
-        def at_leaf(u: Array, w: Array) -> Array:
-            key = next(keys)
+        def at_leaf(u: Array, w: Array, key: Array) -> Array:
             if not _is_low(w):
                 return u
             wide = w.astype(u.dtype)
             return numerics.round_stochastically(wide + u, w.dtype, key).astype(u.dtype) - wide
 
-        return jax.tree.map(at_leaf, steps, params), {"key": following, "inner": inner_state}
+        return jax.tree.map(at_leaf, steps, params, keys), {"key": following, "inner": inner_state}
 
     return Rule(update=update, place="last", fields={"key": fields.key(key)})
 

@@ -81,8 +81,9 @@ def _rounded(point: PyTree, params: PyTree, bits: Array) -> tuple[PyTree, Array]
     dtypes = jax.tree.map(tree.dtype_of, params)
     if all(x.dtype == dtype for x, dtype in zip(jax.tree.leaves(point), jax.tree.leaves(dtypes), strict=True)):
         return point, bits
-    following, keys = numerics.leaf_keys(bits, params)
-    return jax.tree.map(lambda x, dtype: numerics.round_stochastically(x, dtype, next(keys)), point, dtypes), following
+    following, drawn = numerics.leaf_keys(bits, jax.tree.leaves(params))
+    keys = jax.tree.unflatten(jax.tree.structure(params), drawn)
+    return jax.tree.map(numerics.round_stochastically, point, dtypes, keys), following
 
 
 def _scaled(gradient: PyTree) -> tuple[PyTree, Array]:

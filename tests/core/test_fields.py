@@ -176,3 +176,21 @@ def test_what_is_declared_nonnegative_is_checked():
     error, _ = checkify.checkify(tx.update)(PARAMS, tx.init(PARAMS))
     assert "gradtx.falls: state 'nu' at ['bias']" in str(error.get())
     assert "negative" in str(error.get())
+
+
+def test_a_gram_matrix_starts_as_a_multiple_of_the_identity():
+    made = fields.gram(1, 0.5).init({"w": jnp.zeros((2, 3))}, 0.5)["w"]
+    np.testing.assert_array_equal(made, 0.5 * np.eye(3))
+
+
+def test_what_rounding_noise_would_ruin_is_not_stored_in_fewer_bits():
+    @gradtx.transform
+    def remembering() -> gradtx.Rule:
+        def update(u, *, c, w):
+            return u, {"c": c + u @ u.T}
+
+        return gradtx.per_matrix(update, c=fields.gram(0), w=fields.copy(exact="steps are differences from it"))
+
+    for name, why in {"c": "negative eigenvalues", "w": "differences from it"}.items():
+        with pytest.raises(ValueError, match=f"{name} of .* cannot be in bfloat16: .*{why}"):
+            gradtx.stored(remembering(), "bfloat16", name)

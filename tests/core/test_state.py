@@ -52,11 +52,12 @@ def by_orbax(state, target, path):
 
 
 @pytest.mark.filterwarnings("ignore")  # orbax's own
+@pytest.mark.parametrize("tx", [RICH, gradtx.adafactor(1e-2, 2)], ids=["rich", "factored"])
 @pytest.mark.parametrize("save", [by_pickle, by_msgpack, by_orbax])
-def test_a_state_is_saved_and_restored_with_and_without_a_target(save, tmp_path):
-    state, changed = after(RICH, 1), gradtx.clip_by_global_norm(1.0) >> RICH
+def test_a_state_is_saved_and_restored_with_and_without_a_target(save, tx, tmp_path):
+    state, changed = after(tx, 1), gradtx.clip_by_global_norm(1.0) >> tx
     with standard("standard"):
-        with_target, by_name = save(state, RICH.init(PARAMS), tmp_path)
+        with_target, by_name = save(state, tx.init(PARAMS), tmp_path)
     assert jax.tree.structure(with_target) == jax.tree.structure(state)
     assert gradtx.tree_equal(with_target, state)
     target = changed.init(PARAMS)  # after a clip was put in front all names are where they were

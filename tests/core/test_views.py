@@ -127,6 +127,56 @@ def test_a_view_of_another_shape():
     assert gradtx.tree_equal(found, train(gradtx.scale_by_momentum())[0])
 
 
+@gradtx.transform
+def projected(inner: Transform, rank: int = 2, every: int = 2, seed: int = 0) -> Rule:
+    """GaLore: gradients in the basis of the largest singular vectors, found before the step; or in a random one."""
+
+    def basis_of(g, *, p):
+        return {"p": jnp.linalg.svd(g, full_matrices=False)[0][:, :rank]}
+
+    def drawn(g, *, p, key):
+        return {"p": jax.random.normal(key, p.shape)}
+
+    of_leaf = fields.Field(axes=lambda shape: (0, fields.Length(rank)))
+    more = {"key": fields.key(seed)} if seed else {}
+    refresh = drawn if seed else basis_of
+    down, up = (lambda x, *, p: p.T @ x), (lambda x, *, p: p @ x)
+    view = gradtx.View(down, up, None, refresh, every=every, before=True, reach="matrix", p=of_leaf, **more)
+    return gradtx.through(view, inner)
+
+
+MATRICES = {"a": jnp.zeros((4, 3)), "b": jnp.zeros((5, 3))}
+
+
+def test_a_view_may_be_refreshed_before_the_step(x64):
+    """GaLore (Zhao et al. 2024, algorithm 1): the projection of step t is that of the gradient of step t."""
+    gradients = testing.gradients(jax.tree.map(jnp.float64, MATRICES), 5)
+    tx = projected(gradtx.scale_by_momentum(0.9, form="sum"))
+    state, means, bases = tx.init(gradients[0]), {}, {}
+    for step, gradient in enumerate(gradients):
+        updates, state = tx.update(gradient, state)
+        for name, g in gradient.items():
+            if step % 2 == 0:
+                bases[name] = np.linalg.svd(np.asarray(g), full_matrices=False)[0][:, :2]
+            means[name] = 0.9 * means.get(name, 0) + bases[name].T @ np.asarray(g)
+            # The signs of singular vectors are arbitrary, and cancel only where a basis stays.
+            if step < 2:
+                np.testing.assert_allclose(updates[name], bases[name] @ means[name], rtol=1e-10, atol=1e-12)
+
+
+def test_a_view_draws_new_numbers_at_each_refresh_for_each_leaf():
+    tx = projected(gradtx.identity() >> gradtx.scale_by_momentum(), rank=3, seed=7)
+    state, found = tx.init(MATRICES), []
+    for gradient in testing.gradients(MATRICES, 4):
+        _, state = jax.jit(tx.update)(gradient, state)
+        found.append(gradtx.find(state, "p"))
+    same = [gradtx.tree_equal(found[0], other) for other in found]
+    assert same == [True, True, False, False]
+    assert not np.allclose(found[0]["a"], found[0]["b"][:4])
+    testing.eager_is_jit(tx, MATRICES, ulps=1000)
+    testing.resumed_is_uninterrupted(tx, MATRICES)
+
+
 def refused(error, *words, inner=None, **passes):
     """A view of which one pass is wrong."""
 
@@ -147,6 +197,10 @@ def test_what_is_refused():
     refused(TypeError, "names 'size', which is neither a field nor provided", down=lambda x, *, size: x)
     refused(TypeError, "the field 'size' is declared, but no pass names it", size=fields.scalar())
     refused(TypeError, "mu is 0.0; it must be a field", mu=0.0)
+    refused(ValueError, "every is 0; it must be an int of at least 1", every=0)
+    whole = fields.scalar(per="tree")
+    refused(TypeError, "size is Field(", "it must be a field of each leaf, or a key", size=whole)
+    refused(TypeError, "it must be a field of each leaf, or a key", size=fields.argument())
     refused(
         *(TypeError, "it returned the fields"),
         observe=lambda g, *, size: g,

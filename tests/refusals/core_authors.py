@@ -367,7 +367,7 @@ for name, call, error, *words in [
             "a branch",
             branching(),
             TypeError,
-            "gradtx.breaks: it reads the value of a traced number. Hyperparameters have no value",
+            "gradtx.breaks: it reads the value of a traced number. Hyperparameters, counts and leaves have no value",
         ),
         *("jnp.where(condition, one, other)", "@transform(check=...)"),
     ),

@@ -391,3 +391,9 @@ def test_leaves_on_different_devices_are_not_joined():
     params = {name: jax.device_put(jnp.ones(2), where) for name, where in zip("abcde", (here, there) * 3)}
     buckets, _ = layout_of(gradtx.in_buckets(gradtx.scale_by_momentum()).init(params), jax.device_get(params))
     assert buckets == [["['a']", "['c']", "['e']"]]
+
+
+def test_a_clip_alone_is_not_packed():
+    masked = gradtx.accumulate(gradtx.adamw(1e-3, mask={"kernel": True, "bias": False}), 4)
+    with pytest.raises(TypeError, match=r"gradtx.pack: accumulate\(.* needs the leaves one by one.*inside it"):
+        gradtx.pack(gradtx.clip_by_global_norm(1.0) >> masked)
