@@ -6,22 +6,20 @@
 - `scale_by_rprop`: no average. Each step size grows while the gradient keeps its sign, and shrinks when it changes.
 """
 
-from typing import Annotated, Any
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
 from gradtx.averages import Weights, average, average_squares, debiasing, debiasing_each, total, weights_after
 from gradtx.core import fields
-from gradtx.core.annotations import Interval, NonNegative, Unit
+from gradtx.core.annotations import NonNegative, Positive, Unit
 from gradtx.core.elementary import transform
 from gradtx.core.formula import per_element
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform
 from gradtx.momentum import Step, scale_by_momentum
 from gradtx.numerics import abs_squared, divide, root
-
-Threshold = Annotated[Any, Interval(4)]
 
 
 @transform
@@ -116,7 +114,7 @@ def scale_by_rectified_rms(
     decay: Unit = 0.999,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
-    threshold: Threshold = 5.0,
+    threshold: Positive = 5.0,
     *,
     eps_hat: bool = False,
 ) -> Rule:
@@ -132,13 +130,13 @@ def scale_by_rectified_rms(
       decay: b in [0, 1), a number or a schedule.
       eps: >= 0. [gradient]
       eps_root: >= 0, added inside the root. [gradient²]
-      threshold: >= 4, since r is no real number below: the smallest ρ, an effective number of gradients, for which v is
-        used.
+      threshold: > 0: the smallest ρ, an effective number of gradients, for which v is used. A value below 4, where r is
+        no real number, counts as 4.
       eps_hat: r g sqrt(1 - b^t) / (sqrt(v) + eps).
 
     State: `nu`, real, like the params in at least float32: 4 bytes per parameter; `weights` and `count`, scalars.
 
-    Errors: ValueError for a decay outside [0, 1), a negative eps or a threshold below 4.
+    Errors: ValueError for a decay outside [0, 1), a negative eps or a threshold that is not positive.
 
     >>> import gradtx
     >>> tx = gradtx.scale_by_rectified_rms()
@@ -150,7 +148,7 @@ def scale_by_rectified_rms(
         made = debiasing(decay)(weights=weights)
         most = 2 / (1 - decay) - 1
         rho = most - 2 * count * made["weights"]["left"] / made["total"]
-        trusted = rho >= threshold
+        trusted = rho >= jnp.maximum(threshold, 4)
         known = jnp.where(trusted, rho, 5)
         factor = root((known - 4) * (known - 2) * most / ((most - 4) * (most - 2) * known))
         return made | {"trusted": trusted, "factor": factor}
@@ -172,7 +170,7 @@ def scale_by_radam(
     b2: Unit = 0.999,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
-    threshold: Threshold = 5.0,
+    threshold: Positive = 5.0,
     *,
     nesterov: bool = False,
     eps_hat: bool = False,

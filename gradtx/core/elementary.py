@@ -197,13 +197,18 @@ class Elementary(Transform):
     @property
     def parts(self) -> dict[Place, Part]:
         own = {(self.name,): Part(self, self.fields)} if self.slots else {}
-        for place, child in record.children(self._arguments):
-            if isinstance(child, Transform):
-                inside = ("inner",) if place == ("inner",) else ("groups", str(place[-1]))
-                for deeper, part in child.parts.items():
-                    views = (*self._form.program.views, *part.views)
-                    own[(self.name, *inside, *deeper)] = dataclasses.replace(part, views=views)
+        for place, child in self.inside.items():
+            for deeper, part in child.parts.items():
+                views = (*self._form.program.views, *part.views)
+                own[(self.name, *place, *deeper)] = dataclasses.replace(part, views=views)
         return own
+
+    @property
+    def inside(self) -> dict[Place, Transform]:
+        """The transforms among its arguments, by the place of their state in its entry: "inner", or by group."""
+        found = [(place, child) for place, child in record.children(self._arguments) if isinstance(child, Transform)]
+        alone = len(found) == 1 and len(found[0][0]) == 1
+        return {("inner",) if alone else ("groups", str(place[-1])): child for place, child in found}
 
     def _numbers(self, count: Any, dtype: np.dtype[Any]) -> Numbers:
         """The hyperparameters and the transforms inside as the body is given them, at this count and in this dtype."""

@@ -6,11 +6,11 @@ radam      momentum at first, then Adam once enough gradients were seen to trust
 rprop      the sign of the gradient, with a step size for each element
 """
 
-from gradtx.core.annotations import NonNegative, Unit
+from gradtx.core.annotations import NonNegative, Positive, Unit
 from gradtx.core.elementary import transform
 from gradtx.core.transform import Transform
 from gradtx.effects.scaling import scale_by_learning_rate
-from gradtx.relatives import Threshold, scale_by_belief, scale_by_radam, scale_by_rprop, scale_by_yogi
+from gradtx.relatives import scale_by_belief, scale_by_radam, scale_by_rprop, scale_by_yogi
 
 
 @transform
@@ -71,7 +71,7 @@ def radam(
     b2: Unit = 0.999,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
-    threshold: Threshold = 5.0,
+    threshold: Positive = 5.0,
     *,
     nesterov: bool = False,
     eps_hat: bool = False,

@@ -10,7 +10,8 @@ from jax import Array
 from gradtx.core import record
 from gradtx.core.annotations import Kind
 from gradtx.core.compose import Composition
-from gradtx.core.elementary import Named
+from gradtx.core.elementary import Elementary, Named
+from gradtx.core.fields import at
 from gradtx.core.foreign import Foreign, as_transform
 from gradtx.core.schedule import concrete_numbers
 from gradtx.core.state import held
@@ -64,24 +65,22 @@ def hyperparameters(tx: Any, state: Any) -> dict[str, Any]:
 
 def numbers_of(tx: Transform, state: State, path: tuple[str, ...], groups: tuple[str, ...] = ()) -> Iterator[Found]:
     """The hyperparameters under the names that the user wrote: those of `adam`, not of its parts."""
-    inside = [(place, child) for place, child in record.children(tx.arguments) if isinstance(child, Transform)]
     if isinstance(tx, Composition):
         layout = tx._layout
         for (stage, keys), name in zip(layout, numbered(tuple(stage.name for stage, _ in layout)), strict=True):
             yield from numbers_of(stage, {own: state[key] for own, key in keys}, (*path[:-1], name), groups)
     elif isinstance(tx, Transparent):
         yield from numbers_of(tx.inner, state, path, groups)
-    elif isinstance(tx, Named) and inside:
+    elif isinstance(tx, Named) and any(isinstance(child, Transform) for _, child in record.children(tx.arguments)):
         yield from numbers_of(tx.expand(), state, path, groups)
     elif not isinstance(tx, Foreign) and tx.slots:
         for name, value in _numbers(tx, _last(tx, state)):
             yield groups, (*path, name), value
-        for place, inner in inside:
+        for place, inner in tx.inside.items() if isinstance(tx, Elementary) else ():
             entry = state[tx.name]
             if "hyperparameters" in entry:  # tunable: those in the state are used
                 inner = with_hyperparameters(inner, entry["hyperparameters"])
-            below = entry["groups"][place[1]] if place[1:] else entry["inner"]
-            yield from numbers_of(inner, below, (*path, inner.name), (*groups, *map(str, place[1:])))
+            yield from numbers_of(inner, at(entry, place), (*path, inner.name), (*groups, *place[1:]))
 
 
 def _numbers(tx: Transform, count: Array) -> Iterator[tuple[str, Any]]:

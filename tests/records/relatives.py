@@ -44,7 +44,7 @@ def scale_by_rectified_rms(
     left = s["left"] = s.get("left", 1.0) * decay
     most = 2 / (1 - decay) - 1
     rho = most - 2 * t * left / total
-    if rho < threshold:
+    if rho < max(threshold, 4):
         return g
     r = np.sqrt((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho))
     if eps_hat:
@@ -174,7 +174,7 @@ RELATIVES = [
         "scale_by_rectified_rms",
         scale_by_rectified_rms,
         {},
-        {"decay": 0.9, "eps_hat": True, "eps": 1e-3},
+        {"decay": 0.9, "eps_hat": True, "eps": 1e-3, "threshold": 3.0},
         {"decay": 0.99, "eps_root": 1e-6, "threshold": 6.0},
         first_step={0: 20},
     ),

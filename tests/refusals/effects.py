@@ -50,12 +50,6 @@ REFUSALS = [
         "gradtx.adadelta: mask is given; it needs weight",
     ),
     Refusal(
-        "a threshold at which RAdam's factor is no real number",
-        lambda: gradtx.radam(0.1, threshold=3.0),
-        ValueError,
-        "gradtx.radam: threshold is 3.0; it must be a number or a schedule, in [4, inf).",
-    ),
-    Refusal(
         "another output axis",
         lambda: gradtx.centralize(output_axis=2),
         ValueError,

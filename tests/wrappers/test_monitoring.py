@@ -204,3 +204,26 @@ def test_a_state_of_another_optimizer_and_a_name_that_is_not_in_the_state():
         gradtx.find(state, "learning_rate")
     with pytest.raises(KeyError, match=r"no entry is called 'nope'\. There are"):
         gradtx.find(state, "nope")
+
+
+def test_hyperparameters_and_metrics_of_routes_by_shape():
+    tx = gradtx.monitor(gradtx.by_shape(matrix=gradtx.adam(0.1), other=gradtx.sgd(0.2)))
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    _, state = tx.update(params, tx.init(params), params)
+    rates = {"matrix/learning_rate": 0.1, "other/learning_rate": 0.2}
+    for found in (gradtx.hyperparameters(tx, state), gradtx.metrics(state)):
+        assert {name: round(float(found[name]), 6) for name in rates} == rates
+
+
+def test_the_state_of_one_inner_transform_is_found_whatever_its_argument_is_called():
+    @gradtx.transform
+    def halved(base: gradtx.Transform) -> gradtx.Rule:
+        def update(updates, state, params=None, **extra):
+            updates, inner = base.update(updates, state["inner"], params, **extra)
+            return jax.tree.map(lambda u: u / 2, updates), {"inner": inner}
+
+        return gradtx.Rule(update=update)
+
+    tx, params = halved(gradtx.sgd(0.1, momentum=0.9)), {"w": jnp.ones(2)}
+    assert ("halved", "inner", "scale_by_momentum", "mu") in tx.declared
+    assert gradtx.hyperparameters(tx, tx.init(params))["momentum"] == pytest.approx(0.9)
