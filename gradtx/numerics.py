@@ -108,9 +108,9 @@ _rounded_at_once = jax.jit(_rounded, static_argnums=1, inline=True)
 
 def leaf_keys(bits: Array, leaves: list[Any]) -> tuple[Array, list[Array]]:
     """Split a key, given by its bits: the bits of the next step's key, and a key for each leaf, or shard of a leaf."""
-    following, *keys = jax.random.split(jax.random.wrap_key_data(bits), 1 + len(leaves))
-    own = [sharding.own_key(key, *jax.tree.leaves(leaf)) for key, leaf in zip(keys, leaves, strict=True)]
-    return jax.random.key_data(following), own
+    following, now = jax.random.split(jax.random.wrap_key_data(bits))
+    keys = [sharding.own_key(jax.random.fold_in(now, i), *jax.tree.leaves(leaf)) for i, leaf in enumerate(leaves)]
+    return jax.random.key_data(following), keys
 
 
 def random_bits(key: Array, shape: tuple[int, ...]) -> Array:

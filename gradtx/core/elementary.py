@@ -196,7 +196,7 @@ class Elementary(Transform):
 
     @property
     def parts(self) -> dict[Place, Part]:
-        own = {(self.name,): Part(self, self.fields)} if self.slots else {}
+        own: dict[Place, Part] = {(self.name,): Part(self, self.fields)} if self.slots else {}
         for place, child in self.inside.items():
             for deeper, part in child.parts.items():
                 views = (*self._form.program.views, *part.views)

@@ -184,7 +184,10 @@ def history(
     """The last `length` arrays like the parameter, along a new first axis; of a tree, the last numbers."""
     if not isinstance(cast(Any, length), int) or length < 1:
         raise ValueError(f"gradtx.fields.history: length is {length!r}; it must be an int of at least 1.")
-    axes = lambda shape: (Length(length), *range(len(shape)))  # noqa: E731
+
+    def axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (Length(length), *range(len(shape)))
+
     return Field(axes=axes, per=per, nonnegative=nonnegative, exact=exact)
 
 

@@ -22,7 +22,7 @@ from jax import Array
 from jax.core import Tracer
 
 from gradtx import numerics, sharding, tree
-from gradtx.core import elsewhere, selection
+from gradtx.core import check, elsewhere, selection
 from gradtx.core.fields import Field
 from gradtx.core.rule import OFFERED, Rule, State
 from gradtx.core.sums import Summed, sum_up
@@ -180,7 +180,7 @@ class Compiled:
 
         def like(path: Any, result: Any) -> Any:
             """The field of the same name, or the update, if it has the same shape."""
-            found = [named.get(getattr(path[-1], "key", None)) if path else None, u]
+            found = [named.get(str(getattr(path[-1], "key", ""))) if path else None, u]
             return next((x for x in found if x is not None and jnp.shape(x) == result.shape), None)
 
         args = jax.tree.map(number, numbers), None if u is None else jax.tree.map(wide, u), jax.tree.map(wide, named)
@@ -318,7 +318,7 @@ class Program(Compiled):
 
     def refuse_unlike(self, name: str, value: Any, u: PyTree) -> None:
         """Refuse an extra argument that is no tree like the updates, of the same shapes or of numbers."""
-        alike = jax.tree.structure(value) == jax.tree.structure(u)
+        alike = check.same_structure(value, u)
         shapes = [(jnp.shape(x), jnp.shape(leaf)) for x, leaf in zip(jax.tree.leaves(value), jax.tree.leaves(u))]
         if not alike or any(shape not in ((), wanted) for shape, wanted in shapes):
             raise ValueError(
@@ -352,7 +352,7 @@ class Program(Compiled):
             self.refuse_fields(fields, self.read[title])
         moved = self.as_before(fields, named)
         if title == "update":
-            if jax.tree.structure(first) != jax.tree.structure(u):
+            if not check.same_structure(first, u):
                 what = "a tree" if self.whole else "an array"
                 raise TypeError(
                     f"{self.who}: its update returned {first!r}; it must return {what} like the one it got, or a pair "

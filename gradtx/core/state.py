@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gradtx import sharding
 from gradtx.core import record
 from gradtx.core.annotations import Kind, Parameter, as_count, is_traced
+from gradtx.core.fields import Field, Place
 
 
 def held(state: Any) -> Any:
@@ -169,7 +170,7 @@ def state_sharding(tx: Any, params: Any) -> Any:
     if whole is None:
         raise ValueError("gradtx.state_sharding: no parameter has a sharding. Give arrays, or shapes with shardings.")
     whole = NamedSharding(whole.mesh, PartitionSpec()) if isinstance(whole, NamedSharding) else whole
-    declared = {
+    declared: dict[Place, tuple[Field, tuple[Field | None, ...]]] = {
         (*place, name): (field, part.views) for place, part in tx.parts.items() for name, field in part.fields.items()
     }
 

@@ -118,7 +118,7 @@ class Stored(Transparent):
             own = set_in(own, place, tree.cast_like(field, at(shapes, place)))
         updates, new = self.inner._step(updates, own, params, extra)
         following, drawn = numerics.leaf_keys(state[self._own]["key"], jax.tree.leaves(low))
-        keys = jax.tree.unflatten(jax.tree.structure(low), drawn)
+        keys = cast(Any, jax.tree.structure(low)).unflatten(drawn)
 
         def rounded(x: Array, old: Array, key: Array) -> Array:
             return numerics.round_stochastically(x, old.dtype, key)

@@ -97,12 +97,13 @@ class Seen(Compiled):
 
     def update(self, step: Step, own: State, inner: list[Any]) -> tuple[PyTree, State]:
         """One step of the whole tree."""
-        u, extra, state, fields, following = step.updates, step.extra, own["inner"], _of_leaves(own), {}
+        u, extra, state, fields = step.updates, step.extra, own["inner"], _of_leaves(own)
         self.refuse_others(u)
         keys: State = {}
+        following: State = {}
         if "key" in own:
             following["key"], each = numerics.leaf_keys(own["key"], jax.tree.leaves(u))
-            keys["key"] = jax.tree.unflatten(jax.tree.structure(u), each)
+            keys["key"] = cast(Any, jax.tree.structure(u)).unflatten(each)
         renew = functools.partial(self._renewed_when_due, step, keys, extra.get("observed", u), inner[0].declared)
         if self.before:
             fields, state = renew(fields, state)

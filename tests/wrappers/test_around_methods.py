@@ -232,6 +232,7 @@ PAIRS = [(outer, inner) for outer in WRAPPERS for inner in WRAPPERS if inner not
 
 @pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:gradtx.partition. no leaf has the label")  # masks may leave a group empty
+@pytest.mark.filterwarnings("ignore:gradtx.* mask, the function matrices, selects none")  # a route without matrices
 @pytest.mark.parametrize(("outer", "inner"), PAIRS)
 def test_a_wrapper_around_another_runs(outer, inner):
     tx = accepted(outer, inner)
