@@ -318,12 +318,11 @@ class Program(Compiled):
 
     def refuse_unlike(self, name: str, value: Any, u: PyTree) -> None:
         """Refuse an extra argument that is no tree like the updates, of the same shapes or of numbers."""
-        alike = check.same_structure(value, u)
-        shapes = [(jnp.shape(x), jnp.shape(leaf)) for x, leaf in zip(jax.tree.leaves(value), jax.tree.leaves(u))]
-        if not alike or any(shape not in ((), wanted) for shape, wanted in shapes):
+        if check.same_structure(value, u):
+            value = jax.tree.map(lambda x, leaf: x if jnp.ndim(x) else leaf, value, u)
+        if words := check.difference(name, value, "the updates", u):
             raise ValueError(
-                f"{self.who}.update: {name} is {tree.shapes(value)}; it must be a tree like the updates, with equal "
-                f"shapes or with numbers: {tree.shapes(u)}."
+                f"{self.who}.update: {name} must be a tree like the updates, of arrays or numbers: {words}"
             )
 
     def refuse_taken(self, title: str, made: Numbers, taken: Collection[str]) -> None:
