@@ -85,7 +85,7 @@ def per_element(
     ...     def measure(u):
     ...         return {"size": gradtx.norm(u)}
     ...     def once(*, size, value):
-    ...         return {"step": (value - lowest) / size**2}
+    ...         return {"step": (value - lowest) / (size**2 + 1e-12)}
     ...     def update(u, *, step):
     ...         return step * u
     ...     return gradtx.per_element(update, measure, once, value=gradtx.fields.argument())
