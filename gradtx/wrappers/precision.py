@@ -68,8 +68,8 @@ def stochastic_rounding(inner: Transform, key: NonNegativeInt = 0) -> Rule:
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.stochastic_rounding(gradtx.sgd(1.0))
-    >>> params = jnp.ones(10_000, jnp.bfloat16)
-    >>> updates, _ = tx.update(jnp.full(10_000, 1e-4), tx.init(params), params)
+    >>> params = jnp.ones(100_000, jnp.bfloat16)
+    >>> updates, _ = tx.update(jnp.full(100_000, 1e-4), tx.init(params), params)
     >>> print(f"{(gradtx.apply_updates(params, updates).astype(jnp.float32) - 1).mean():.1e}")
     -1.0e-04
     """
