@@ -256,9 +256,7 @@ def chapters() -> dict[str, list[Path]]:
 def drawn(seed: int, each: int, wanted: list[str]) -> list[Mutation]:
     """`each` mutations of each chapter: first a kind is drawn, then a place, so that rare kinds are tried too."""
     chosen = []
-    for chapter, paths in chapters().items():
-        if wanted and chapter not in wanted:
-            continue
+    for chapter, paths in ((name, paths) for name, paths in chapters().items() if name in wanted or not wanted):
         generator = random.Random(f"{seed} {chapter}")
         kinds: dict[str, list[Mutation]] = collections.defaultdict(list)
         for path in paths:

@@ -50,6 +50,7 @@ METHODS = {
     name: factory
     for name, factory in sorted(gradtx.registry.items())
     if factory.__module__.startswith("gradtx.optimizers") and factory.node._kind is Kind.TRANSFORM
+    if name != "adafactor"  # of which nothing can be joined
 }
 
 
