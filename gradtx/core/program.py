@@ -318,8 +318,11 @@ class Program(Compiled):
 
     def refuse_unlike(self, name: str, value: Any, u: PyTree) -> None:
         """Refuse an extra argument that is no tree like the updates, of the same shapes or of numbers."""
-        if check.same_structure(value, u):
-            value = jax.tree.map(lambda x, leaf: x if jnp.ndim(x) else leaf, value, u)
+
+        def at_leaf(x: Any, leaf: Any) -> Any:
+            return x if jnp.ndim(x) else leaf
+
+        value = jax.tree.map(at_leaf, value, u) if check.same_structure(value, u) else value
         if words := check.difference(name, value, "the updates", u):
             raise ValueError(
                 f"{self.who}.update: {name} must be a tree like the updates, of arrays or numbers: {words}"
