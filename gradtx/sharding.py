@@ -78,17 +78,18 @@ def of_axes(leaf: Any, axes: list[int | None]) -> Any:
     return NamedSharding(found.mesh, PartitionSpec(*(None if axis is None else spec[axis] for axis in axes)))
 
 
-def decided_by_compiler(function: Callable[..., Any], *args: Any, place: Callable[[Any, Any], Any]) -> Any:
-    """`function(*args)`; on a mesh with explicit axes, which refuses some products, the compiler decides as elsewhere.
+def decided_by_compiler(function: Callable[..., Any], *args: Any, like: Callable[[Any, Any], Any]) -> Any:
+    """`function(*args)`, in which the compiler chooses the shardings, on a mesh with explicit axes too.
 
-    `place(path, shape)` gives the array that a result is to be sharded like; None for a replicated result.
+    With explicit axes JAX refuses some products. `like(path, shape)` returns the array whose sharding a result gets, or
+    None for a replicated result.
     """
     found = next((known for leaf in jax.tree.leaves(args) if (known := of(leaf)) is not None), None)
     if found is None:
         return function(*args)
 
     def at_leaf(path: Any, result: Any) -> NamedSharding:
-        other = place(path, result)
+        other = like(path, result)
         known = None if other is None else of(other)
         return NamedSharding(found.mesh, PartitionSpec(*[None] * result.ndim)) if known is None else known
 

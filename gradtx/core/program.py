@@ -91,7 +91,7 @@ class Compiled:
     """Passes over leaves, each compiled once for each dtype and shape. `body(numbers)` makes the rule again."""
 
     views: tuple[Field | None, ...] = ()
-    """The form in which it shows the params to the transform inside, if that is another one (`View.form`)."""
+    """The form of the params that the transform inside sees (`View.form`); empty if it sees them as they are."""
 
     def __init__(self, who: str, rule: Rule, body: Body):
         self.who, self.body, self.reach, self.stack = who, body, rule.reach, rule.formula.stack
@@ -178,14 +178,14 @@ class Compiled:
             with no_values(self.who), jax.numpy_dtype_promotion("standard"):
                 return function(**given) if u is None else function(u, **given)
 
-        def like(path: Any, result: Any) -> Any:
+        def sharded_like(path: Any, result: Any) -> Any:
             """The field of the same name, or the update, if it has the same shape."""
             found = [named.get(str(getattr(path[-1], "key", ""))) if path else None, u]
             return next((x for x in found if x is not None and jnp.shape(x) == result.shape), None)
 
         args = jax.tree.map(number, numbers), None if u is None else jax.tree.map(wide, u), jax.tree.map(wide, named)
         whole = self.reach in ("matrix", "leaf") and u is not None
-        made = sharding.decided_by_compiler(run, *args, place=like) if whole else run(*args)
+        made = sharding.decided_by_compiler(run, *args, like=sharded_like) if whole else run(*args)
         return self.finished(title, made, u, named, real)
 
     def finished(self, title: str, made: Any, u: Any, named: Numbers, real: Dtype) -> Any:
@@ -317,7 +317,7 @@ class Program(Compiled):
         return rows[0][0] if self.whole else structure.unflatten([u for u, _ in rows]), new
 
     def refuse_unlike(self, name: str, value: Any, u: PyTree) -> None:
-        """Refuse an extra argument that is no tree like the updates, of the same shapes or of numbers."""
+        """Refuse an extra argument unless it is a tree like the updates, with equal shapes or with numbers."""
 
         def at_leaf(x: Any, leaf: Any) -> Any:
             return x if jnp.ndim(x) else leaf
@@ -325,15 +325,15 @@ class Program(Compiled):
         value = jax.tree.map(at_leaf, value, u) if check.same_structure(value, u) else value
         if words := check.difference(name, value, "the updates", u):
             raise ValueError(
-                f"{self.who}.update: {name} must be a tree like the updates, of arrays or numbers: {words}"
+                f"{self.who}.update: {name} must be a tree like the updates, with arrays or numbers: {words}"
             )
 
     def refuse_taken(self, title: str, made: Numbers, taken: Collection[str]) -> None:
         """Refuse a result of a pass under a name that means something else."""
         for name in made.keys() & {*taken, *OFFERED}:
             raise TypeError(
-                f"{self.who}: its {title} returned {name!r}, the name of a field of each leaf or of an input. Choose "
-                "another name."
+                f"{self.who}: its {title} returned {name!r}, which is already the name of a field or of an input. "
+                "Choose another name."
             )
 
     def finished(self, title: str, made: Any, u: Any, named: Numbers, real: Dtype) -> Any:

@@ -239,7 +239,7 @@ class Part:
     node: Any
     fields: Mapping[str, Field]
     views: tuple[Field | None, ...] = ()
-    """The forms in which the views around it show it the params, from the outermost on."""
+    """The forms (`View.form`) of the views around it, the outermost first."""
 
 
 class Transparent(Transform):

@@ -117,7 +117,7 @@ class Seen(Compiled):
     def _renewed_when_due(
         self, step: Step, keys: State, g: PyTree, declared: dict[Place, Field], fields: State, state: State
     ) -> tuple[State, State]:
-        """The fields of the view after `observe` and, every few steps, `refresh`; and the state of the inner one."""
+        """The fields after `observe` and, if it is due, `refresh`; and the state of the inner transform."""
         if "observe" in self.names:
             fields = fields | self._renewed("observe", step, fields | keys, g)
         if "refresh" not in self.names:
@@ -189,7 +189,7 @@ class Seen(Compiled):
 
 
 def _of_leaves(own: State) -> State:
-    """The fields of a view, which are one for each leaf."""
+    """The fields of a view that have a value for each leaf."""
     return {name: value for name, value in own.items() if name not in ("inner", "key")}
 
 
@@ -209,9 +209,9 @@ class View:
         declaration (`field.nonnegative` for squares), `old` and `new` are the fields of the view, by name. None keeps
         all values.
       reach: "leaf", or "matrix", which refuses other leaves.
-      form: the shape of the inner form, as a field: its state is sharded along the axes that it has from the leaf.
-        `fields.like()` for the axes of the leaf; None for a state that is replicated.
-      fields: the state of the view, one for each leaf; and `key`, which `observe` and `refresh` may name.
+      form: the inner form, declared as a field. The inner state is sharded along the axes that the form shares with the
+        leaf: all of them for `fields.like()`. With None the inner state is replicated.
+      fields: the state of the view, for each leaf; and a `key`, which `observe` and `refresh` may name.
     """
 
     def __init__(

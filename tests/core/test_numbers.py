@@ -243,6 +243,28 @@ def test_300_steps_of_adam_in_float32_are_closer_to_float64_than_optaxs():
     assert error(gradtx.adam(1e-3)) < 1.5e-6 < 5e-6 < theirs
 
 
+def test_radam_in_float32_is_right_where_its_scaling_starts():
+    """Optax's ρ, a small difference of large numbers, is off by 1% there."""
+    gradients = np.random.default_rng(0).normal(size=(12, 50))
+
+    def run(lib, dtype):
+        tx = lib.radam(1e-3)
+        state, found = tx.init(jnp.zeros(50, dtype)), []
+        with jax.numpy_dtype_promotion("standard"):
+            for g in gradients.astype(dtype):
+                updates, state = tx.update(jnp.asarray(g), state)
+                found.append(np.asarray(updates, np.float64))
+        return np.array(found)
+
+    with jax.enable_x64(True):
+        exact = run(optax, np.float64)
+
+    def error(lib):
+        return (np.abs(run(lib, np.float32) - exact).max(1) / np.abs(exact).max(1)).max()
+
+    assert error(gradtx) < 1e-4 < 5e-3 < error(optax)
+
+
 def test_whole_floats_are_counts():
     """As programs compute them: `steps_per_epoch * 2.0`."""
     for count in (6.0, np.float64(6.0), np.float32(6.0)):

@@ -151,15 +151,18 @@ MATRICES = {"a": jnp.zeros((4, 3)), "b": jnp.zeros((5, 3))}
 def test_a_view_may_be_refreshed_before_the_step(x64):
     """GaLore (Zhao et al. 2024, algorithm 1): the projection of step t is that of the gradient of step t."""
     gradients = testing.gradients(jax.tree.map(jnp.float64, MATRICES), 5)
-    tx = projected(gradtx.scale_by_momentum(0.9, form="sum"))
-    state, means, bases = tx.init(gradients[0]), {}, {}
+    tx, plain = projected(gradtx.scale_by_momentum(0.9, form="sum")), projected(gradtx.scale(2.0))
+    state, other, means, bases = tx.init(gradients[0]), plain.init(gradients[0]), {}, {}
     for step, gradient in enumerate(gradients):
         updates, state = tx.update(gradient, state)
+        doubled, other = plain.update(gradient, other)
         for name, g in gradient.items():
             if step % 2 == 0:
                 bases[name] = np.linalg.svd(np.asarray(g), full_matrices=False)[0][:, :2]
-            means[name] = 0.9 * means.get(name, 0) + bases[name].T @ np.asarray(g)
-            # The signs of singular vectors are arbitrary, and cancel only where a basis stays.
+            seen = bases[name].T @ np.asarray(g)
+            means[name] = 0.9 * means.get(name, 0) + seen
+            np.testing.assert_allclose(doubled[name], bases[name] @ (2 * seen), rtol=1e-10, atol=1e-12)
+            # The signs of singular vectors are arbitrary: a sum over two bases depends on them.
             if step < 2:
                 np.testing.assert_allclose(updates[name], bases[name] @ means[name], rtol=1e-10, atol=1e-12)
 

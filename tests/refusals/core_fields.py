@@ -33,7 +33,7 @@ def noisy(u, *, key):
 
 
 NUMBERS = {"n": fields.like()}
-PASSES = "the name of a field of each leaf or of an input. Choose another name."
+TAKEN = "which is already the name of a field or of an input. Choose another name."
 REFUSALS = [
     Refusal(f"fields: {name}", call, error, *words)
     for name, call, error, *words in [
@@ -51,22 +51,22 @@ REFUSALS = [
         (
             "a measured field",
             stepped(with_numbers, lambda u: {"n": gradtx.norm(u)}, **NUMBERS),
-            *(TypeError, "gradtx.breaks: its measure returned 'n'", PASSES),
+            *(TypeError, "gradtx.breaks: its measure returned 'n'", TAKEN),
         ),
         (
             "measured params",
             stepped(lambda u: u, lambda u: {"params": gradtx.norm(u)}),
-            *(TypeError, "its measure returned 'params'", PASSES),
+            *(TypeError, "its measure returned 'params'", TAKEN),
         ),
         (
             "a count from once",
             stepped(lambda u, *, count: u, None, lambda *, count: {"count": count + 1}),
-            *(TypeError, "gradtx.breaks: its once returned 'count'", PASSES),
+            *(TypeError, "gradtx.breaks: its once returned 'count'", TAKEN),
         ),
         (
             "a field of a leaf from once",
             stepped(with_numbers, None, lambda *, count: {"n": count}, **NUMBERS),
-            *(TypeError, "gradtx.breaks: its once returned 'n'", PASSES),
+            *(TypeError, "gradtx.breaks: its once returned 'n'", TAKEN),
         ),
         ("None", stepped(lambda u: None), TypeError, "its update returned None; it must return an array like the"),
         (
@@ -83,7 +83,7 @@ REFUSALS = [
         ),
         ("an undeclared key", formula(noisy), TypeError, "noisy names 'key'", "Declare it: key=fields.key()"),
         (
-            "an axis that a leaf has not",
+            "an axis that a leaf does not have",
             stepped(with_sums, tree=VECTOR, rows=fields.sums(1)),
             *(ValueError, "gradtx.fields.sums: axis is 1, and a leaf has the shape (3,); it must be one of its axes"),
         ),

@@ -10,8 +10,7 @@ import gradtx
 from gradtx.core.annotations import is_traced
 
 INNER = gradtx.scale_by_momentum(0.9, form="sum")
-SGD = gradtx.sgd(0.5, momentum=0.25)
-MEAN = gradtx.scale_by_momentum(0.9)
+SGD, MEAN = gradtx.sgd(0.5, momentum=0.25), gradtx.scale_by_momentum(0.9)
 OF_A_LEAF, OF_THE_TREE = (dataclasses.replace(INNER.facts, reach=reach) for reach in ("leaf", "tree"))
 
 
@@ -219,11 +218,7 @@ BREAKS = {
         Broken(update=scaled(lambda tx, u, s: is_mapped(tx))),
         ["allowed: 8 ulps"],
     ),
-    "mapped is otherwise": (
-        "vmap_is_loop",
-        Broken(update=scaled(lambda tx, u, s: is_mapped(u))),
-        ["allowed: 8 ulps"],
-    ),
+    "mapped is otherwise": ("vmap_is_loop", Broken(update=scaled(lambda tx, u, s: is_mapped(u))), ["allowed: 8 ulps"]),
     "init in a program is otherwise": ("scan_is_loop", Broken(init=init_scaled_where_traced), ["allowed: 8 ulps"]),
     "never the same": ("compiles_once", Broken(fresh=True), ["was traced again", "allowed: none"]),
     "the state is the params": (
