@@ -44,6 +44,8 @@ from gradtx.core.protocol import TransformInitFn as TransformInitFn
 from gradtx.core.protocol import TransformUpdateExtraArgsFn as TransformUpdateExtraArgsFn
 from gradtx.core.protocol import TransformUpdateFn as TransformUpdateFn
 from gradtx.core.record import registry as registry
+from gradtx.core.dimensions import MuonDimensionNumbers as MuonDimensionNumbers
+from gradtx.core.routing import as_matrices as as_matrices
 from gradtx.core.routing import by_shape as by_shape
 from gradtx.core.routing import partition as partition
 from gradtx.core.schedule import Rate as Rate

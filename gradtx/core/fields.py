@@ -54,6 +54,7 @@ class Field:
       low: whether it is a statistic, which `stored` keeps in fewer bits.
       given: whether it is an extra argument of `update` instead of a part of the state.
       diagonal: whether it starts as a diagonal matrix, `start` times the identity.
+      of_matrix: whether it is a field of a matrix, so that a leaf with more than two axes has a batch of them.
     """
 
     start: Any = 0.0
@@ -66,6 +67,7 @@ class Field:
     low: bool = True
     given: bool = False
     diagonal: bool = False
+    of_matrix: bool = False
 
     @property
     def storable(self) -> bool:
@@ -91,7 +93,7 @@ class Field:
             return jnp.copy(leaf if self.dtype == "params" else tree.to_compute_dtype(leaf))
         if self.dtype == "params":
             return tree.cast_like(tree.full_like(leaf, start), leaf)
-        axes = self.axes(jnp.shape(leaf))
+        axes = self.axes_at(jnp.shape(leaf))
         whole = axes == _its_own(jnp.shape(leaf)) and not any(isinstance(axis, Length) for axis in axes)
         if whole and self.dtype == "compute":
             return tree.full_like(leaf, start, real=self.real)
@@ -100,19 +102,32 @@ class Field:
         shape = self.shape(jnp.shape(leaf))
         dtype = np.dtype(np.int32) if self.dtype == "count" else tree.compute_dtype(leaf, real=self.real)
         if self.diagonal:
-            made = tree.as_scalar(start, dtype) * jnp.eye(*shape, dtype=dtype)
+            made = jnp.broadcast_to(tree.as_scalar(start, dtype) * jnp.eye(*shape[-2:], dtype=dtype), shape)
         else:
             made = jnp.full(shape, tree.as_scalar(start, dtype), dtype)
         return sharding.with_axes_of(made, leaf, self.kept_axes(jnp.shape(leaf)))
 
+    def axes_at(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The axes of the field of a parameter with this shape, which may be a batch of matrices."""
+        if not self.of_matrix:
+            return self.axes(shape)
+        lead = len(shape) - 2
+        own = (axis if isinstance(axis, Length) else axis + lead for axis in self.axes(shape[lead:]))
+        return (*range(lead), *own)
+
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the field of a parameter."""
-        return tuple(int(axis) if isinstance(axis, Length) else shape[axis] for axis in self.axes(shape))
+        return tuple(int(axis) if isinstance(axis, Length) else shape[axis] for axis in self.axes_at(shape))
 
     def kept_axes(self, shape: tuple[int, ...]) -> list[int | None]:
         """For each axis of the field, the axis of the parameter whose sharding it has; None if it is replicated."""
-        axes = self.axes(shape)
+        axes = self.axes_at(shape)
         return [None if isinstance(axis, Length) or axes.count(axis) > 1 else axis for axis in axes]
+
+
+def of_matrix(field: Field) -> Field:
+    """The field of a matrix; a leaf that is a batch of matrices has a batch of them."""
+    return field if field.per == "tree" else dataclasses.replace(field, of_matrix=True)
 
 
 def like(start: Any = 0.0, *, exact: str | None = None) -> Field:

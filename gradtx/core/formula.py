@@ -21,8 +21,9 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from gradtx.core import selection
-from gradtx.core.fields import Field
-from gradtx.core.program import ForSome, Pass, Program, names_in
+from gradtx.core.fields import Field, of_matrix
+from gradtx.core.for_some import ForSome
+from gradtx.core.program import Pass, Program, names_in
 from gradtx.core.rule import OFFERED, Reach, Rule, Wants
 
 RESERVED = OFFERED | {"inner", "groups", "updates"}
@@ -47,6 +48,8 @@ class Formula:
     def wanted(self, rule: Rule) -> Wants:
         """The names that the passes want, checked against those that exist."""
         alone = self.passes["measure"] is None and self.passes["once"] is None
+        if alone and self.passes["refresh"] is not None:
+            raise TypeError(f"{rule.update.__name__}: it has a pass `refresh`, so `once` must return 'due'.")
         wanted = names_of(rule, without_leaf="once", closed=alone)
         for name, field in rule.fields.items():
             if field.per == "tree" and not field.given and name != "key" and self.passes["once"] is None:
@@ -93,7 +96,7 @@ def per_element(
     >>> tx.update(params, tx.init(params), params, value=12.5)[0]
     {'w': Array([ 1.5, -2. ], dtype=float32)}
     """
-    return _formula("element", (measure, once, update), fields, traits, only)
+    return _formula("element", (measure, once, None, update), fields, traits, only)
 
 
 def per_matrix(
@@ -101,6 +104,7 @@ def per_matrix(
     measure: Pass = None,
     once: Pass = None,
     *,
+    refresh: Pass = None,
     only: Any = None,
     stack: bool = False,
     traits: tuple[str, ...] = (),
@@ -108,11 +112,16 @@ def per_matrix(
 ) -> Rule:
     """A formula for a matrix; other leaves raise an error, unless `by_shape` routes them elsewhere.
 
+    A leaf with more axes, of which `by_shape` has dimension numbers, is a batch of matrices, and so are its fields.
+
     Args:
       update, measure, once, only, traits, fields: as `per_element`.
-      stack: run matrices of the same shape as one batch; their state stays leaf by leaf.
+      refresh: `refresh(u, *, names...)`, returning {field: value}, before the update; it runs at the steps at which
+        `once` returns a true `due`, for all leaves in one branch.
+      stack: run matrices of the same shape in batches of up to 8; their state stays leaf by leaf.
     """
-    return _formula("matrix", (measure, once, update), fields, traits, only, stack)
+    fields = {name: of_matrix(field) for name, field in fields.items()}
+    return _formula("matrix", (measure, once, refresh, update), fields, traits, only, stack)
 
 
 def per_leaf(
@@ -120,29 +129,30 @@ def per_leaf(
     measure: Pass = None,
     once: Pass = None,
     *,
+    refresh: Pass = None,
     only: Any = None,
     traits: tuple[str, ...] = (),
     **fields: Field,
 ) -> Rule:
-    """A formula for a leaf of any shape, whose elements may depend on each other. Its arguments: see `per_element`."""
-    return _formula("leaf", (measure, once, update), fields, traits, only)
+    """A formula for a leaf of any shape, whose elements may depend on each other. Its arguments: see `per_matrix`."""
+    return _formula("leaf", (measure, once, refresh, update), fields, traits, only)
 
 
 def per_tree(update: Callable[..., Any], once: Pass = None, *, traits: tuple[str, ...] = (), **fields: Field) -> Rule:
     """A formula for the whole tree: it takes and returns trees. Its arguments: see `per_element`."""
-    return _formula("tree", (None, once, update), fields, traits)
+    return _formula("tree", (None, once, None, update), fields, traits)
 
 
 def _formula(
     reach: Reach,
-    passes: tuple[Pass, Pass, Callable[..., Any]],
+    passes: tuple[Pass, Pass, Pass, Callable[..., Any]],
     fields: dict[str, Field],
     traits: tuple[str, ...],
     only: Any = None,
     stack: bool = False,
 ) -> Rule:
     check_fields(f"gradtx.per_{reach}", fields)
-    named: dict[str, Pass] = dict(zip(("measure", "once", "update"), passes, strict=True))
+    named: dict[str, Pass] = dict(zip(("measure", "once", "refresh", "update"), passes, strict=True))
     more = {"sums": named["measure"] is not None, "leaves": only is not None}
     traits = (*traits, *(name for name, holds in more.items() if holds))
     return Rule(update=passes[-1], reach=reach, fields=fields, traits=traits, formula=Formula(named, only, stack))

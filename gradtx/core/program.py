@@ -2,6 +2,7 @@
 
     measure   leaf by leaf    -> what is summed over all leaves
     once      the whole tree  -> numbers for the update, and the fields of the whole tree
+    refresh   leaf by leaf    -> fields, at the steps at which `once` says that it is due
     update    leaf by leaf    -> the updates, and the fields of each leaf
 
 All passes compute in one dtype, float64 if any leaf has it and else float32. The results have the dtypes of the inputs.
@@ -11,8 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-import operator
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping
 from typing import Any, NamedTuple, NoReturn, cast
 
 import jax
@@ -22,7 +22,7 @@ from jax import Array
 from jax.core import Tracer
 
 from gradtx import numerics, sharding, tree
-from gradtx.core import check, elsewhere, selection
+from gradtx.core import batches, check, elsewhere
 from gradtx.core.fields import Field
 from gradtx.core.rule import OFFERED, Rule, State
 from gradtx.core.sums import Summed, sum_up
@@ -125,10 +125,11 @@ class Compiled:
                 "update outside shard_map."
             )
         for path, leaf in tree.named_leaves(values) if self.reach == "matrix" else ():
-            if jnp.ndim(leaf) != 2:
+            if jnp.ndim(leaf) != 2 and not (jnp.ndim(leaf) > 2 and batches.declared.get()):
                 raise ValueError(
                     f"{self.who}: the leaf at {path} has {jnp.ndim(leaf)} axes; it must be a matrix with 2 axes. Route "
-                    f"the others elsewhere: by_shape(matrix={self.who.removeprefix('gradtx.')}(...), other=adam(...))."
+                    f"the others elsewhere: by_shape(matrix={self.who.removeprefix('gradtx.')}(...), other=adam(...)). "
+                    "Or say which axes are those of a matrix: by_shape(..., dimension_numbers=...)."
                 )
 
     def each(self, title: str, step: Step, us: list[Any], shared: Any, columns: Columns) -> list[Any]:
@@ -144,7 +145,14 @@ class Compiled:
                 error.add_note(f"in its {title}, at the leaf {tree.shapes(u)}")
                 raise
 
-        return _in_batches(one, rows) if self.stack and title == "update" else [one(*row) for row in rows]
+        return self.in_batches(title, one, rows, us)
+
+    def in_batches(self, title: str, one: Callable[..., Any], rows: list[batches.Row], us: list[Any]) -> list[Any]:
+        """One step for each row; matrices of one shape run as one batch, if the formula says so."""
+        if self.reach != "matrix":
+            return [one(*row) for row in rows]
+        most = batches.MOST if self.stack and title != "measure" else 1
+        return batches.each(one, rows, [batches.axes_of(u) for u in us], most)
 
     def run(self, title: str, real: Dtype, numbers: Numbers) -> Callable[..., Any]:
         """A pass as a program in this precision; another one inside shard_map, where sums go over axes of the mesh."""
@@ -229,22 +237,6 @@ def as_dict(made: Any) -> Numbers | None:
     return cast(Numbers, made) if isinstance(made, dict) else None
 
 
-def _in_batches(step: Callable[..., Any], rows: Sequence[tuple[Any, Any]]) -> list[Any]:
-    """One step for each row; rows of the same shape and dtype run as one batch."""
-    kinds: dict[Any, list[int]] = {}
-    for index, row in enumerate(rows):
-        kinds.setdefault(str(tree.shapes(row)), []).append(index)
-    made: dict[int, Any] = {}
-    for indices in kinds.values():
-        if len(indices) == 1:
-            made[indices[0]] = step(*rows[indices[0]])
-            continue
-        batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(rows[index] for index in indices))
-        together = jax.vmap(step)(*batch)
-        made |= {i: jax.tree.map(operator.itemgetter(n), together) for n, i in enumerate(indices)}
-    return [made[index] for index in range(len(rows))]
-
-
 class Program(Compiled):
     """A formula as a program."""
 
@@ -255,6 +247,7 @@ class Program(Compiled):
         of_leaves = {name for name, field in self.kept.items() if field.per == "leaf"}
         self.read = {title: names.keys() & of_leaves for title, names in self.names.items()}
         self.copies = {name for name in of_leaves if self.kept[name].start == "params"}
+        self.refreshable = of_leaves
 
     def init(self, numbers: Numbers, params: PyTree, inner: list[Any]) -> State:
         """The state before the first update."""
@@ -311,10 +304,23 @@ class Program(Compiled):
             made = self.run("once", step.real, step.numbers)(None, self.named("once", shared))
             shared |= self.as_before(made, own, unread="once")
             new |= {name: shared[name] for name in self.of_tree}
+        if "refresh" in self.names and us:
+            measured |= moved(self.refreshed(step, us, shared, columns), set(), self.refreshable)
+            columns |= measured
         rows = self.each("update", step, us, shared, columns)
         needed = self.read["update"] - measured.keys()
         moved(rows, needed - self.copies, needed)
         return rows[0][0] if self.whole else structure.unflatten([u for u, _ in rows]), new
+
+    def refreshed(self, step: Step, us: list[Any], shared: dict[str, Any], columns: Columns) -> list[Any]:
+        """For each leaf, the fields of the pass `refresh`: new ones if it is due, else those that are there."""
+        if "due" not in shared:
+            raise TypeError(f"{self.who}: it has a pass `refresh`, so `once` must return 'due': whether it runs now.")
+        first = {name: column[:1] for name, column in columns.items()}
+        names = list(jax.eval_shape(lambda: self.each("refresh", step, us[:1], shared, first))[0])
+        there = [{name: columns[name][i] for name in names} for i in range(len(us))]
+        new = numerics.branch(shared["due"], lambda: self.each("refresh", step, us, shared, columns), lambda: there)
+        return [(None, fields) for fields in new]
 
     def refuse_unlike(self, name: str, value: Any, u: PyTree) -> None:
         """Refuse an extra argument unless it is a tree like the updates, with equal shapes or with numbers."""
@@ -342,6 +348,10 @@ class Program(Compiled):
                 self.refuse_fields(made, self.of_tree)
             self.refuse_taken(title, made, self.fields.keys() - self.of_tree)
             return self.as_before(made, named)
+        if title == "refresh":
+            if as_dict(made) is None or not made.keys() <= self.refreshable:
+                self.refuse_fields(made, self.refreshable)
+            return self.as_before(made, named, unread=title)
         is_pair = isinstance(made, tuple) and (self.read[title] or not self.whole)
         parts = cast(tuple[Any, ...], made if is_pair else (made, {}))
         if len(parts) != 2:
@@ -368,28 +378,3 @@ class Program(Compiled):
             )
         self.refuse_taken(title, sums, self.fields)
         return sums, moved
-
-
-class ForSome(Program):
-    """A formula for the leaves that a mask selects; the others pass through."""
-
-    def __init__(self, who: str, rule: Rule, body: Body):
-        super().__init__(who, rule, body)
-        self.only = rule.formula.only
-
-    def init(self, numbers: Numbers, params: PyTree, inner: list[Any]) -> State:
-        return super().init(
-            numbers, selection.keep(params, selection.flags(self.who, self.only, params, params)), inner
-        )
-
-    def update(self, step: Step, own: State, inner: list[Any]) -> tuple[PyTree, State]:
-        chosen = selection.flags(self.who, self.only, step.updates, step.params)
-        keep = functools.partial(selection.keep, chosen=chosen)
-        trees = {"observed", *(name for name, field in self.fields.items() if field.per == "leaf")}
-        for name in trees & step.extra.keys() - {"observed"}:
-            self.refuse_unlike(name, step.extra[name], step.updates)
-        extra = {name: keep(value) if name in trees else value for name, value in step.extra.items()}
-        params = None if step.params is None else keep(step.params)
-        kept = step._replace(updates=keep(step.updates), params=params, extra=extra)
-        result, new = super().update(kept, own, inner)
-        return selection.put(result, step.updates, chosen), new

@@ -8,9 +8,11 @@ With routing, a named method can have a fallback for leaves on which it is not d
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-from gradtx.core import selection, views
+import jax
+
+from gradtx.core import batches, dimensions, selection, views
 from gradtx.core.elementary import transform
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform
@@ -76,50 +78,16 @@ def partition(transforms: dict[str, Transform], param_labels: Any) -> Rule:
     matrices       1           6  adamw(learning_rate=0.001, b1=0.9, b2=0.999, eps=1e-08)
     vectors        1           3  sgd(learning_rate=0.1, momentum=None, nesterov=False)
     """
-    return _routed("gradtx.partition", transforms, param_labels)
-
-
-@transform
-def by_shape(matrix: Transform, other: Transform) -> Rule:
-    """Gives matrices to one transform and all other leaves to another.
-
-    For methods that are defined for matrices alone: `by_shape(matrix=orthogonalize(), other=scale_by_adam())`.
-
-    Args:
-      matrix: the transform of leaves with exactly two axes.
-      other: the transform of all others: vectors, scalars, the kernels of convolutions.
-
-    State: `{"by_shape": {"groups": {"matrix": ..., "other": ...}}}`, in which leaves of the other group are None.
-    `find(state, "matrix/mu")` reads the field of one group, `find(state, "mu")` that of both, as one tree.
-
-    Errors: TypeError if one of the two takes scaled gradients and the other does not.
-
-    >>> import gradtx, jax.numpy as jnp
-    >>> tx = gradtx.by_shape(matrix=gradtx.scale_by_sign(), other=gradtx.scale(0.5))
-    >>> params = {"kernel": jnp.full((1, 2), 3.0), "bias": jnp.full(2, 3.0)}
-    >>> tx.update(params, tx.init(params))[0]
-    {'bias': Array([1.5, 1.5], dtype=float32), 'kernel': Array([[1., 1.]], dtype=float32)}
-    """
-    return _routed("gradtx.by_shape", {"matrix": matrix, "other": other}, shape_of)
-
-
-def shape_of(path: str, leaf: Any) -> str:
-    """The route of a leaf by its shape."""
-    return "matrix" if leaf.ndim == 2 else "other"
-
-
-def _routed(who: str, transforms: dict[str, Transform], param_labels: Any) -> Rule:
-    """Each leaf to the transform of its label."""
-    by_rule = param_labels is shape_of  # reads shapes of params or gradients, and may leave a route empty
+    who = "gradtx.partition"
     _refuse_wrong_groups(who, transforms)
 
     def labels(updates: PyTree, params: PyTree) -> tuple[str, ...]:
-        return labels_of(who, transforms, param_labels, updates, updates if by_rule else params)
+        return labels_of(who, transforms, param_labels, updates, params)
 
     def init(params: PyTree) -> State:
         found = labels(params, params)
         for name in transforms:
-            if found and name not in found and not by_rule:
+            if found and name not in found:
                 warnings.warn(f"{who}: no leaf has the label {name!r}; its transform does nothing.", stacklevel=2)
         inside = {name: selection.keep(params, tuple(label == name for label in found)) for name in transforms}
         return {"groups": {name: tx.init(inside[name]) for name, tx in transforms.items()}}
@@ -128,12 +96,144 @@ def _routed(who: str, transforms: dict[str, Transform], param_labels: Any) -> Ru
         found, result, states = labels(updates, params), updates, {}
         for name, tx in transforms.items():
             chosen = tuple(label == name for label in found)
-            known = {key: value for key, value in extra.items() if tx.facts.takes(key) or key == "observed"}
-            new, states[name] = on_leaves(tx, chosen, updates, state["groups"][name], params, known)
+            new, states[name] = on_leaves(tx, chosen, updates, state["groups"][name], params, _known(tx, extra))
             result = selection.put(new, result, chosen)
         return result, {"groups": states}
 
-    return Rule(init=init, update=update if by_rule else asking(param_labels, update), traits=MASKED)
+    return Rule(init=init, update=asking(param_labels, update), traits=MASKED)
+
+
+@transform
+def by_shape(matrix: Transform, other: Transform, dimension_numbers: Any = None) -> Rule:
+    """Gives matrices to one transform and all other leaves to another.
+
+    For methods that are defined for matrices alone: `by_shape(matrix=orthogonalize(), other=scale_by_adam())`.
+
+    Args:
+      matrix: the transform of matrices.
+      other: the transform of all other leaves: vectors, scalars.
+      dimension_numbers: which leaves are matrices, and which of their axes are the rows and the columns: a tree of
+        `MuonDimensionNumbers` and None, written like a mask (see `masked`): `{"*/conv/kernel": MuonDimensionNumbers((0,
+        1, 2), 3), "*": None}`. With None, leaves with exactly two axes are matrices.
+
+    State: `{"by_shape": {"groups": {"matrix": ..., "other": ...}}}`, in which leaves of the other group are None.
+    `find(state, "matrix/mu")` reads the field of one group, `find(state, "mu")` that of both, as one tree. The state of
+    `matrix` has the shapes of the matrices: those that they count first, then rows, then columns.
+
+    Errors: TypeError if one of the two takes scaled gradients and the other does not; ValueError for axes that a leaf
+    does not have.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.by_shape(matrix=gradtx.scale_by_sign(), other=gradtx.scale(0.5))
+    >>> params = {"kernel": jnp.full((1, 2), 3.0), "bias": jnp.full(2, 3.0)}
+    >>> tx.update(params, tx.init(params))[0]
+    {'bias': Array([1.5, 1.5], dtype=float32), 'kernel': Array([[1., 1.]], dtype=float32)}
+    """
+    who, transforms = "gradtx.by_shape", {"matrix": matrix, "other": other}
+    _refuse_wrong_groups(who, transforms)
+
+    def init(params: PyTree) -> State:
+        at = Matrices(who, dimension_numbers, params, params)
+        outside = selection.keep(params, at.others)
+        return {"groups": {"matrix": at.init(matrix, params), "other": other.init(outside)}}
+
+    def update(updates: PyTree, state: State, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
+        at, groups = Matrices(who, dimension_numbers, updates, params), state["groups"]
+        made, first = at.update(matrix, updates, groups["matrix"], params, _known(matrix, extra))
+        rest, second = on_leaves(other, at.others, updates, groups["other"], params, _known(other, extra))
+        return selection.put(rest, made, at.others), {"groups": {"matrix": first, "other": second}}
+
+    return Rule(init=init, update=asking(dimension_numbers, update), traits=MASKED)
+
+
+@transform
+def as_matrices(inner: Transform, dimension_numbers: Any = None) -> Rule:
+    """Shows a transform the matrices of each leaf: `as_matrices(scale_by_muon(), {"*": MuonDimensionNumbers(1, 2)})`.
+
+    Args:
+      inner: a transform of matrices.
+      dimension_numbers: see `by_shape`; each leaf must have some.
+
+    State: `{"as_matrices": {"inner": inner's state}}`, in the shapes of the matrices.
+
+    Errors: ValueError for a leaf that is no matrix, with its path, and for axes that a leaf does not have.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.as_matrices(gradtx.scale_by_sign(), gradtx.MuonDimensionNumbers((0, 1), 2))
+    >>> gradtx.find(gradtx.as_matrices(gradtx.ema(0.9), gradtx.MuonDimensionNumbers((0, 1), 2)).init(
+    ...     jnp.zeros((3, 4, 5))), "mean").shape
+    (12, 5)
+    """
+    who = "gradtx.as_matrices"
+
+    def at(updates: PyTree, params: PyTree) -> Matrices:
+        found = Matrices(who, dimension_numbers, updates, params)
+        for path, other in zip(selection.paths(updates), found.others, strict=True):
+            if other:
+                raise ValueError(
+                    f"{who}: the leaf {path!r} is no matrix; each leaf must have MuonDimensionNumbers. Route the "
+                    "others elsewhere: by_shape(matrix=..., other=..., dimension_numbers=...)."
+                )
+        return found
+
+    def init(params: PyTree) -> State:
+        return {"inner": at(params, params).init(inner, params)}
+
+    def update(updates: PyTree, state: State, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
+        made, new = at(updates, params).update(inner, updates, state["inner"], params, extra)
+        return made, {"inner": new}
+
+    return Rule(init=init, update=asking(dimension_numbers, update), traits=MASKED)
+
+
+class Matrices:
+    """The matrices of the leaves of a tree."""
+
+    def __init__(self, who: str, spec: Any, updates: PyTree, params: PyTree):
+        self.who, self.axes = who, dimensions.axes_of(who, spec, updates, params)
+        self.chosen = tuple(axes.a_matrix for axes in self.axes)
+        self.others = tuple(not chosen for chosen in self.chosen)
+
+    def init(self, inner: Transform, params: PyTree) -> State:
+        """The state of a transform of the matrices."""
+        with batches.declared(True):
+            return inner.init(self._down(params))
+
+    def update(
+        self, inner: Transform, updates: PyTree, state: State, params: PyTree, extra: dict[str, Any]
+    ) -> tuple[PyTree, State]:
+        """The updates of the matrices, in the leaves that have them, and of the other leaves as they came."""
+
+        def up(values: PyTree) -> PyTree:
+            return self._up(values, updates if params is None else params)
+
+        with batches.declared(True):
+            made, new = views.inside(inner, updates, state, params, extra, self._down, up)
+        return self._up(made, updates), new
+
+    def _down(self, values: PyTree) -> PyTree:
+        leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(values))
+        rows = zip(selection.paths(values), self.axes, leaves, strict=True)
+        shown = [
+            dimensions.matrices_of(self.who, path, axes, leaf) if axes.a_matrix else None for path, axes, leaf in rows
+        ]
+        return () if shown == [None] and leaves[0] is values else structure.unflatten(shown)
+
+    def _up(self, values: PyTree, like: PyTree) -> PyTree:
+        leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(like))
+        shown: list[Any] = structure.flatten_up_to(values) if any(self.chosen) else leaves
+        rows = zip(selection.paths(like), self.axes, shown, leaves, strict=True)
+        return structure.unflatten(
+            [
+                dimensions.leaf_of(self.who, path, axes, matrices, leaf) if axes.a_matrix else leaf
+                for path, axes, matrices, leaf in rows
+            ]
+        )
+
+
+def _known(tx: Transform, extra: dict[str, Any]) -> dict[str, Any]:
+    """The extra arguments that a transform accepts."""
+    return {key: value for key, value in extra.items() if tx.facts.takes(key) or key == "observed"}
 
 
 def _refuse_wrong_groups(who: str, transforms: dict[str, Transform]) -> None:

@@ -29,6 +29,7 @@ from gradtx.core.stand_ins import StandIn
 
 PyTree = Any
 Patterns = dict[str, Any]
+NUMBERS = "MuonDimensionNumbers(rows, columns), or None for a leaf that is no matrix"
 
 
 class _Question(NamedTuple):
@@ -45,6 +46,9 @@ class _Question(NamedTuple):
     def what(self) -> str:
         return f"{self.who}: {self.argument}"
 
+    def as_kind(self, value: Any) -> Any:
+        return bool(value) if self.kind is bool else value
+
 
 def flags(who: str, spec: Any, updates: PyTree, params: Params = None, *, argument: str = "mask") -> tuple[bool, ...]:
     """Whether each leaf is selected, in the order of the leaves."""
@@ -54,6 +58,13 @@ def flags(who: str, spec: Any, updates: PyTree, params: Params = None, *, argume
 def labels(who: str, spec: Any, updates: PyTree, params: Params = None, *, argument: str) -> tuple[str, ...]:
     """The label of each leaf, in the order of the leaves."""
     return _answer(who, argument, str, spec, updates, params)
+
+
+def values(
+    who: str, spec: Any, updates: PyTree, params: Params = None, *, argument: str, kind: type
+) -> tuple[Any, ...]:
+    """The value of each leaf, of another kind, in the order of the leaves."""
+    return _answer(who, argument, kind, spec, updates, params)
 
 
 def is_function(spec: Any) -> bool:
@@ -177,7 +188,7 @@ def _matched(question: _Question, patterns: Patterns) -> tuple[Any, ...]:
     for pattern in patterns:
         if pattern != "*" and found:
             _refuse_useless(question, patterns, pattern, [matching for matching in found if pattern in matching])
-    return tuple(question.kind(patterns[matching[0]]) for matching in found)
+    return tuple(question.as_kind(patterns[matching[0]]) for matching in found)
 
 
 def _refuse_useless(question: _Question, patterns: Patterns, pattern: str, found: list[list[str]]) -> None:
@@ -232,12 +243,12 @@ def _spread(question: _Question, values: PyTree) -> tuple[Any, ...]:
 def _checked(question: _Question, values: list[Any]) -> tuple[Any, ...]:
     for path, value in zip(question.paths, values, strict=True):
         _check(question, f" at {path or 'the root'!r}", value)
-    return tuple(question.kind(value) for value in values)
+    return tuple(map(question.as_kind, values))
 
 
 def _check(question: _Question, place: str, value: Any) -> None:
-    if not (_is_flag(value) if question.kind is bool else isinstance(value, str)):
-        words = "True or False" if question.kind is bool else "a str, the name of a group"
+    if not (_is_flag(value) if question.kind is bool else isinstance(value, question.kind)):
+        words = {bool: "True or False", str: "a str, the name of a group"}.get(question.kind, NUMBERS)
         raise TypeError(f"{question.what}{place} is {value!r}; it must be {words}.")
 
 

@@ -54,5 +54,7 @@ def sum_up(parts: list[Summed], real: np.dtype[Any]) -> Any:
         size = tree.norm(values)
         return size.value if parts[0].how == "norm" else size
     over_shards = sharding.summed if parts[0].how == "total" else sharding.largest
+    of_leaf = jnp.sum if parts[0].how == "total" else jnp.max  # a leaf may be a batch of matrices
+    values = [of_leaf(value) if jnp.ndim(value) else value for value in values]
     numbers = [over_shards(value.astype(tree.compute_dtype(value, precision=real))) for value in values]
     return functools.reduce(jnp.add if parts[0].how == "total" else jnp.maximum, numbers)

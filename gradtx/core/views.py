@@ -22,8 +22,9 @@ import numpy as np
 from jax import Array
 
 from gradtx import numerics, sharding, tree
+from gradtx.core import batches
 from gradtx.core.arguments import set_in
-from gradtx.core.fields import Field, Place, at
+from gradtx.core.fields import Field, Place, at, of_matrix
 from gradtx.core.formula import check_fields, names_of
 from gradtx.core.program import Body, Columns, Compiled, Numbers, Pass, Step, as_dict
 from gradtx.core.rule import Reach, Rule, State, Wants
@@ -153,7 +154,7 @@ class Seen(Compiled):
     ) -> tuple[State, State]:
         """New fields of the view, and the state of the inner transform carried along."""
         new = fields | self._renewed("refresh", step, fields | keys, g)
-        structure = cast(Any, jax.tree.structure(g))
+        us, structure = cast(tuple[list[Any], Any], jax.tree.flatten(g))
         old_rows, new_rows = (
             [dict(zip(some, row, strict=True)) for row in zip(*map(jax.tree.leaves, some.values()), strict=True)]
             for some in (fields, new)
@@ -166,15 +167,18 @@ class Seen(Compiled):
                         f"{self.who}: {'/'.join(place)} is stored in buckets; it must be leaf by leaf, for `move`. "
                         "Leave pack out of the view."
                     )
-                rows = zip(jax.tree.leaves(value), old_rows, new_rows, strict=True)
-                moved = [self.moved(step.numbers, field, x, old, now) for x, old, now in rows]
-                state = set_in(state, place, structure.unflatten(moved))
+                rows: list[batches.Row] = [
+                    (x, {"old": old, "new": now})
+                    for x, old, now in zip(jax.tree.leaves(value), old_rows, new_rows, strict=True)
+                ]
+                moved = functools.partial(self.moved, step.numbers, field)
+                state = set_in(state, place, structure.unflatten(self.in_batches("move", moved, rows, us)))
         return new, state
 
-    def _moved(self, numbers: Numbers, field: Field, x: Array, old: Any, new: Any) -> Array:
+    def _moved(self, numbers: Numbers, field: Field, x: Array, views: dict[str, Any]) -> Array:
         move = self.body(numbers).formula.move
         with jax.numpy_dtype_promotion("standard"):
-            return self.like("what move returned", move(x, field, old, new), x)
+            return self.like("what move returned", move(x, field, views["old"], views["new"]), x)
 
     def finished(self, title: str, made: Any, u: Any, named: Numbers, real: np.dtype[Any]) -> Any:
         if title not in ("down", "up"):
@@ -235,10 +239,14 @@ class View:
         if not isinstance(cast(Any, every), int) or every < 1:
             raise ValueError(f"gradtx.View: every is {every!r}; it must be an int of at least 1.")
         self.passes: dict[str, Pass] = {"down": down, "up": up, "observe": observe, "refresh": refresh}
-        self.every, self.before, self.move, self.form, self.fields = every, before, move, form, fields
+        self.every, self.before, self.move = every, before, move
+        self.stack = reach == "matrix"
         self.reach: Reach = reach
+        self.form, self.fields = form, fields
+        if reach == "matrix":
+            self.form = None if form is None else of_matrix(form)
+            self.fields = {name: of_matrix(field) for name, field in fields.items()}
 
-    stack = False
     program = Seen
 
     def wanted(self, rule: Rule) -> Wants:

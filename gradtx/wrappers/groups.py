@@ -14,9 +14,9 @@ from typing import Any
 import jax
 
 from gradtx import tree
-from gradtx.core import record, selection
+from gradtx.core import dimensions, record, selection
 from gradtx.core.elementary import transform
-from gradtx.core.routing import MASKED, asking, labels_of, on_leaves, shape_of
+from gradtx.core.routing import MASKED, asking, labels_of, on_leaves
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform
 
@@ -179,11 +179,14 @@ def groups(tx: Transform, params: PyTree) -> Groups:
             "or freeze. Pass that one."
         )
     grouping, arguments = found[0], found[0].arguments
-    if grouping.name in ("partition", "by_shape"):
-        transforms = arguments.get("transforms", arguments)
-        param_labels = arguments.get("param_labels", shape_of)
-        labels = labels_of(f"gradtx.{grouping.name}", transforms, param_labels, params, params)
+    if grouping.name == "partition":
+        transforms = arguments["transforms"]
+        labels = labels_of("gradtx.partition", transforms, arguments["param_labels"], params, params)
         names = {name: repr(inner) for name, inner in transforms.items()}
+    elif grouping.name == "by_shape":
+        found_axes = dimensions.axes_of("gradtx.by_shape", arguments["dimension_numbers"], params, params)
+        labels = tuple("matrix" if axes.a_matrix else "other" for axes in found_axes)
+        names = {name: repr(arguments[name]) for name in ("matrix", "other")}
     else:
         who = f"gradtx.{grouping.name}"
         labels = tuple(

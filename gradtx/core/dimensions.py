@@ -1,0 +1,170 @@
+"""Matrices of a leaf: which axes of a weight are the rows and the columns of a matrix.
+
+    MuonDimensionNumbers(0, 1)                  a kernel (in, out): one matrix
+    MuonDimensionNumbers(1, 2)                  layers in one leaf (layer, in, out): a matrix for each layer
+    MuonDimensionNumbers(0, (1, 2))             heads in one matrix (in, head, width); (0, 2) for a matrix for each head
+    MuonDimensionNumbers((0, 1, 2), 3)          the kernel of a convolution (height, width, in, out)
+    MuonDimensionNumbers(0, 1, parts=3)         queries, keys and values side by side (in, 3 out): three matrices
+
+Rows are the axes that the layer sums over, columns those of its output. All other axes count matrices.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradtx import sharding
+from gradtx.core import selection
+
+PyTree = Any
+
+
+class MuonDimensionNumbers(NamedTuple):
+    """Which axes of a leaf are the rows and the columns of its matrices; all other axes count matrices.
+
+    Source: as optax.contrib.MuonDimensionNumbers, and `parts`.
+
+    Args:
+      reduction_axis: the axis, or axes, that the layer sums over: the rows.
+      output_axis: the axis, or axes, of its output: the columns.
+      parts: the number of equal parts in which the columns are cut, each a matrix of its own; or a tuple of their
+        numbers of columns. For queries, keys and values in one weight.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.as_matrices(gradtx.scale_by_factored_rms(), gradtx.MuonDimensionNumbers(0, 1, parts=(4, 2)))
+    >>> state = tx.init({"qkv": jnp.zeros((3, 6))})
+    >>> [leaf.shape for leaf in gradtx.find(state, "nu")["qkv"]]
+    [(3, 4), (3, 2)]
+    """
+
+    reduction_axis: int | tuple[int, ...] = 0
+    output_axis: int | tuple[int, ...] = 1
+    parts: int | tuple[int, ...] = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """Dimension numbers as one value, which is not a tree; without rows for a leaf that is no matrix."""
+
+    rows: tuple[int, ...] = ()
+    columns: tuple[int, ...] = ()
+    parts: int | tuple[int, ...] = 1
+
+    @property
+    def a_matrix(self) -> bool:
+        """Whether the leaf is a matrix, or several."""
+        return bool(self.rows)
+
+
+def _as_axes(numbers: Any) -> Axes:
+    def several(axis: Any) -> tuple[int, ...]:
+        return tuple(int(one) for one in np.atleast_1d(axis))
+
+    if numbers is None:
+        return Axes()
+    parts = getattr(numbers, "parts", 1)
+    return Axes(
+        several(numbers.reduction_axis),
+        several(numbers.output_axis),
+        several(parts) if isinstance(parts, (tuple, list)) else int(parts),
+    )
+
+
+def _is_numbers(value: Any) -> bool:
+    return value is None or hasattr(value, "reduction_axis")
+
+
+def _encoded(spec: PyTree) -> PyTree:
+    """The tree with `Axes` for dimension numbers, whose own structure is a tree, and for None."""
+    if type(spec) is dict:  # patterns keep their order
+        return {name: _encoded(value) for name, value in cast(dict[Any, Any], spec).items()}
+
+    def at_leaf(value: Any) -> Any:
+        return _as_axes(value) if _is_numbers(value) else value
+
+    return jax.tree.map(at_leaf, spec, is_leaf=_is_numbers)
+
+
+def matrices_alone(path: str, leaf: Any) -> MuonDimensionNumbers | None:
+    """The usual rule: leaves with two axes are matrices, others are not."""
+    return MuonDimensionNumbers() if leaf.ndim == 2 else None
+
+
+def axes_of(who: str, spec: Any, updates: PyTree, params: PyTree = None) -> tuple[Axes, ...]:
+    """The axes of each leaf. `spec` is a tree of dimension numbers, written like a mask; None for `matrices_alone`."""
+    if spec is None:
+        spec, params = matrices_alone, updates
+    if selection.is_function(spec):
+        asked: Callable[..., Any] = spec
+
+        @functools.wraps(asked)
+        def encoded(*args: Any) -> Any:
+            return _encoded(asked(*args))
+
+        return selection.values(who, encoded, updates, params, argument="dimension_numbers", kind=Axes)
+    return selection.values(who, _encoded(spec), updates, params, argument="dimension_numbers", kind=Axes)
+
+
+class Shape(NamedTuple):
+    """A leaf's shape with its axes resolved: the axes that count matrices, then those of the rows and the columns."""
+
+    batch: tuple[int, ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+
+def _resolved(who: str, path: str, axes: Axes, shape: tuple[int, ...]) -> Shape:
+    """The axes counted from the first, checked."""
+    ndim, given = len(shape), (*axes.rows, *axes.columns)
+    if not all(-ndim <= axis < ndim for axis in given) or len({axis % ndim for axis in given}) < len(given):
+        raise ValueError(
+            f"{who}: dimension_numbers has the axes {axes.rows} and {axes.columns} for the leaf {path!r} of shape "
+            f"{shape}; they must be different axes of the leaf."
+        )
+    rows, columns = (tuple(axis % ndim for axis in some) for some in (axes.rows, axes.columns))
+    width = math.prod(shape[axis] for axis in columns)
+    cut = axes.parts
+    if width % cut if isinstance(cut, int) and cut > 0 else cut != 0 and sum(cast(Any, cut)) != width:
+        raise ValueError(
+            f"{who}: dimension_numbers has parts={cut} for the leaf {path!r}, which has {width} columns; it must be a "
+            "number that divides them, or the numbers of columns of the parts."
+        )
+    return Shape(tuple(axis for axis in range(ndim) if axis not in (*rows, *columns)), rows, columns)
+
+
+def matrices_of(who: str, path: str, axes: Axes, leaf: Array) -> Any:
+    """The matrices of a leaf, in its last two axes; a tuple of them for parts of different widths."""
+    batch, rows, columns = _resolved(who, path, axes, leaf.shape)
+    order = (*batch, *rows, *columns)
+    lead = tuple(leaf.shape[axis] for axis in batch)
+    height, width = (math.prod(leaf.shape[axis] for axis in some) for some in (rows, columns))
+    if axes.parts == 1 and order == tuple(range(leaf.ndim)) and len(rows) == len(columns) == 1:
+        return leaf
+    whole = sharding.whole(leaf).transpose(order).reshape(*lead, height, width)
+    if axes.parts == 1:
+        return whole
+    if isinstance(axes.parts, int):
+        return jnp.moveaxis(whole.reshape(*lead, height, axes.parts, -1), -2, len(lead))
+    ends = np.cumsum(axes.parts)[:-1].tolist()
+    return tuple(jnp.split(whole, ends, axis=-1))
+
+
+def leaf_of(who: str, path: str, axes: Axes, matrices: Any, leaf: Array) -> Array:
+    """The leaf that has these matrices, shaped and sharded like the one given."""
+    batch, rows, columns = _resolved(who, path, axes, leaf.shape)
+    order = (*batch, *rows, *columns)
+    if isinstance(matrices, tuple):
+        matrices = jnp.concatenate(cast(Any, matrices), axis=-1)
+    elif axes.parts != 1:
+        matrices = jnp.moveaxis(matrices, len(batch), -2)
+    if matrices.shape != leaf.shape or order != tuple(range(leaf.ndim)):
+        shaped = matrices.reshape(tuple(leaf.shape[axis] for axis in order))
+        matrices = sharding.like(shaped.transpose(np.argsort(order)), leaf)
+    return matrices
