@@ -45,6 +45,7 @@ from gradtx.core.protocol import TransformUpdateExtraArgsFn as TransformUpdateEx
 from gradtx.core.protocol import TransformUpdateFn as TransformUpdateFn
 from gradtx.core.record import registry as registry
 from gradtx.core.dimensions import MuonDimensionNumbers as MuonDimensionNumbers
+from gradtx.core.dimensions import hidden_matrices as hidden_matrices
 from gradtx.core.routing import as_matrices as as_matrices
 from gradtx.core.routing import by_shape as by_shape
 from gradtx.core.routing import partition as partition
@@ -100,6 +101,14 @@ from gradtx.adaptive import scale_by_infinity_norm as scale_by_infinity_norm
 from gradtx.adaptive import scale_by_lion as scale_by_lion
 from gradtx.adaptive import scale_by_rms as scale_by_rms
 
+from gradtx.matrices.newton_schulz import polar_express as polar_express
+from gradtx.matrices.orthogonal import orthogonalize as orthogonalize
+from gradtx.matrices.orthogonal import scale_by_dion2 as scale_by_dion2
+from gradtx.matrices.orthogonal import scale_by_fans as scale_by_fans
+from gradtx.matrices.orthogonal import scale_by_lmo as scale_by_lmo
+from gradtx.matrices.orthogonal import scale_by_muon as scale_by_muon
+from gradtx.matrices.orthogonal import scale_by_neuron_rms as scale_by_neuron_rms
+from gradtx.matrices.orthogonal import scale_by_shape as scale_by_shape
 from gradtx.matrices.factored import scale_by_factored_rms as scale_by_factored_rms
 from gradtx.matrices.factored import scale_by_param_block_rms as scale_by_param_block_rms
 from gradtx.relatives import scale_by_belief as scale_by_belief
@@ -140,6 +149,10 @@ from gradtx.optimizers.descent import sgd as sgd
 from gradtx.optimizers.factored_family import adafactor as adafactor
 from gradtx.optimizers.layerwise_family import lamb as lamb
 from gradtx.optimizers.layerwise_family import lars as lars
+from gradtx.optimizers.orthogonal_family import dion2 as dion2
+from gradtx.optimizers.orthogonal_family import muon as muon
+from gradtx.optimizers.orthogonal_family import normuon as normuon
+from gradtx.optimizers.orthogonal_family import scion as scion
 from gradtx.optimizers.relatives_family import adabelief as adabelief
 from gradtx.optimizers.relatives_family import radam as radam
 from gradtx.optimizers.relatives_family import rprop as rprop

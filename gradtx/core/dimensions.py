@@ -12,6 +12,7 @@ Rows are the axes that the layer sums over, columns those of its output. All oth
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -95,6 +96,27 @@ def _encoded(spec: PyTree) -> PyTree:
 def matrices_alone(path: str, leaf: Any) -> MuonDimensionNumbers | None:
     """The usual rule: leaves with two axes are matrices, others are not."""
     return MuonDimensionNumbers() if leaf.ndim == 2 else None
+
+
+def hidden_matrices(path: str, leaf: Any) -> MuonDimensionNumbers | None:
+    """The rule of `muon`: leaves with two axes, unless their path names an embedding, a head, a norm or a bias.
+
+    A leaf is no hidden matrix if a name in its path contains "embed" or "norm", is or ends with "head", "bias" or
+    "logits", or is "wte", "wpe", "vocab" or "classifier". Give dimension numbers of your own for other names.
+
+    Args:
+      path: the leaf's path, "dense/kernel".
+      leaf: the leaf, or its shape.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> gradtx.hidden_matrices("lm_head/kernel", jnp.zeros((4, 5))) is None
+    True
+    """
+    other = any(_OTHER.search(name) for name in path.lower().split("/"))
+    return None if other else matrices_alone(path, leaf)
+
+
+_OTHER = re.compile(r"embed|norm|(^|_)(head|bias|logits)$|^(wte|wpe|vocab|classifier)$")
 
 
 def axes_of(who: str, spec: Any, updates: PyTree, params: PyTree = None) -> tuple[Axes, ...]:
