@@ -12,7 +12,7 @@ tests read the file.
 The gradients are those of `tests/records/matrix_problem.py` at the path's own params. A path holds, by leaf, the params
 after the steps `SHOWN`, flattened in our order of axes: kernels are (in, out). `casts` is what was taken out of the
 source to have float64. `given` is what a run was fed with: probes, projections, logits. `sensitivity` is the factor by
-which a small move of the start grew along the path: two right answers agree to about 1e-16 times that.
+which a small move of every gradient grew along the path: two right answers agree to about 1e-16 times that.
 """
 
 CHECKOUTS = {

@@ -48,7 +48,7 @@ def main(folder: str, *families: str) -> None:
     head = {
         "command": "python -m tests.matrix_peers FOLDER",
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "commits": {repository: commit for repository, commit in CHECKOUTS.values()},
+        "commits": dict(CHECKOUTS.values()),
         "steps": problem.SHOWN,
     }
     lines = [f'"{key}": {json.dumps(value)}' for key, value in head.items()]

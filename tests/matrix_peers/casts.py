@@ -19,11 +19,11 @@ CASTS = {
     "dion.muon": DTYPE,
     "dion.dion2": DTYPE,
     "dion.megabatch_base": DTYPE32,
-    "soap": FLOAT32,
+    "soap": {".float()": ".double()"},
+    "emerging_optimizers.legacy_soap.soap": DTYPE32,
     "pytorch_optimizer.optimizer.soap": DTYPE32,
     "pytorch_optimizer.optimizer.muon.muon_clip": FLOAT32,
-    "pytorch_optimizer.optimizer.utils.matrix": {},
-    "distributed_shampoo.distributed_shampoo": DTYPE32,
+    "distributed_shampoo.distributed_shampoo": {"dtype=torch.float,": "dtype=torch.float64,"},
     "galore_torch.galore_projector": FLOAT32,
     "apollo_torch.random_projector": FLOAT32,
     "apollo_torch.svd_projector": FLOAT32,
@@ -31,9 +31,9 @@ CASTS = {
 """By module: what its text says, and what is read instead. Each must occur."""
 
 
-def said(module: str) -> list[str]:
+def said(module: str) -> tuple[str, ...]:
     """What a case says about the module that it comes from."""
-    return [f"{old} -> {new}" for old, new in CASTS.get(module, {}).items()]
+    return tuple(f"{old} -> {new}" for old, new in CASTS.get(module, {}).items())
 
 
 class Loader(importlib.machinery.SourceFileLoader):

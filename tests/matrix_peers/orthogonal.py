@@ -55,7 +55,7 @@ def scion(norm: str, *leaves: str, **arguments: Any) -> Case:
 def dion(name: str, *leaves: str, **arguments: Any) -> Case:
     case = of_torch("dion", name, *leaves, **{"lr": LR} | arguments)
     modules = ("dion.polar_express", "dion.newton_schulz_triton", "dion.muon", "dion.dion2")
-    return case._replace(casts=[f"{module}: {own}" for module in modules for own in casts.said(module)])
+    return case._replace(casts=tuple(f"{module}: {own}" for module in modules for own in casts.said(module)))
 
 
 def orthogonalized(module: str, name: str, **arguments: Any) -> Values:

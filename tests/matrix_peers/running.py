@@ -1,5 +1,6 @@
 """A case, and its run on `tests/records/matrix_problem.py`."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -8,18 +9,20 @@ import numpy as np
 from tests.records import matrix_problem as problem
 
 Tree = dict[str, np.ndarray]
+Gradient = Callable[[Tree], Tree]
+MOVED = 1e-10
 TORCH = {"conv": (3, 2, 0, 1), "stack": (0, 2, 1)}
 """The axes of ours in the order of a torch weight; of other kernels (1, 0)."""
 
 
 class Case(NamedTuple):
-    """`path(start)` gives the params after each step; `given` is what it was fed with beside the gradients."""
+    """`path(start, gradient)` gives the params after each step; `given` what it was fed with beside the gradients."""
 
     source: str
     arguments: dict[str, Any]
     leaves: tuple[str, ...]
-    path: Callable[[Tree], Iterator[Tree]]
-    casts: list[str] = []
+    path: Callable[[Tree, Gradient], Iterator[Tree]]
+    casts: tuple[str, ...] = ()
     given: Callable[[], dict[str, Any]] = dict
 
 
@@ -29,7 +32,7 @@ class Values(NamedTuple):
     source: str
     arguments: dict[str, Any]
     values: Callable[[], dict[str, Any]]
-    casts: list[str] = []
+    casts: tuple[str, ...] = ()
 
 
 def axes(name: str, ndim: int) -> tuple[int, ...]:
@@ -50,14 +53,14 @@ def from_torch(name: str, weight) -> np.ndarray:
 def torch_path(build: Callable[[dict[str, Any]], Any], watch: Callable[[Any], None] = lambda made: None):
     """The path of a torch optimizer; `build` gets the weights by name, `watch` what it built, after each step."""
 
-    def path(start: Tree) -> Iterator[Tree]:
+    def path(start: Tree, gradient: Gradient) -> Iterator[Tree]:
         import torch
 
         weights = {name: torch.nn.Parameter(to_torch(name, leaf)) for name, leaf in start.items()}
         optimizer = build(weights)
         for _ in range(problem.STEPS):
             x = {name: from_torch(name, weight) for name, weight in weights.items()}
-            for name, g in problem.gradient(x).items():
+            for name, g in gradient(x).items():
                 weights[name].grad = to_torch(name, g)
             optimizer.step()
             watch(optimizer)
@@ -69,14 +72,14 @@ def torch_path(build: Callable[[dict[str, Any]], Any], watch: Callable[[Any], No
 def optax_path(build: Callable[[], Any], watch: Callable[[Any], None] = lambda state: None):
     """The path of an optax transformation."""
 
-    def path(start: Tree) -> Iterator[Tree]:
+    def path(start: Tree, gradient: Gradient) -> Iterator[Tree]:
         import jax
         import optax
 
         transformation, x = build(), dict(start)
         state, update = transformation.init(x), jax.jit(transformation.update)
         for _ in range(problem.STEPS):
-            updates, state = update(problem.gradient(x), state, x)
+            updates, state = update(gradient(x), state, x)
             x = {name: np.asarray(leaf) for name, leaf in optax.apply_updates(x, updates).items()}
             watch(state)
             yield x
@@ -84,19 +87,21 @@ def optax_path(build: Callable[[], Any], watch: Callable[[Any], None] = lambda s
     return path
 
 
-def run(case: Case, moved: float = 0.0) -> list[Tree]:
-    """The params after every step; each number of the start may be moved by a share of its size."""
-    signs = problem.params()
-    start = {
-        name: leaf * (1 + moved * np.sign(signs[name][::-1])) for name, leaf in problem.params(*case.leaves).items()
-    }
-    return list(case.path(start))
+def moving() -> Gradient:
+    """The gradient with each element moved by up to `MOVED` of its size, another way at each step."""
+    keys = itertools.count(50)
+
+    def gradient(x: Tree) -> Tree:
+        key = next(keys)
+        return {name: g * (1 + MOVED * problem.scattered(g.shape, key)) for name, g in problem.gradient(x).items()}
+
+    return gradient
 
 
-def sensitivity(path: list[Tree], other: list[Tree], moved: float) -> float:
-    """By how much a move of the start is multiplied: the largest change of a param, over the largest param."""
+def sensitivity(path: list[Tree], other: list[Tree]) -> float:
+    """By how much a move of the gradients is multiplied: the largest change of a param over the move."""
     change = max(np.abs(a[name] - b[name]).max() for a, b in zip(path, other) for name in a)
-    return float(change / moved)
+    return float(f"{change / MOVED:.2g}")
 
 
 def plain(value: Any) -> Any:
@@ -117,12 +122,12 @@ def record(case: Case | Values) -> dict[str, Any]:
         head["casts"] = case.casts
     if isinstance(case, Values):
         return plain(head | {"values": case.values()})
-    path, moved = run(case), 1e-10
+    path = list(case.path(problem.params(*case.leaves), problem.gradient))
     given = case.given()
-    other = run(case, moved)
+    other = list(case.path(problem.params(*case.leaves), moving()))
     for tree in path:
         if not all(np.isfinite(leaf).all() and leaf.dtype == np.float64 for leaf in tree.values()):
             raise FloatingPointError(f"{case.source} {case.arguments}: not finite, or not float64")
     shown = {name: [path[step - 1][name].ravel() for step in problem.SHOWN] for name in case.leaves}
-    said = {"leaves": list(case.leaves), "sensitivity": float(f"{sensitivity(path, other, moved):.2g}")}
+    said = {"leaves": list(case.leaves), "sensitivity": sensitivity(path, other)}
     return plain(head | said | ({"given": given} if given else {}) | {"path": shown})
