@@ -24,6 +24,7 @@ CASTS = {
     "pytorch_optimizer.optimizer.soap": DTYPE32,
     "pytorch_optimizer.optimizer.muon.muon_clip": FLOAT32,
     "distributed_shampoo.distributed_shampoo": {"dtype=torch.float,": "dtype=torch.float64,"},
+    "psgd_jax.kron": {"dtype=jnp.float32": "dtype=jnp.float64", "jnp.finfo(jnp.float32).eps": "float(2**-23)"},
     "galore_torch.galore_projector": FLOAT32,
     "apollo_torch.random_projector": FLOAT32,
     "apollo_torch.svd_projector": FLOAT32,

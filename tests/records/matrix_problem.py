@@ -1,4 +1,4 @@
-"""A small ill-conditioned problem of matrices, the same on every machine: whose paths `tests/golden/matrices.json` holds.
+"""A small ill-conditioned problem of matrices, the same on every machine: `tests/golden/matrices.json` has its paths.
 
     f(x) = Σ over kernels ½ ‖A (X - X*) B‖²  +  Σ over the bias ½ d (x - x*)²
 
