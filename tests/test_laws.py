@@ -38,6 +38,7 @@ PARAMS = {
 
 
 ONE_LEAF = {"kernel": PARAMS["kernel"]}
+MATRICES = ONE_LEAF | {"square": jnp.asarray(np.random.default_rng(4).normal(size=(8, 8)).astype(np.float32))}
 
 
 EXTRA = {"grad_fn": jax.tree_util.Partial(pulled), "value": jnp.float32(0.7)}
@@ -131,7 +132,8 @@ def test_transform_obeys_law(law, tx):
     extra = {name: value for name, value in EXTRA.items() if name in tx.facts.extra}
     names = {"repr_is_code": {"names": FUNCTIONS}, "dtypes_stay": {"lower": LOWER}}
     alone = tx.facts.reads == "element" and law not in OF_SEVERAL_LEAVES and not is_wrapper(tx)
-    testing.LAWS[law](tx, ONE_LEAF if alone else PARAMS, **names.get(law, {}), **extra)
+    several = MATRICES if RECORDS[tx.name].matrices else PARAMS
+    testing.LAWS[law](tx, ONE_LEAF if alone else several, **names.get(law, {}), **extra)
 
 
 def statistics(tx):

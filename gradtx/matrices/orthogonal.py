@@ -229,7 +229,8 @@ def scale_by_fans(consistent_rms: NonNegative | None = None, *, at_least_one: bo
         fan_in, fan_out = g.shape
         if consistent_rms is not None:
             return consistent_rms * math.sqrt(max(fan_in, fan_out)) * g
-        return math.sqrt(max(1, fan_out / fan_in) if at_least_one else fan_out / fan_in) * g
+        ratio = fan_out / max(fan_in, 1)
+        return math.sqrt(max(1, ratio) if at_least_one else ratio) * g
 
     return per_matrix(update)
 
@@ -361,12 +362,12 @@ def scale_by_lmo(
     small = (1e-7 if norm == "spectral" else 1e-8) if eps is None else eps
 
     def spectral(g: Array) -> Array:
-        scale = math.sqrt(g.shape[1] / (g.shape[0] if normalized else 1))
+        scale = math.sqrt(g.shape[1] / max(g.shape[0] if normalized else 1, 1))
         made = orthogonal(g, triples, small, safety=_safety(ns_coeffs, None), dtype=ns_dtype)
         return (max(1.0, scale) if at_least_one else scale) * made
 
     def sign(g: Array) -> Array:
-        return jnp.sign(g) / (g.shape[0] if normalized else 1)
+        return jnp.sign(g) / max(g.shape[0] if normalized else 1, 1)
 
     def in_rms(g: Array) -> Array:
         return divide(g, lengths(g, 1) * ((g.shape[0] if normalized else 1) / math.sqrt(g.shape[1])) + small)

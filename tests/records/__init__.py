@@ -9,7 +9,7 @@
     )
 
 - `parts`: what methods are made of; `relatives`: Adam's relatives, Rprop, Adafactor. `effects`: clipping, decay, what
-  goes by layers. `methods`, `layerwise`: the named methods. `wrappers`: what goes around a method. `schedules`:
+  goes by layers. `methods`, `layerwise`, `orthogonal`: the named methods. `wrappers`: what goes around a method. `schedules`:
   learning rates.
 - `base`: what a record is, the frameworks' calls, and what a transcription needs. `streams`: the gradients, and how two
   answers are compared.
@@ -28,12 +28,14 @@ from tests.records.base import Peer, Record, Scheduled
 from tests.records.effects import EFFECTS
 from tests.records.layerwise import LAYERWISE
 from tests.records.methods import METHODS
+from tests.records.orthogonal import ORTHOGONAL
 from tests.records.parts import PARTS
 from tests.records.relatives import RELATIVES
 from tests.records.schedule_cases import SCHEDULES
 from tests.records.wrappers import WRAPPERS
 
-RECORDS = {record.name: record for record in (*PARTS, *EFFECTS, *METHODS, *LAYERWISE, *RELATIVES, *WRAPPERS)}
+ALL = (*PARTS, *EFFECTS, *METHODS, *LAYERWISE, *RELATIVES, *ORTHOGONAL, *WRAPPERS)
+RECORDS = {record.name: record for record in ALL}
 """Every transform's record by name."""
 
 __all__ = ["RECORDS", "SCHEDULES", "Peer", "Record", "Scheduled"]

@@ -70,18 +70,22 @@ class Record:
         *variants: Arguments,
         peers: Sequence[Peer] = (),
         laws: Sequence[Arguments] = (),
-        at_least: dict[int, float] | None = None,
+        at_least: dict[int, float] | float | None = None,
         first_step: dict[int, int] | None = None,
+        matrices: bool = False,
     ):
         self.name, self.step, self.peers = name, step, tuple(peers)
         self.variants = variants or ({},)
         """What to call it with: the usual form, then arguments that make another equation."""
         self.laws = tuple(laws)
         """More calls for the laws: forms of an argument that change no equation."""
-        self.at_least = at_least or {}
+        every = range(len(self.variants))
+        self.at_least = dict.fromkeys(every, at_least) if isinstance(at_least, float) else at_least or {}
         """By variant: the share of the updates that the transcription's conditioning lets us compare, if not all."""
         self.first_step = first_step or {}
         """By variant: the first step to compare, if not 1."""
+        self.matrices = matrices
+        """Whether it refuses leaves that are no matrices."""
 
 
 # What a transcription needs ------------------------------------------------------------------------------------------
