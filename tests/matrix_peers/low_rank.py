@@ -55,9 +55,10 @@ def projected(module: str, *leaves: str, own: dict[str, Any], **arguments: Any) 
             state = optimizer.state[weight]
             p = state["projector"].ortho_matrix.numpy()
             if p.shape[0] == own["rank"]:
-                p = p.T
+                p, side = p.T, "in"
+            else:
+                side = "out"
             if not seen[name] or not np.array_equal(seen[name][-1]["projection"], p):
-                side = "out" if p.shape[0] == weight.shape[0] else "in"
                 seen[name].append({"step": state["step"], "side": side, "projection": p.copy()})
 
     modules = ("galore_torch.galore_projector",) if module.startswith("galore") else ("apollo_torch.random_projector",)
