@@ -52,7 +52,7 @@ def nemo(**arguments: Any) -> Case:
 
 
 def kl_update(leaf: str, beta: float, eps: float) -> Values:
-    """One update of both factors for the first gradient, from made-up factors, bases and eigenvalues, some below eps."""
+    """One update of both factors for the first gradient. Factors, bases, eigenvalues are made up, some below eps."""
 
     def values():
         import torch
