@@ -22,6 +22,8 @@ from tests.running import transcribed, transform, updates_of, updates_of_rows
 pytestmark = pytest.mark.usefixtures("x64")
 
 TOLERANCE = 1e-12
+OF_PRODUCTS = 1e-10
+"""Of products of matrices: the gradients have condition 1e6, and an iteration multiplies small directions by 1e3."""
 STEPS = 400
 
 CASES = [
@@ -44,7 +46,9 @@ def test_transform_is_its_formula(record, number):
     assert np.isfinite(actual).all(), "an update is not finite"
     compared = slice(record.first_step.get(number, 1) - 1, None)
     at_least = record.at_least.get(number, 1.0)
-    streams.compare(actual[compared], expected[compared], tolerance=TOLERANCE, at_least=at_least)
+    products = tx.facts.reach == "matrix"
+    tolerance = OF_PRODUCTS if products else TOLERANCE
+    streams.compare(actual[compared], expected[compared], tolerance=tolerance, at_least=at_least, products=products)
 
 
 @pytest.mark.parametrize("scheduled", SCHEDULES, ids=lambda each: f"{each.name}-{each.arguments}")

@@ -217,7 +217,8 @@ class Matrices:
         shown = [
             dimensions.matrices_of(self.who, path, axes, leaf) if axes.a_matrix else None for path, axes, leaf in rows
         ]
-        return () if shown == [None] and leaves[0] is values else structure.unflatten(shown)
+        alone = len(shown) == 1 and leaves[0] is values
+        return () if alone and shown[0] is None else structure.unflatten(shown)
 
     def _up(self, values: PyTree, like: PyTree) -> PyTree:
         leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(like))

@@ -7,14 +7,13 @@ It moves each singular value s of X to a s + b s³ + c s⁵ and keeps the singul
 """
 
 import functools
-import math
 from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradtx.numerics import divide
+from gradtx.numerics import divide, root
 
 Triple = tuple[float, float, float]
 
@@ -95,18 +94,16 @@ def _best_quintic(low: float, high: float) -> Any:
     """The odd quintic that is closest to 1 on [low, high], by the algorithm of Remez."""
     if low > 0.999 * high:  # Taylor's polynomial at the center
         return np.array([15, -10, 3]) / 8 / ((low + high) / 2) ** np.array([1, 3, 5])
-    inner = low + (high - low) * np.array([0.25, 0.75])
-    p, before = np.zeros(3), math.inf
+    inner, before, p = low + (high - low) * np.array([0.25, 0.75]), np.zeros(2), np.zeros(3)
     for _ in range(100):
         points = np.array([low, *inner, high])
         system = np.stack([points, points**3, points**5, np.array([1, -1, 1, -1])], 1)
-        *p, error = np.linalg.solve(system, np.ones(4))
-        if abs(before - error) <= 1e-15:
+        p = np.linalg.solve(system, np.ones(4))[:3]
+        if np.abs(inner - before).max() <= 1e-15 * high:
             break
-        before = error
-        squares = np.roots([5 * p[2], 3 * p[1], p[0]])
-        inner = np.sqrt(np.sort(squares.real.clip(low**2, high**2)))
-    return np.array(p)
+        before, half = inner, 0.3 * p[1] / p[2]  # the extrema: a + 3 b s² + 5 c s⁴ = 0
+        inner = np.sqrt(-half + np.array([-1, 1]) * np.sqrt(max(half**2 - 0.2 * p[0] / p[2], 0.0)))
+    return p
 
 
 PRESETS: dict[str, Any] = {
@@ -171,11 +168,12 @@ def iterate(x: Array, triples: tuple[Triple, ...]) -> Array:
 
 def preconditioned(x: Array, preconditioning: str, eps: Any) -> Array:
     """X divided so that its singular values are at most 1 ; "frobenius" is not done here."""
-    x = x / jnp.maximum(jnp.max(jnp.abs(x), initial=0), 1)  # so that no square overflows
+    unit = jnp.maximum(jnp.max(jnp.abs(x), initial=0), 1)  # so that no square overflows
+    x = x / unit
     if preconditioning == "spectral":
-        return x / (jnp.linalg.norm(x, ord=2) + eps)
-    a = gram(x)
+        return x / (jnp.linalg.norm(x, ord=2) + eps / unit)
+    a, eps = gram(x), eps / unit / unit
     if preconditioning == "schatten":
-        return divide(x, jnp.sqrt(jnp.maximum(jnp.sqrt(jnp.sum(a * a)), eps)))
-    scale = 1 / jnp.sqrt(jnp.maximum(jnp.sum(jnp.abs(a), axis=1), eps))
-    return x * scale[None] if x.shape[0] > x.shape[1] else x * scale[:, None]
+        return divide(x, root(jnp.maximum(root(jnp.sum(a * a)), eps)))
+    size = root(jnp.maximum(jnp.sum(jnp.abs(a), axis=1), eps))
+    return divide(x, size[None] if x.shape[0] > x.shape[1] else size[:, None])

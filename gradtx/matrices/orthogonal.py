@@ -29,7 +29,7 @@ from gradtx.core.storage import stored
 from gradtx.core.transform import Transform
 from gradtx.matrices import newton_schulz
 from gradtx.momentum import Step, scale_by_momentum
-from gradtx.numerics import divide
+from gradtx.numerics import divide, root
 
 Preconditioning = Literal["frobenius", "spectral", "aol", "schatten"]
 
@@ -42,7 +42,7 @@ def frobenius(x: Array) -> Array:
 def lengths(x: Array, axis: int) -> Array:
     """The norms of the rows (axis 1) or of the columns (axis 0)."""
     largest = jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0)
-    return largest * jnp.sqrt(jnp.sum(divide(x, largest) ** 2, axis=axis, keepdims=True))
+    return largest * root(jnp.sum(divide(x, largest) ** 2, axis=axis, keepdims=True))
 
 
 def orthogonal(
@@ -313,8 +313,9 @@ def scale_by_dion2(
         axis = 0 if g.shape[0] <= g.shape[1] else 1
         _, slices = jax.lax.top_k(jnp.sum(jnp.abs(mu), axis=1 - axis), math.ceil(fraction * g.shape[axis]))
         at: Any = slices if axis == 0 else (slice(None), slices)
-        made = orthogonal(mu[at], triples, eps, safety=safety, dtype=ns_dtype)
-        return jnp.zeros_like(g).at[at].set(made), {"mu": mu.at[at].multiply(ef_decay)}
+        part = mu[at]
+        made = orthogonal(part, triples, eps, safety=safety, dtype=ns_dtype)
+        return jnp.zeros_like(g).at[at].set(made), {"mu": mu.at[at].set(ef_decay * part)}
 
     return per_matrix(update, stack=True, traits=("real",), mu=fields.like())
 

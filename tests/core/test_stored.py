@@ -23,6 +23,10 @@ PARAMS = {"kernel": np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2), "b": 
 EXTRA = {"grad_fn": jax.tree_util.Partial(pulled), "value": jnp.float32(0.7)}
 
 
+def params_of(tx):
+    return {"kernel": PARAMS["kernel"]} if RECORDS[tx.name].matrices else PARAMS
+
+
 def dtypes(tree):
     return {leaf.dtype.name for leaf in jax.tree.leaves(tree)}
 
@@ -55,7 +59,8 @@ def test_every_declared_statistic_is_stored_and_nothing_else(tx, kept):
     else:
         dtype = LOW
     stored, extra = gradtx.stored(tx, dtype), {name: EXTRA[name] for name in tx.facts.extra}
-    state, plain = (jax.eval_shape(made.init, PARAMS) for made in (stored, tx))
+    params = params_of(tx)
+    state, plain = (jax.eval_shape(made.init, params) for made in (stored, tx))
     places = [place for place, _ in kept]
     changed = fields_of(stored, state)
     for (place, field, value), (_, _, before) in zip(changed, fields_of(tx, plain), strict=True):
@@ -65,7 +70,7 @@ def test_every_declared_statistic_is_stored_and_nothing_else(tx, kept):
     assert state.keys() - plain.keys() == {"stored"}
     assert stored.declared.keys() == tx.declared.keys()
     assert (stored.facts.random, stored.facts.reach, stored.facts.traits) == (True, tx.facts.reach, tx.facts.traits)
-    step = checkify.checkify(lambda state: stored.update(PARAMS, state, PARAMS, **extra))
+    step = checkify.checkify(lambda state: stored.update(params, state, params, **extra))
     _, (updates, new) = jax.eval_shape(step, state)
     assert new == state
     assert dtypes(updates) == {"float32"}

@@ -9,8 +9,8 @@
     )
 
 - `parts`: what methods are made of; `relatives`: Adam's relatives, Rprop, Adafactor. `effects`: clipping, decay, what
-  goes by layers. `methods`, `layerwise`, `orthogonal`: the named methods. `wrappers`: what goes around a method. `schedules`:
-  learning rates.
+  goes by layers. `methods`, `layerwise`, `orthogonal`: the named methods. `wrappers`: what goes around a method.
+  `schedules`: learning rates.
 - `base`: what a record is, the frameworks' calls, and what a transcription needs. `streams`: the gradients, and how two
   answers are compared.
 

@@ -106,17 +106,27 @@ def is_determined(updates: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     return ~recent(changed)
 
 
-def compare(actual: np.ndarray, expected: np.ndarray, *, tolerance: float, at_least: float = 1.0) -> None:
+def largest_of_matrix(size: np.ndarray) -> np.ndarray:
+    """For each element of the kernel the largest of all its elements, which products of matrices mix."""
+    leaves = split(size)["dense"]
+    kernel = np.broadcast_to(leaves["kernel"].max((-2, -1), keepdims=True), leaves["kernel"].shape)
+    return flatten({"dense": leaves | {"kernel": kernel}}, leading=size.ndim - 1)
+
+
+def compare(
+    actual: np.ndarray, expected: np.ndarray, *, tolerance: float, at_least: float = 1.0, products: bool = False
+) -> None:
     """Assert that `actual` is `expected[:, 0]` wherever `expected` is determined by its input.
 
     `expected` holds the reference's updates for `with_moved_copies`. Where a move of 1e-14 alone changes an update by
     more than the tolerance (a sign decided by the last bit, a difference of equal numbers), no answer is right, and
-    none is compared. `at_least` is the share of entries that must remain.
+    none is compared. `at_least` is the share of entries that must remain. With `products` of matrices, errors in the
+    kernel are held against its largest element.
     """
     right = expected[:, 0]
     assert actual.shape == right.shape
     assert np.isfinite(actual).all(), "an update is not finite"
-    size = recent_size(right)
+    size = largest_of_matrix(recent_size(right)) if products else recent_size(right)
     determined = is_determined(expected, tolerance * size)
     assert determined.mean() >= at_least, (
         f"only {determined.mean():.4f} of the reference is stable: too little to compare"
