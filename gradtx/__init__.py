@@ -98,6 +98,7 @@ from gradtx.adaptive import scale_by_infinity_norm as scale_by_infinity_norm
 from gradtx.adaptive import scale_by_lion as scale_by_lion
 from gradtx.adaptive import scale_by_rms as scale_by_rms
 
+from gradtx.matrices.factored import scale_by_confidence as scale_by_confidence
 from gradtx.matrices.factored import scale_by_factored_rms as scale_by_factored_rms
 from gradtx.matrices.factored import scale_by_param_block_rms as scale_by_param_block_rms
 from gradtx.relatives import scale_by_belief as scale_by_belief
@@ -136,6 +137,7 @@ from gradtx.optimizers.adam_family import nadam as nadam
 from gradtx.optimizers.adam_family import nadamw as nadamw
 from gradtx.optimizers.descent import sgd as sgd
 from gradtx.optimizers.factored_family import adafactor as adafactor
+from gradtx.optimizers.factored_family import came as came
 from gradtx.optimizers.layerwise_family import lamb as lamb
 from gradtx.optimizers.layerwise_family import lars as lars
 from gradtx.optimizers.relatives_family import adabelief as adabelief
