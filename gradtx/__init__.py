@@ -101,6 +101,10 @@ from gradtx.adaptive import scale_by_rms as scale_by_rms
 from gradtx.matrices.factored import scale_by_confidence as scale_by_confidence
 from gradtx.matrices.factored import scale_by_factored_rms as scale_by_factored_rms
 from gradtx.matrices.factored import scale_by_param_block_rms as scale_by_param_block_rms
+from gradtx.matrices.low_rank import low_rank as low_rank
+from gradtx.matrices.low_rank import scale_by_bias_correction as scale_by_bias_correction
+from gradtx.matrices.low_rank import scale_by_galore as scale_by_galore
+from gradtx.matrices.low_rank import scale_by_low_rank as scale_by_low_rank
 from gradtx.relatives import scale_by_belief as scale_by_belief
 from gradtx.relatives import scale_by_radam as scale_by_radam
 from gradtx.relatives import scale_by_rectified_rms as scale_by_rectified_rms
@@ -113,6 +117,7 @@ from gradtx.effects.clipping import clip as clip
 from gradtx.effects.clipping import clip_by_block_rms as clip_by_block_rms
 from gradtx.effects.clipping import clip_by_global_norm as clip_by_global_norm
 from gradtx.effects.clipping import clip_by_leaf_norm as clip_by_leaf_norm
+from gradtx.effects.clipping import clip_by_norm_growth as clip_by_norm_growth
 from gradtx.effects.clipping import clip_by_percentile as clip_by_percentile
 from gradtx.effects.decay import add_decayed_weights as add_decayed_weights
 from gradtx.effects.layerwise import centralize as centralize
@@ -140,6 +145,9 @@ from gradtx.optimizers.factored_family import adafactor as adafactor
 from gradtx.optimizers.factored_family import came as came
 from gradtx.optimizers.layerwise_family import lamb as lamb
 from gradtx.optimizers.layerwise_family import lars as lars
+from gradtx.optimizers.low_rank_family import apollo as apollo
+from gradtx.optimizers.low_rank_family import apollo_mini as apollo_mini
+from gradtx.optimizers.low_rank_family import galore as galore
 from gradtx.optimizers.relatives_family import adabelief as adabelief
 from gradtx.optimizers.relatives_family import radam as radam
 from gradtx.optimizers.relatives_family import rprop as rprop

@@ -38,6 +38,7 @@ PARAMS = {
 
 
 ONE_LEAF = {"kernel": PARAMS["kernel"]}
+MATRICES = ONE_LEAF | {"wide": PARAMS["kernel"].reshape(2, 12)}
 
 
 EXTRA = {"grad_fn": jax.tree_util.Partial(pulled), "value": jnp.float32(0.7)}
@@ -131,7 +132,9 @@ def test_transform_obeys_law(law, tx):
     extra = {name: value for name, value in EXTRA.items() if name in tx.facts.extra}
     names = {"repr_is_code": {"names": FUNCTIONS}, "dtypes_stay": {"lower": LOWER}}
     alone = tx.facts.reads == "element" and law not in OF_SEVERAL_LEAVES and not is_wrapper(tx)
-    testing.LAWS[law](tx, ONE_LEAF if alone else PARAMS, **names.get(law, {}), **extra)
+    of_matrices = tx.facts.reach == "matrix" and not isinstance(tx, Named)  # which routes the others elsewhere
+    params = ONE_LEAF if alone else MATRICES if of_matrices else PARAMS
+    testing.LAWS[law](tx, params, **names.get(law, {}), **extra)
 
 
 def statistics(tx):

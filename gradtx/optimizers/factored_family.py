@@ -1,7 +1,7 @@
 """Adafactor: Adam's scaling in a fraction of the memory.
 
-`adafactor` keeps row and column means of the squared gradients, and makes steps relative to the size of the weights. `came` averages
-Adafactor's updates, and makes longer steps where they agree.
+`adafactor` keeps row and column means of the squared gradients, and makes steps relative to the size of the weights.
+`came` averages such updates, and makes longer steps where they agree.
 """
 
 from typing import Any
