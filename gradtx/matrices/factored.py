@@ -122,7 +122,7 @@ def scale_by_factored_rms(
             nu = v = average(nu, squares, b)
         else:
             row, col = averaged(row, col, squares, b, pair)
-            v = product(row, col, pair, epsilon)
+            v = product(row, col, pair, 0 if eps_in_sum else epsilon)
         v = v if eps_in_sum else jnp.maximum(v, epsilon**2)
         return divide(u, root(v)), {"row": row, "col": col, "nu": nu}
 
