@@ -25,7 +25,6 @@ from gradtx.core.routing import by_shape
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform
 from gradtx.core.views import View, through
-from gradtx.effects.scaling import scale as scale_by
 from gradtx.numerics import divide, root
 
 Side = Literal["std", "reverse_std", "left", "right"]
@@ -94,6 +93,7 @@ def low_rank(
     inner: Transform,
     rank: PositiveInt = 128,
     update_proj_gap: PositiveInt = 200,
+    scale: NonNegative = 1.0,
     *,
     proj_type: Side = "reverse_std",
     proj: Proj = "svd",
@@ -101,7 +101,7 @@ def low_rank(
 ) -> Rule:
     """Runs a transform on projected gradients, and takes its updates back.
 
-        u = P inner(Pᵀ g), or inner(g P) Pᵀ;   every update_proj_gap steps P <- the leading singular vectors of g
+        u = scale P inner(Pᵀ g), or scale inner(g P) Pᵀ;   every update_proj_gap steps P <- the leading singular vectors of g
 
     P starts as the first columns of the identity. A decomposition that is not finite keeps the previous P. The state of
     the inner transform stays as it is when P changes, as the authors do it, though its averages then mix two bases.
@@ -114,6 +114,7 @@ def low_rank(
       inner: a transform of the projected matrices, such as `scale_by_adam()`. It sees projected params too.
       rank: the number of columns of P, at least 1; at most the matrix's smaller length (its projected one if random).
       update_proj_gap: the number of steps from one P to the next, at least 1; the first step finds the first.
+      scale: a factor >= 0, a number or a schedule; the authors use 0.25. [1]
       proj_type: which axis of a kernel (in, out) is projected: "reverse_std" the longer one (optax), "std" the shorter
         one (the authors' default), "left" the first, "right" the second. Of a square kernel the first, which is what
         the authors' "std" does to its transpose, a torch weight.
@@ -137,7 +138,7 @@ def low_rank(
     """
 
     def up(x: Array, *, projector: Array, update: Array) -> Array:
-        return take_back(x, projector, projected_axis(update.shape, proj_type))
+        return scale * take_back(x, projector, projected_axis(update.shape, proj_type))
 
     return through(_view(up, rank, update_proj_gap, proj_type, proj, key), inner)
 
@@ -227,13 +228,12 @@ def scale_by_galore(
 ) -> Transform:
     """A direction and scaling in a projected space, for matrices; in the full one for all other leaves.
 
-        by_shape(matrix=low_rank(base_optimizer, rank, update_proj_gap) >> scale(scale), other=base_optimizer)
+        by_shape(matrix=low_rank(base_optimizer, rank, update_proj_gap, scale), other=base_optimizer)
 
     Source: as optax.contrib.scale_by_galore, without its dimension numbers. See `low_rank`.
 
     Args:
-      rank, update_proj_gap, proj_type: as `low_rank`.
-      scale: a factor >= 0 of the matrices' updates, a number or a schedule; the authors use 0.25. [1]
+      rank, update_proj_gap, scale, proj_type: as `low_rank`; other leaves are not scaled.
       base_optimizer: a transform without learning rate and decay; None for `scale_by_adam()`.
 
     State: that of its parts.
@@ -246,5 +246,4 @@ def scale_by_galore(
     (8, 200)
     """
     base = scale_by_adam() if base_optimizer is None else base_optimizer
-    matrix = low_rank(base, rank, update_proj_gap, proj_type=proj_type) >> scale_by(scale)
-    return by_shape(matrix=matrix, other=base)
+    return by_shape(matrix=low_rank(base, rank, update_proj_gap, scale, proj_type=proj_type), other=base)

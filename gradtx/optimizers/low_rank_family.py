@@ -147,7 +147,7 @@ def apollo_mini(
     Source: Zhu et al. 2024 (arXiv 2412.05270), section 4.2, with the scale of their code's examples.
 
     Args:
-      all: as `apollo`, with other defaults.
+      learning_rate, update_proj_gap, scale, b1, b2, eps, weight_decay, mask, max_growth, key: as `apollo`.
 
     State: as `apollo` with rank 1: for an n x m matrix with n <= m, n + 2 m numbers. It needs the params.
 
