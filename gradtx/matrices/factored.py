@@ -37,7 +37,7 @@ Pairs = Callable[[tuple[int, ...]], tuple[int, int] | None]
 """A function from the shape of a leaf to its two factored axes, None for a leaf that keeps every element."""
 
 
-def factors(axes_of: Pairs) -> dict[str, Field]:
+def factors(axes_of: Pairs) -> dict[str, Any]:
     """The fields `row` and `col`: the means over the longest axis, and over the second longest."""
 
     def means(which: int) -> Field:

@@ -82,7 +82,7 @@ def _view(up: Any, rank: int, every: int, side: Side, proj: Proj, seed: int) -> 
         del g
         return {"projector": jax.random.normal(key, projector.shape, projector.dtype) / projector.shape[1] ** 0.5}
 
-    kept: dict[str, Field] = {"projector": Field(1.0, axes=axes, diagonal=True)}
+    kept: dict[str, Any] = {"projector": Field(1.0, axes=axes, diagonal=True)}
     kept |= {"key": fields.key(seed)} if proj == "random" else {}
     refresh = drawn if proj == "random" else decomposed
     return View(down, up, None, refresh, every=every, before=True, reach="matrix", form=Field(axes=form), **kept)
@@ -101,7 +101,8 @@ def low_rank(
 ) -> Rule:
     """Runs a transform on projected gradients, and takes its updates back.
 
-        u = scale P inner(Pᵀ g), or scale inner(g P) Pᵀ;   every update_proj_gap steps P <- the leading singular vectors of g
+        u = scale P inner(Pᵀ g), or scale inner(g P) Pᵀ
+        every update_proj_gap steps P <- the leading singular vectors of g
 
     P starts as the first columns of the identity. A decomposition that is not finite keeps the previous P. The state of
     the inner transform stays as it is when P changes, as the authors do it, though its averages then mix two bases.
