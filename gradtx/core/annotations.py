@@ -119,8 +119,9 @@ def parameters_of(
     """The parameters of a factory, classified by annotation when it is decorated."""
     parameters: list[Parameter] = []
     for given, parameter in signature.parameters.items():
-        if parameter.kind in (parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            stars = "**" if parameter.kind is parameter.VAR_KEYWORD else "positional-only "
+        how = parameter.kind
+        if how is parameter.VAR_KEYWORD or how is parameter.POSITIONAL_ONLY:
+            stars = "**" if how is parameter.VAR_KEYWORD else "positional-only "
             raise TypeError(
                 f"{name}: {stars}{given} is not allowed in a factory; each argument must be passed by name."
             )
@@ -129,35 +130,33 @@ def parameters_of(
                 f"{name}: parameter {given!r} has no annotation. Annotate a hyperparameter with its range "
                 "(Unit, NonNegative, Positive, Finite ...), and everything else with its type."
             )
-        if given in reserved or given.startswith("_"):
+        if given in reserved or given[0] == "_":
             raise TypeError(f"{name}: {given!r} cannot be the name of a parameter; transforms use it. Rename it.")
-        parameters.append(_describe(parameter, hints[given]))
+        parameters.append(_describe(given, how, parameter.default, hints[given]))
     return tuple(parameters)
 
 
-def _describe(parameter: inspect.Parameter, annotation: Any) -> Parameter:
+def _describe(name: str, how: Any, default: Any, annotation: Any) -> Parameter:
     """Read one annotation: `Unit`, `Unit | None`, `tuple[Unit, ...]`, `dict[str, Transform]`, `bool`, ..."""
-    read = _read(annotation)
-    if len({_kind(option)[0] for option in read.types}) > 1:
+    read, mixed = _read(annotation)
+    if mixed:
         raise TypeError(
-            f"parameter {parameter.name!r} may be {annotation}: a hyperparameter, transform or schedule cannot be "
+            f"parameter {name!r} may be {annotation}: a hyperparameter, transform or schedule cannot be "
             "static as well (None is allowed); make two parameters of it."
         )
-    default, variadic = parameter.default, parameter.kind is parameter.VAR_POSITIONAL
+    variadic = how is inspect.Parameter.VAR_POSITIONAL
     if read.kind is Kind.HYPER and isinstance(default, int) and not isinstance(default, bool):
         default = float(default)
-    return read._replace(
-        name=parameter.name,
-        default=default,
-        keyword_only=parameter.kind is parameter.KEYWORD_ONLY,
-        variadic=variadic,
-        container=tuple if variadic else read.container,
+    only_by_name = how is inspect.Parameter.KEYWORD_ONLY
+    container = tuple if variadic else read.container
+    return Parameter(
+        name, read.kind, default, only_by_name, variadic, read.optional, container, read.interval, read.types
     )
 
 
 @functools.lru_cache(maxsize=512)
-def _read(annotation: Any) -> Parameter:
-    """An annotation read as a parameter: kind, range, container, whether None is allowed, and types."""
+def _read(annotation: Any) -> tuple[Parameter, bool]:
+    """An annotation read as a parameter: kind, range, container, whether None is allowed, types; if kinds differ."""
     options = [annotation]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(annotation) if option is not type(None)]
@@ -169,7 +168,9 @@ def _read(annotation: Any) -> Parameter:
             options = [inner[-1]]
     kind, interval = _kind(options[0])
     optional = type(None) in typing.get_args(annotation)
-    return Parameter("", kind, None, optional=optional, container=container, interval=interval, types=tuple(options))
+    mixed = any(_kind(option)[0] is not kind for option in options)
+    made = Parameter("", kind, None, optional=optional, container=container, interval=interval, types=tuple(options))
+    return made, mixed
 
 
 def _kind(annotation: Any) -> tuple[Kind, Interval]:

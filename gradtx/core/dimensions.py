@@ -25,6 +25,7 @@ from gradtx import sharding
 from gradtx.core import selection
 
 PyTree = Any
+Places = tuple[int, ...]
 
 
 class MuonDimensionNumbers(NamedTuple):
@@ -112,11 +113,11 @@ def hidden_matrices(path: str, leaf: Any) -> MuonDimensionNumbers | None:
     >>> gradtx.hidden_matrices("lm_head/kernel", jnp.zeros((4, 5))) is None
     True
     """
-    other = any(_OTHER.search(name) for name in path.lower().split("/"))
+    other = any(re.search(_OTHER, name) for name in path.lower().split("/"))
     return None if other else matrices_alone(path, leaf)
 
 
-_OTHER = re.compile(r"embed|norm|(^|_)(head|bias|logits)$|^(wte|wpe|vocab|classifier)$")
+_OTHER = r"embed|norm|(^|_)(head|bias|logits)$|^(wte|wpe|vocab|classifier)$"
 
 
 def axes_of(who: str, spec: Any, updates: PyTree, params: PyTree = None) -> tuple[Axes, ...]:
@@ -134,16 +135,8 @@ def axes_of(who: str, spec: Any, updates: PyTree, params: PyTree = None) -> tupl
     return selection.values(who, _encoded(spec), updates, params, argument="dimension_numbers", kind=Axes)
 
 
-class Shape(NamedTuple):
-    """A leaf's shape with its axes resolved: the axes that count matrices, then those of the rows and the columns."""
-
-    batch: tuple[int, ...]
-    rows: tuple[int, ...]
-    columns: tuple[int, ...]
-
-
-def _resolved(who: str, path: str, axes: Axes, shape: tuple[int, ...]) -> Shape:
-    """The axes counted from the first, checked."""
+def _resolved(who: str, path: str, axes: Axes, shape: tuple[int, ...]) -> tuple[Places, Places, Places]:
+    """The axes that count matrices, those of the rows and those of the columns, counted from the first; checked."""
     ndim, given = len(shape), (*axes.rows, *axes.columns)
     if not all(-ndim <= axis < ndim for axis in given) or len({axis % ndim for axis in given}) < len(given):
         raise ValueError(
@@ -158,7 +151,7 @@ def _resolved(who: str, path: str, axes: Axes, shape: tuple[int, ...]) -> Shape:
             f"{who}: dimension_numbers has parts={cut} for the leaf {path!r}, which has {width} columns; it must be a "
             "number that divides them, or the numbers of columns of the parts."
         )
-    return Shape(tuple(axis for axis in range(ndim) if axis not in (*rows, *columns)), rows, columns)
+    return tuple(axis for axis in range(ndim) if axis not in (*rows, *columns)), rows, columns
 
 
 def matrices_of(who: str, path: str, axes: Axes, leaf: Array) -> Any:

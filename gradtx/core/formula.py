@@ -17,7 +17,8 @@ once for each dtype and shape, whatever the hyperparameters are.
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 from gradtx.core import selection
@@ -158,21 +159,23 @@ def _formula(
     return Rule(update=passes[-1], reach=reach, fields=fields, traits=traits, formula=Formula(named, only, stack))
 
 
-def check_fields(who: str, fields: dict[str, Field]) -> None:
-    """Refuse anything but fields, and reserved names."""
+def check_fields(who: str, fields: dict[str, Field], reserved: frozenset[str] = frozenset()) -> None:
+    """Refuse anything but fields, and reserved names: those of all rules, and more."""
     for name, field in fields.items():
         if not isinstance(cast(Any, field), Field):
             raise TypeError(f"{who}: {name} is {field!r}; it must be a field, such as gradtx.fields.like().")
-        if name in RESERVED or (name == "key") != (field.dtype == "key"):
+        if name in RESERVED | reserved or (name == "key") != (field.dtype == "key"):
             why = "only a random key may have that name" if name == "key" else "that name is reserved"
             why = "a random key must be called key" if field.dtype == "key" else why
             raise ValueError(f"{who}: a field is called {name!r}, but {why}. Choose another name.")
 
 
-def names_of(rule: Rule, *, without_leaf: str, closed: bool) -> dict[str, bool]:
+def names_of(
+    rule: Rule, *, without_leaf: str, closed: bool, offered: Mapping[str, frozenset[str]] = MappingProxyType({})
+) -> dict[str, bool]:
     """The names that the passes want, and whether each is required; `closed` if only fields and `OFFERED` are allowed.
 
-    `without_leaf` is the pass that does not get the update.
+    `without_leaf` is the pass that does not get the update; `offered` has more names, allowed in one pass only.
     """
     wanted: dict[str, bool] = {}
     for title, function in rule.formula.passes.items():
@@ -182,7 +185,8 @@ def names_of(rule: Rule, *, without_leaf: str, closed: bool) -> dict[str, bool]:
         if leads == (title == without_leaf):
             allowed = f"{title}(*, names)" if title == without_leaf else f"{title}(u, *, names), where u is the update"
             raise TypeError(f"{function.__name__}{inspect.signature(function)}; it must be {allowed}.")
-        wanted |= {name: needed or wanted.get(name, False) for name, needed in names.items()}
+        more = offered.get(title, frozenset())
+        wanted |= {name: needed or wanted.get(name, False) for name, needed in names.items() if name not in more}
     for name, needed in wanted.items():
         if closed and needed and name not in OFFERED and name not in rule.fields:
             raise TypeError(

@@ -14,7 +14,7 @@ functions of the params (`value_fn`, `grad_fn`) are called with the result of `u
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, Literal, NoReturn, cast
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,8 @@ PyTree = Any
 Extra = dict[str, Any]
 Turn = Callable[[PyTree], PyTree]
 _TREES = ("grad", "observed")
+FOR_UP = frozenset({"update", "shown"})
+"""What only `up` may name: the incoming update of the leaf, and what `down` made of it."""
 
 
 def inside(
@@ -108,9 +110,14 @@ class Seen(Compiled):
         renew = functools.partial(self._renewed_when_due, step, keys, extra.get("observed", u), inner[0].declared)
         if self.before:
             fields, state = renew(fields, state)
-        down, up = (functools.partial(self._turned, way, step, fields) for way in ("down", "up"))
-        result, state = inside(inner[0], u, state, step.params, extra, down, up)
-        result = jax.tree.map(functools.partial(self.like, "what up returned"), up(result), u)
+        down = functools.partial(self._turned, "down", step, fields)
+        shown, offered = down(u), self.names["up"].keys() & FOR_UP
+        back = self._no_way_back if offered else functools.partial(self._turned, "up", step, fields)
+        known = translated(extra, u, down, back)
+        result, state = inner[0].update(shown, state, None if step.params is None else down(step.params), **known)
+        told = {"update": u, "shown": shown}
+        result = self._turned("up", step, fields | {name: told[name] for name in offered}, result)
+        result = jax.tree.map(functools.partial(self.like, "what up returned"), result, u)
         if not self.before:
             fields, state = renew(fields, state)
         return sharding.all_like(result, u), fields | following | {"inner": state}
@@ -126,6 +133,12 @@ class Seen(Compiled):
         due = (step.count - 1) % numerics.within_int32(self.every) == 0
         return numerics.branch(
             due, lambda: self._refreshed(step, keys, fields, g, state, declared), lambda: (fields, state)
+        )
+
+    def _no_way_back(self, params: PyTree) -> NoReturn:
+        raise TypeError(
+            f"{self.who}: the transform inside evaluates a function of the params, but `up` converts updates only: it "
+            f"names {' and '.join(sorted(self.names['up'].keys() & FOR_UP))}. Put it outside the view."
         )
 
     def _rows(self, title: str, step: Step, fields: State, values: PyTree) -> tuple[list[Any], Any]:
@@ -203,7 +216,9 @@ class View:
     Args:
       down: `down(x, *, names...)`: converts a leaf to the form that the inner transform sees. The names are fields of
         the view.
-      up: `up(x, *, names...)`: converts the updates of the inner transform back.
+      up: `up(x, *, names...)`: converts the updates of the inner transform back. It may also name `update`, the
+        incoming update of the leaf, and `shown`, what `down` made of it: APOLLO scales the one by what the inner
+        transform made of the other. Then the inner transform cannot evaluate functions of the params.
       observe: `observe(g, *, names...)`, returning {field: value}: new fields after each step, from the gradient.
       refresh: `refresh(g, *, names...)`, returning {field: value}: new fields after the first step, and then every
         `every` steps, for all leaves in one branch.
@@ -232,7 +247,7 @@ class View:
         form: Field | None = None,
         **fields: Field,
     ):
-        check_fields("gradtx.View", fields)
+        check_fields("gradtx.View", fields, reserved=FOR_UP)
         for name, field in fields.items():
             if field.given or (field.per == "tree" and field.dtype != "key"):
                 raise TypeError(f"gradtx.View: {name} is {field!r}; it must be a field of each leaf, or a key.")
@@ -251,7 +266,7 @@ class View:
 
     def wanted(self, rule: Rule) -> Wants:
         """The names that its update wants."""
-        names_of(rule, without_leaf="", closed=True)
+        names_of(rule, without_leaf="", closed=True, offered={"up": FOR_UP})
         counted = {"count": True} if self.passes["refresh"] is not None else {}
         return Wants({"params": False, "observed": False} | counted, passes_on=True)
 

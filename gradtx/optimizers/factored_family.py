@@ -1,6 +1,7 @@
 """Adafactor: Adam's scaling in a fraction of the memory.
 
 `adafactor` keeps row and column means of the squared gradients, and makes steps relative to the size of the weights.
+`came` averages such updates, and makes longer steps where they agree.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from gradtx.core.transform import Transform
 from gradtx.effects.clipping import clip_by_block_rms
 from gradtx.effects.decay import add_decayed_weights
 from gradtx.effects.scaling import scale_by_learning_rate
-from gradtx.matrices.factored import scale_by_factored_rms, scale_by_param_block_rms
+from gradtx.matrices.factored import scale_by_confidence, scale_by_factored_rms, scale_by_param_block_rms
 
 
 @transform
@@ -79,3 +80,54 @@ def adafactor(
     if weight_decay_rate is not None:
         steps = steps >> add_decayed_weights(weight_decay_rate, weight_decay_mask)
     return steps >> scale_by_learning_rate(1.0)
+
+
+@transform
+def came(
+    learning_rate: NonNegative,
+    b1: Unit = 0.9,
+    b2: Unit = 0.999,
+    b3: Unit = 0.9999,
+    eps: NonNegative = 1e-30,
+    eps_confidence: NonNegative = 1e-16,
+    clipping_threshold: Positive | None = 1.0,
+    weight_decay: NonNegative = 0.0,
+    mask: Any = None,
+    *,
+    min_dim_size_to_factor: PositiveInt = 1,
+) -> Transform:
+    """CAME: Adafactor's updates, averaged, and divided by how far single ones are from their average.
+
+        u = g / sqrt(r cᵀ / mean(r));   u <- u min(1, d / rms(u));   m <- b1 m + (1 - b1) u
+        w <- w - lr (m / sqrt(R Cᵀ / mean(R)) + λ w);   of vectors w <- w - lr (m + λ w)
+        (r, c: row and column means of g² + eps, averaged with b2; R, C: of (u - m)² + eps_confidence, with b3;
+        d = clipping_threshold, lr = learning_rate, λ = weight_decay)
+
+    Source: Luo et al. 2023 (arXiv 2307.02047), algorithm 2. As the authors' came-pytorch 0.1.3, which calls the two eps
+    a pair and the b's betas, and whose decay is the same: λ is multiplied by the learning rate. Leaves with more than
+    two axes: see `scale_by_confidence`. None of the averages is debiased.
+
+    Args:
+      learning_rate: >= 0, a number or a schedule. The authors use 2e-4 where AdamW has 1e-3 or less. [params per step]
+      b1, b2, b3: decays in [0, 1), numbers or schedules: of the updates, of g², of the instability.
+      eps: >= 0. [gradient²]
+      eps_confidence: >= 0. [1]
+      clipping_threshold: d > 0, the largest root mean square of a leaf's update; None for no limit.
+      weight_decay: λ >= 0, a number or a schedule.
+      mask: which leaves decay; see `add_decayed_weights`.
+      min_dim_size_to_factor: the minimum length of a leaf's two longest axes; smaller leaves keep every element of g²,
+        and have no confidence. The authors have no minimum.
+
+    State: `mu`, 4 bytes per parameter; `scale_by_factored_rms/row`, `col` and `scale_by_confidence/row`, `col`: 2 (m +
+    n) numbers for an m x n matrix; `nu` of other leaves, 4 bytes per parameter. It needs the params.
+
+    Errors: ValueError for an argument outside its range; TypeError for complex leaves.
+
+    >>> import gradtx
+    >>> [stage.name for stage in gradtx.came(2e-4).expand().stages[:3]]
+    ['scale_by_factored_rms', 'clip_by_block_rms', 'scale_by_confidence']
+    """
+    steps = scale_by_factored_rms(True, 0.8, 0, min_dim_size_to_factor, eps, decay=b2)
+    steps = steps >> (identity() if clipping_threshold is None else clip_by_block_rms(clipping_threshold))
+    steps = steps >> scale_by_confidence(b1, b3, eps_confidence, min_dim_size_to_factor)
+    return steps >> add_decayed_weights(weight_decay, mask) >> scale_by_learning_rate(learning_rate)

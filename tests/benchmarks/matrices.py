@@ -26,7 +26,7 @@ KELLER_JORDAN = (3.4445, -4.7750, 2.0315)
 
 def blocks(width: int, number: int = 24) -> PyTree:
     """The matrices of a transformer's blocks."""
-    shapes = {name: (width, width) for name in ("query", "key", "value", "out")}
+    shapes = dict.fromkeys(("query", "key", "value", "out"), (width, width))
     shapes |= {"up": (width, 4 * width), "down": (4 * width, width)}
     return {f"block_{i}": {name: jnp.zeros(shape) for name, shape in shapes.items()} for i in range(number)}
 
@@ -97,8 +97,8 @@ def steps(params: PyTree, ours: Any, theirs: Any, rounds: int) -> None:
             if turn == 0:
                 programs[name] = pairs.Program(step, jax.tree.map(jnp.copy, params), tx.init(params), grads)
                 memory = program.memory_analysis()
-                size = memory.argument_size_in_bytes
-                print(f"  peak of {name} over params, state, gradients: {(size + memory.temp_size_in_bytes) / size:.2f}")
+                peak = 1 + memory.temp_size_in_bytes / memory.argument_size_in_bytes
+                print(f"  peak of {name} over params, state, gradients: {peak:.2f}")
     shown("compile: gradtx / optax", pairs.ratios(built, "gradtx", "optax"))
     times = pairs.interleaved({name: program.run for name, program in programs.items()}, rounds)
     shown(f"step: gradtx / optax ({min(times['optax']):.3f} s)", pairs.ratios(times, "gradtx", "optax"))

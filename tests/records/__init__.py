@@ -11,6 +11,7 @@
 - `parts`: what methods are made of; `relatives`: Adam's relatives, Rprop, Adafactor. `effects`: clipping, decay, what
   goes by layers. `methods`, `layerwise`, `orthogonal`: the named methods. `wrappers`: what goes around a method.
   `schedules`: learning rates.
+- `low_rank`: what sees a projected gradient.
 - `base`: what a record is, the frameworks' calls, and what a transcription needs. `streams`: the gradients, and how two
   answers are compared.
 
@@ -27,6 +28,7 @@ A method is added in three places: its factory, its export, its record here.
 from tests.records.base import Peer, Record, Scheduled
 from tests.records.effects import EFFECTS
 from tests.records.layerwise import LAYERWISE
+from tests.records.low_rank import LOW_RANK
 from tests.records.methods import METHODS
 from tests.records.orthogonal import ORTHOGONAL
 from tests.records.parts import PARTS
@@ -34,7 +36,7 @@ from tests.records.relatives import RELATIVES
 from tests.records.schedule_cases import SCHEDULES
 from tests.records.wrappers import WRAPPERS
 
-ALL = (*PARTS, *EFFECTS, *METHODS, *LAYERWISE, *RELATIVES, *ORTHOGONAL, *WRAPPERS)
+ALL = (*PARTS, *EFFECTS, *METHODS, *LAYERWISE, *RELATIVES, *LOW_RANK, *ORTHOGONAL, *WRAPPERS)
 RECORDS = {record.name: record for record in ALL}
 """Every transform's record by name."""
 

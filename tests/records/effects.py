@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tests.records import streams
-from tests.records.base import FALLING, Array, Record, Scheduled, optax
+from tests.records.base import FALLING, Array, Record, Scheduled, memory, optax
 
 
 def each_leaf(function: Callable[..., Array], *rows: Array) -> Array:
@@ -40,6 +40,19 @@ def clip_by_leaf_norm(s, g, t, w, *, max_norm) -> Array:
 def clip_by_block_rms(s, g, t, w, *, threshold) -> Array:
     """Shazeer and Stern 2018, section 6: u / max(1, RMS(u) / d)."""
     return each_leaf(lambda u, axes: u / np.maximum(1, np.sqrt((u**2).mean(axes, keepdims=True)) / threshold), g)
+
+
+def limited(own, u, axes, max_growth=1.01, eps=1e-8) -> Array:
+    """Chen et al. 2024 (Fira), section 4.3: at most so many times as long as the one before, unless that was zero."""
+    size = length(u, axes)
+    before = own.get("size", np.zeros_like(size))
+    own["size"] = np.where(before > 0, np.minimum(size, max_growth * (before + eps)), size)
+    return u * np.where(size > 0, own["size"] / np.where(size > 0, size, 1), 1)
+
+
+def clip_by_norm_growth(s, g, t, w, **numbers) -> Array:
+    """The same leaf by leaf."""
+    return each_leaf(lambda u, axes: limited(memory(s, str(len(axes))), u, axes, **numbers), g)
 
 
 def adaptive_grad_clip(s, g, t, w, *, clipping, eps=1e-3) -> Array:
@@ -147,6 +160,7 @@ EFFECTS = [
         {"threshold": FALLING},
         peers=[optax("clip_by_block_rms", {"threshold": 10.0})],
     ),
+    Record("clip_by_norm_growth", clip_by_norm_growth, {}, {"max_growth": FALLING, "eps": 1.0}),
     Record(
         "adaptive_grad_clip",
         adaptive_grad_clip,

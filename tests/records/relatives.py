@@ -82,9 +82,10 @@ def scale_by_factored_rms(
     min_dim_size_to_factor=128,
     epsilon=1e-30,
     eps_in_sum=True,
+    decay=None,
 ) -> Array:
-    """Shazeer and Stern 2018, algorithm 4 for matrices and 5 for vectors, with their decay 1 - t^-0.8."""
-    b = 1 - max(t - step_offset, 1) ** -decay_rate
+    """Shazeer and Stern 2018, algorithm 4 for matrices and 5 for vectors, with their decay 1 - t^-0.8, or another."""
+    b = 1 - max(t - step_offset, 1) ** -decay_rate if decay is None else decay
 
     def at_leaf(g, axes):
         own, squares = memory(s, str(len(axes))), g**2 + (epsilon if eps_in_sum else 0.0)
@@ -96,6 +97,22 @@ def scale_by_factored_rms(
         else:
             v = average(own, "v", squares, b)
         return divide(g, np.sqrt(v if eps_in_sum else np.maximum(v, epsilon**2)))
+
+    return each_leaf(at_leaf, g)
+
+
+def scale_by_confidence(s, g, t, w, *, b1=0.9, decay=0.9999, eps=1e-16, min_dim_size_to_factor=1) -> Array:
+    """Luo et al. 2023, algorithm 2, lines 8 to 12."""
+
+    def at_leaf(u, axes):
+        own = memory(s, str(len(axes)))
+        m = average(own, "m", u, b1)
+        if len(axes) < 2 or min(u.shape[-2:]) < min_dim_size_to_factor:
+            return m
+        instability = (u - m) ** 2 + eps
+        rows = average(own, "rows", instability.mean(-1, keepdims=True), decay)
+        columns = average(own, "columns", instability.mean(-2, keepdims=True), decay)
+        return m / np.sqrt(rows * columns / rows.mean(-2, keepdims=True))
 
     return each_leaf(at_leaf, g)
 
@@ -155,6 +172,31 @@ def adafactor(
     return -add_decayed_weights({}, u, t, w, weight_decay=weight_decay_rate, mask=weight_decay_mask)
 
 
+def came(
+    s,
+    g,
+    t,
+    w,
+    *,
+    learning_rate,
+    b1=0.9,
+    b2=0.999,
+    b3=0.9999,
+    eps=1e-30,
+    eps_confidence=1e-16,
+    clipping_threshold=1.0,
+    weight_decay=0.0,
+    mask=None,
+    min_dim_size_to_factor=1,
+) -> Array:
+    """Luo et al. 2023, algorithm 2; the decay as in their code."""
+    least = {"min_dim_size_to_factor": min_dim_size_to_factor}
+    u = scale_by_factored_rms(memory(s, "v"), g, t, w, decay=b2, epsilon=eps, **least)
+    u = u if clipping_threshold is None else clip_by_block_rms({}, u, t, w, threshold=clipping_threshold)
+    u = scale_by_confidence(memory(s, "s"), u, t, w, b1=b1, decay=b3, eps=eps_confidence, **least)
+    return -learning_rate * add_decayed_weights({}, u, t, w, weight_decay=weight_decay, mask=mask)
+
+
 RELATIVES = [
     Record(
         "scale_by_belief",
@@ -199,6 +241,14 @@ RELATIVES = [
         {"min_dim_size_to_factor": 2, "epsilon": 1e-6, "eps_in_sum": False, "decay_rate": 0.5},
         {"factored": False, "epsilon": 0.0},
         {"min_dim_size_to_factor": 6, "step_offset": 3},
+        {"min_dim_size_to_factor": 2, "decay": 0.99},
+    ),
+    Record(
+        "scale_by_confidence",
+        scale_by_confidence,
+        {},
+        {"b1": RISING, "decay": 0.9, "eps": 1e-3},
+        {"min_dim_size_to_factor": 6, "eps": 1e-3},
     ),
     Record("scale_by_param_block_rms", None, {}, {"min_scale": FALLING}),  # alone it grows for ever: see adafactor
     Record(
@@ -258,5 +308,13 @@ RELATIVES = [
             "decay_rate": 0.5,
         },
         at_least={1: 0.99},
+    ),
+    Record(
+        "came",
+        came,
+        {"learning_rate": 0.1},
+        {"learning_rate": FALLING, "b1": 0.8, "b2": 0.9, "b3": 0.99, "weight_decay": 0.01, "mask": MASK},
+        {"learning_rate": 0.1, "eps": 1e-4, "eps_confidence": 1e-4, "clipping_threshold": None},
+        {"learning_rate": 0.1, "min_dim_size_to_factor": 6, "clipping_threshold": 0.5},
     ),
 ]
