@@ -53,7 +53,7 @@ class Field:
       exact: the reason why it must not be stored in fewer bits; None if it may.
       low: whether it is a statistic, which `stored` keeps in fewer bits.
       given: whether it is an extra argument of `update` instead of a part of the state.
-      diagonal: whether it starts as a diagonal matrix, `start` times the identity.
+      diagonal: whether it starts as `start` times the identity where it is a square matrix.
       of_matrix: whether it is a field of a matrix, so that a leaf with more than two axes has a batch of them.
     """
 
@@ -101,11 +101,16 @@ class Field:
             return leaf
         shape = self.shape(jnp.shape(leaf))
         dtype = np.dtype(np.int32) if self.dtype == "count" else tree.compute_dtype(leaf, real=self.real)
-        if self.diagonal:
+        if self.diagonal and self._square(jnp.shape(leaf)):
             made = jnp.broadcast_to(tree.as_scalar(start, dtype) * jnp.eye(*shape[-2:], dtype=dtype), shape)
         else:
             made = jnp.full(shape, tree.as_scalar(start, dtype), dtype)
         return sharding.with_axes_of(made, leaf, self.kept_axes(jnp.shape(leaf)))
+
+    def _square(self, shape: tuple[int, ...]) -> bool:
+        """Whether it is a square matrix; a field of a matrix, a batch of them."""
+        own = self.axes(shape[-2:] if self.of_matrix else shape)
+        return len(own) == 2 and own[0] == own[1]
 
     def axes_at(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The axes of the field of a parameter with this shape, which may be a batch of matrices."""
