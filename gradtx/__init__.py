@@ -104,6 +104,7 @@ from gradtx.matrices.factored import scale_by_factored_rms as scale_by_factored_
 from gradtx.matrices.factored import scale_by_param_block_rms as scale_by_param_block_rms
 from gradtx.matrices.grafting import graft as graft
 from gradtx.matrices.kronecker.blocks import in_blocks as in_blocks
+from gradtx.matrices.kronecker.kron import scale_by_kron as scale_by_kron
 from gradtx.matrices.kronecker.shampoo import scale_by_shampoo as scale_by_shampoo
 from gradtx.relatives import scale_by_belief as scale_by_belief
 from gradtx.relatives import scale_by_radam as scale_by_radam
@@ -143,6 +144,7 @@ from gradtx.optimizers.descent import sgd as sgd
 from gradtx.optimizers.factored_family import adafactor as adafactor
 from gradtx.optimizers.layerwise_family import lamb as lamb
 from gradtx.optimizers.layerwise_family import lars as lars
+from gradtx.optimizers.preconditioned_family import kron as kron
 from gradtx.optimizers.preconditioned_family import shampoo as shampoo
 from gradtx.optimizers.relatives_family import adabelief as adabelief
 from gradtx.optimizers.relatives_family import radam as radam

@@ -1,6 +1,6 @@
 """Grafting: the direction of one method with the size of another's step.
 
-    shampoo with Adam's size:   graft(scale_by_shampoo(), magnitude=scale_by_rms())
+graft(scale_by_shampoo(), scale_by_rms())        Shampoo with Adam's step size
 """
 
 from typing import Any
@@ -68,7 +68,7 @@ def graft(direction: Transform, magnitude: Transform, start: NonNegativeInt = 0)
 
 
 def _resized(d: Array, s: Array) -> Array:
-    """d with the norm of s; for a batch of matrices, each of them."""
+    """The first with the norm of the second; for a batch of matrices, each of them."""
     axes = (-2, -1) if batches.declared.get() and jnp.ndim(d) > 2 else None
     direction, size = tree.norm(d, axes), tree.norm(s, axes)
     unit = numerics.divide(d * direction.unit, direction.relative)

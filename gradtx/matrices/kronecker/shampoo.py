@@ -117,9 +117,7 @@ def scale_by_shampoo(
                 roots[i], failed = jnp.where(finite, root, roots[i]), failed | ~finite
         return {"left_root": roots[0], "right_root": roots[1], "failures": failures + failed}
 
-    def update(
-        u: Array, *, observed: Array, left: Array, right: Array, left_root: Array, right_root: Array
-    ) -> Step:
+    def update(u: Array, *, observed: Array, left: Array, right: Array, left_root: Array, right_root: Array) -> Step:
         left, right = statistics(observed, left, right)
         rows, columns = sides(u.shape)
         u = product(left_root, u) if rows else u
