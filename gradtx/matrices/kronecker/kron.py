@@ -20,7 +20,7 @@ from gradtx.core.elementary import transform
 from gradtx.core.fields import Field, Length
 from gradtx.core.formula import per_matrix
 from gradtx.core.rule import Rule
-from gradtx.matrices.kronecker.roots import product, transposed
+from gradtx.matrices.kronecker.roots import inverse_of_triangle, product, transposed
 
 Factors = tuple[Array, Array]
 DAMPING = 2.0**-11.5
@@ -109,8 +109,7 @@ def scale_by_kron(
         g = x + DAMPING * jnp.mean(jnp.abs(x)) * v
         even = balanced(old) if all(found.fitted) else old
         balances = jax.random.uniform(for_balance, dtype=x.dtype) < balance_probability
-        even = tuple(jnp.where(balances, a, b) for a, b in zip(even, old, strict=True))
-        new = fitted(even, g, v, preconditioner_lr)
+        new = fitted((jnp.where(balances, even[0], left), jnp.where(balances, even[1], right)), g, v, preconditioner_lr)
         finite = jnp.isfinite(new[0]).all() & jnp.isfinite(new[1]).all()
         kept = [
             jnp.where(finite & (x != 0).any(), a, b) if there else b
@@ -199,8 +198,8 @@ def times(q: Array, x: Array) -> Array:
 
 
 def divided(q: Array, x: Array) -> Array:
-    """`q^-ᵀ x`."""
-    return x / q[:, None] if q.ndim == 1 else jax.scipy.linalg.solve_triangular(q, x, trans=1)
+    """`q^-ᵀ x` with a triangular or a diagonal factor."""
+    return x / q[:, None] if q.ndim == 1 else product(transposed(inverse_of_triangle(q)), x)
 
 
 def on_both_sides(function: Callable[[Array, Array], Array], factors: Factors, x: Array) -> Array:

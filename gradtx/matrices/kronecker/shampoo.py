@@ -127,7 +127,7 @@ def scale_by_shampoo(
         update,
         once=once,
         refresh=refresh,
-        stack=True,
+        stack=False,
         traits=("real",),
         left=factor(0, 0.0),
         right=factor(1, 0.0),
