@@ -29,11 +29,14 @@ from tests.records.effects import EFFECTS
 from tests.records.layerwise import LAYERWISE
 from tests.records.methods import METHODS
 from tests.records.parts import PARTS
+from tests.records.preconditioned import PRECONDITIONED
 from tests.records.relatives import RELATIVES
 from tests.records.schedule_cases import SCHEDULES
 from tests.records.wrappers import WRAPPERS
 
-RECORDS = {record.name: record for record in (*PARTS, *EFFECTS, *METHODS, *LAYERWISE, *RELATIVES, *WRAPPERS)}
+RECORDS = {
+    record.name: record for record in (*PARTS, *EFFECTS, *METHODS, *LAYERWISE, *RELATIVES, *PRECONDITIONED, *WRAPPERS)
+}
 """Every transform's record by name."""
 
 __all__ = ["RECORDS", "SCHEDULES", "Peer", "Record", "Scheduled"]

@@ -124,7 +124,7 @@ def scale_by_kron(
         update,
         once=once,
         refresh=refresh,
-        stack=True,
+        stack=False,
         traits=("real",),
         left=factor(0, 1.0),
         right=factor(1, preconditioner_init_scale),  # of a scale only the product of both matters
