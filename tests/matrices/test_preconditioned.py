@@ -122,7 +122,7 @@ def test_the_inverse_of_a_triangle(n):
 
 def test_the_first_step_of_shampoo_is_the_polar_factor():
     g = problem.factor(6, 10, 3)
-    u, s, vt = np.linalg.svd(g)
+    u, _, vt = np.linalg.svd(g)
     tx = gradtx.scale_by_shampoo()
     np.testing.assert_allclose(tx.update(jnp.asarray(g), tx.init(g))[0], u @ vt, atol=1e-9)
 
@@ -144,7 +144,7 @@ def test_kron_whitens():
     steps = lambda rate: gradtx.scale_by_kron(1.0, preconditioner_lr=rate, balance_probability=0.0)  # noqa: E731
 
     def gradient(key):
-        return jnp.asarray(a)[:, None] * jax.random.normal(key, (4, 4)) * jnp.asarray(b)
+        return jnp.asarray(a)[:, None] * jax.random.normal(key, (4, 4)) * jnp.asarray(b)[None]
 
     state = steps(0.1).init(jnp.zeros((4, 4)))
     keys = jax.random.split(jax.random.key(1), (2, 1500))
@@ -152,9 +152,8 @@ def test_kron_whitens():
         tx = steps(rate)
         state, _ = jax.lax.scan(lambda s, key, tx=tx: (tx.update(gradient(key), s)[1], None), state, some)
     left, right = (np.asarray(gradtx.find(state, name)) for name in ("left", "right"))
-    covariance = np.kron(
-        left.T @ left @ np.diag(a**2) @ left.T @ left, right.T @ right @ np.diag(b**2) @ right.T @ right
-    )
+    one, other = (q.T @ q @ np.diag(sizes**2) @ q.T @ q for q, sizes in ((left, a), (right, b)))
+    covariance = np.kron(one, other)
     eigenvalues = np.linalg.eigvals(covariance).real
     assert eigenvalues.min() > 0.6
     assert eigenvalues.max() < 1.6
@@ -193,7 +192,7 @@ def test_a_root_that_fails_keeps_the_previous_one_and_is_counted():
     tx, g = gradtx.scale_by_shampoo(eps=0.0), jnp.eye(2)
     _, state = tx.update(g, tx.init(g))
     before = gradtx.find(state, "left_root")
-    updates, state = tx.update(jnp.full((2, 2), jnp.inf), state)
+    _, state = tx.update(jnp.full((2, 2), jnp.inf), state)
     np.testing.assert_array_equal(gradtx.find(state, "left_root"), before)
     assert gradtx.find(state, "failures") == 1
 

@@ -34,9 +34,8 @@ from tests.records.relatives import RELATIVES
 from tests.records.schedule_cases import SCHEDULES
 from tests.records.wrappers import WRAPPERS
 
-RECORDS = {
-    record.name: record for record in (*PARTS, *EFFECTS, *METHODS, *LAYERWISE, *RELATIVES, *PRECONDITIONED, *WRAPPERS)
-}
+ALL = (*PARTS, *EFFECTS, *METHODS, *LAYERWISE, *RELATIVES, *PRECONDITIONED, *WRAPPERS)
+RECORDS = {record.name: record for record in ALL}
 """Every transform's record by name."""
 
 __all__ = ["RECORDS", "SCHEDULES", "Peer", "Record", "Scheduled"]

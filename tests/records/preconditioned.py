@@ -57,7 +57,7 @@ PRECONDITIONED = [
         "shampoo",
         shampoo,
         {"learning_rate": 0.1, "eps": 1.0},
-        {"learning_rate": 0.1, "b1": 0.5, "b2": 0.9, "eps": 1.0, "precondition_frequency": 3, "weight_decay": 0.1},
+        {"learning_rate": 0.1, "b1": 0.5, "b2": 0.9, "eps": 100.0, "precondition_frequency": 3, "weight_decay": 0.1},
         {"learning_rate": 0.1, "b2": 0.9, "eps": 1.0, "debias": False, "exponent": 0.3},
         at_least={0: 0.5, 1: 0.5, 2: 0.5},
     ),
