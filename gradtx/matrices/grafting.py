@@ -71,5 +71,6 @@ def _resized(d: Array, s: Array) -> Array:
     """The first with the norm of the second; for a batch of matrices, each of them."""
     axes = (-2, -1) if batches.declared.get() and jnp.ndim(d) > 2 else None
     direction, size = tree.norm(d, axes), tree.norm(s, axes)
-    unit = numerics.divide(d * direction.unit, direction.relative)
-    return unit * size.value
+    with jax.numpy_dtype_promotion("standard"):
+        unit = numerics.divide(d * direction.unit, direction.relative)
+        return (unit * size.value).astype(d.dtype)

@@ -91,7 +91,7 @@ def scale_by_kron(
             own = axis if found.fitted[axis] else Length(1)
             return (own, own) if found.triangular[axis] else (own,)
 
-        return Field(start, axes=axes, exact="a rounded factor may be singular", diagonal=True)
+        return Field(start, axes=axes, low=False, diagonal=True)
 
     def once(*, count: Array, counter: Array) -> dict[str, Any]:
         p = preconditioner_update_probability
@@ -104,6 +104,8 @@ def scale_by_kron(
         u: Array, *, observed: Array, left: Array, right: Array, failures: Array, key: Array, probe: Any = None
     ) -> dict[str, Array]:
         x, old, found = u if momentum_into_precond_update else observed, (left, right), forms(u.shape)
+        if not x.size:
+            return {"left": left, "right": right, "failures": failures}
         for_balance, for_probe = jax.random.split(key)
         v = jax.random.normal(for_probe, x.shape, x.dtype) if probe is None else probe
         g = x + DAMPING * jnp.mean(jnp.abs(x)) * v
