@@ -116,6 +116,10 @@ from gradtx.matrices.low_rank import low_rank as low_rank
 from gradtx.matrices.low_rank import scale_by_bias_correction as scale_by_bias_correction
 from gradtx.matrices.low_rank import scale_by_galore as scale_by_galore
 from gradtx.matrices.low_rank import scale_by_low_rank as scale_by_low_rank
+from gradtx.matrices.grafting import graft as graft
+from gradtx.matrices.kronecker.blocks import in_blocks as in_blocks
+from gradtx.matrices.kronecker.kron import scale_by_kron as scale_by_kron
+from gradtx.matrices.kronecker.shampoo import scale_by_shampoo as scale_by_shampoo
 from gradtx.relatives import scale_by_belief as scale_by_belief
 from gradtx.relatives import scale_by_radam as scale_by_radam
 from gradtx.relatives import scale_by_rectified_rms as scale_by_rectified_rms
@@ -163,6 +167,8 @@ from gradtx.optimizers.orthogonal_family import scion as scion
 from gradtx.optimizers.low_rank_family import apollo as apollo
 from gradtx.optimizers.low_rank_family import apollo_mini as apollo_mini
 from gradtx.optimizers.low_rank_family import galore as galore
+from gradtx.optimizers.preconditioned_family import kron as kron
+from gradtx.optimizers.preconditioned_family import shampoo as shampoo
 from gradtx.optimizers.relatives_family import adabelief as adabelief
 from gradtx.optimizers.relatives_family import radam as radam
 from gradtx.optimizers.relatives_family import rprop as rprop

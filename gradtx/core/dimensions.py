@@ -5,6 +5,7 @@
     MuonDimensionNumbers(0, (1, 2))             heads in one matrix (in, head, width); (0, 2) for a matrix for each head
     MuonDimensionNumbers((0, 1, 2), 3)          the kernel of a convolution (height, width, in, out)
     MuonDimensionNumbers(0, 1, parts=3)         queries, keys and values side by side (in, 3 out): three matrices
+    MuonDimensionNumbers((), 0)                 a vector: a matrix with one row
 
 Rows are the axes that the layer sums over, columns those of its output. All other axes count matrices.
 """
@@ -53,16 +54,16 @@ class MuonDimensionNumbers(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-    """Dimension numbers as one value, which is not a tree; without rows for a leaf that is no matrix."""
+    """Dimension numbers as one value, which is not a tree; without them for a leaf that is no matrix."""
 
-    rows: tuple[int, ...] = ()
+    rows: tuple[int, ...] | None = None
     columns: tuple[int, ...] = ()
     parts: int | tuple[int, ...] = 1
 
     @property
     def a_matrix(self) -> bool:
         """Whether the leaf is a matrix, or several."""
-        return bool(self.rows)
+        return self.rows is not None
 
 
 def _as_axes(numbers: Any) -> Axes:
@@ -120,6 +121,12 @@ def hidden_matrices(path: str, leaf: Any) -> MuonDimensionNumbers | None:
 _OTHER = r"embed|norm|(^|_)(head|bias|logits)$|^(wte|wpe|vocab|classifier)$"
 
 
+def every_leaf(path: str, leaf: Any) -> MuonDimensionNumbers:
+    """Every leaf as one matrix: a vector is a row, and with more axes the last counts columns, the others rows."""
+    axes = tuple(range(leaf.ndim))
+    return MuonDimensionNumbers(axes[:-1], axes[-1:])
+
+
 def axes_of(who: str, spec: Any, updates: PyTree, params: PyTree = None) -> tuple[Axes, ...]:
     """The axes of each leaf. `spec` is a tree of dimension numbers, written like a mask; None for `matrices_alone`."""
     if spec is None:
@@ -137,13 +144,14 @@ def axes_of(who: str, spec: Any, updates: PyTree, params: PyTree = None) -> tupl
 
 def _resolved(who: str, path: str, axes: Axes, shape: tuple[int, ...]) -> tuple[Places, Places, Places]:
     """The axes that count matrices, those of the rows and those of the columns, counted from the first; checked."""
-    ndim, given = len(shape), (*axes.rows, *axes.columns)
+    ndim, own = len(shape), axes.rows or ()
+    given = (*own, *axes.columns)
     if not all(-ndim <= axis < ndim for axis in given) or len({axis % ndim for axis in given}) < len(given):
         raise ValueError(
-            f"{who}: dimension_numbers has the axes {axes.rows} and {axes.columns} for the leaf {path!r} of shape "
+            f"{who}: dimension_numbers has the axes {own} and {axes.columns} for the leaf {path!r} of shape "
             f"{shape}; they must be different axes of the leaf."
         )
-    rows, columns = (tuple(axis % ndim for axis in some) for some in (axes.rows, axes.columns))
+    rows, columns = (tuple(axis % ndim for axis in some) for some in (own, axes.columns))
     width = math.prod(shape[axis] for axis in columns)
     cut = axes.parts
     if width % cut if isinstance(cut, int) and cut > 0 else cut != 0 and sum(cast(Any, cut)) != width:

@@ -53,7 +53,7 @@ class Field:
       exact: the reason why it must not be stored in fewer bits; None if it may.
       low: whether it is a statistic, which `stored` keeps in fewer bits.
       given: whether it is an extra argument of `update` instead of a part of the state.
-      diagonal: whether it starts as a diagonal matrix, `start` times the identity.
+      diagonal: whether it starts as `start` times the identity, where it is a matrix.
       of_matrix: whether it is a field of a matrix, so that a leaf with more than two axes has a batch of them.
     """
 
@@ -101,11 +101,15 @@ class Field:
             return leaf
         shape = self.shape(jnp.shape(leaf))
         dtype = np.dtype(np.int32) if self.dtype == "count" else tree.compute_dtype(leaf, real=self.real)
-        if self.diagonal:
+        if self.diagonal and self._of_two_axes(jnp.shape(leaf)):
             made = jnp.broadcast_to(tree.as_scalar(start, dtype) * jnp.eye(*shape[-2:], dtype=dtype), shape)
         else:
             made = jnp.full(shape, tree.as_scalar(start, dtype), dtype)
         return sharding.with_axes_of(made, leaf, self.kept_axes(jnp.shape(leaf)))
+
+    def _of_two_axes(self, shape: tuple[int, ...]) -> bool:
+        """Whether it is a matrix, or a batch of matrices for a leaf that is one."""
+        return len(self.axes(shape[-2:] if self.of_matrix else shape)) == 2
 
     def axes_at(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The axes of the field of a parameter with this shape, which may be a batch of matrices."""

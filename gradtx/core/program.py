@@ -319,7 +319,12 @@ class Program(Compiled):
         first = {name: column[:1] for name, column in columns.items()}
         names = list(jax.eval_shape(lambda: self.each("refresh", step, us[:1], shared, first))[0])
         there = [{name: columns[name][i] for name in names} for i in range(len(us))]
-        new = numerics.branch(shared["due"], lambda: self.each("refresh", step, us, shared, columns), lambda: there)
+
+        def renewed() -> list[Numbers]:
+            rows = self.each("refresh", step, us, shared, columns)
+            return [self.as_before(row, old, unread="refresh") for row, old in zip(rows, there, strict=True)]
+
+        new = numerics.branch(shared["due"], renewed, lambda: there)
         return [(None, fields) for fields in new]
 
     def refuse_unlike(self, name: str, value: Any, u: PyTree) -> None:
@@ -351,7 +356,7 @@ class Program(Compiled):
         if title == "refresh":
             if as_dict(made) is None or not made.keys() <= self.refreshable:
                 self.refuse_fields(made, self.refreshable)
-            return self.as_before(made, named, unread=title)
+            return self.as_before(made, named)
         is_pair = isinstance(made, tuple) and (self.read[title] or not self.whole)
         parts = cast(tuple[Any, ...], made if is_pair else (made, {}))
         if len(parts) != 2:

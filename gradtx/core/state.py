@@ -184,7 +184,10 @@ def state_sharding(tx: Any, params: Any) -> Any:
         found = getattr(parameter, "sharding", None)
         if place and found is not None and declared[place][0].per == "leaf":
             field, views = declared[place]
-            return whole if None in views else functools.reduce(_shown, (*views, field), parameter).sharding
+            if None in views or (field.of_matrix and jnp.ndim(parameter) < 2):
+                return whole
+            shown = functools.reduce(_shown, (*views, field), parameter)
+            return shown.sharding if shown.shape == leaf.shape else whole  # a transform may see other shapes
         return found if found is not None and jnp.shape(parameter) == leaf.shape else whole
 
     return jax.tree_util.tree_map_with_path(at_leaf, jax.eval_shape(tx.init, params))

@@ -32,11 +32,12 @@ from tests.records.low_rank import LOW_RANK
 from tests.records.methods import METHODS
 from tests.records.orthogonal import ORTHOGONAL
 from tests.records.parts import PARTS
+from tests.records.preconditioned import PRECONDITIONED
 from tests.records.relatives import RELATIVES
 from tests.records.schedule_cases import SCHEDULES
 from tests.records.wrappers import WRAPPERS
 
-ALL = (*PARTS, *EFFECTS, *METHODS, *LAYERWISE, *RELATIVES, *LOW_RANK, *ORTHOGONAL, *WRAPPERS)
+ALL = (*PARTS, *EFFECTS, *METHODS, *LAYERWISE, *RELATIVES, *LOW_RANK, *ORTHOGONAL, *PRECONDITIONED, *WRAPPERS)
 RECORDS = {record.name: record for record in ALL}
 """Every transform's record by name."""
 

@@ -69,6 +69,8 @@ WRAPPERS = [
     Record("partition", None, {"transforms": TWO, "param_labels": LABELS}, {"transforms": TWO, "param_labels": named}),
     Record("by_shape", None, {"matrix": INNER, "other": gradtx.scale_by_rms()}),
     Record("as_matrices", None, {"inner": gradtx.scale_by_muon(), "dimension_numbers": None}, matrices=True),
+    around("in_blocks", {"block_size": 3}),
+    Record("graft", None, {"direction": INNER, "magnitude": gradtx.scale_by_rms(), "start": 2}),
     around("exponential_averaging", {"decay": 0.9}, {"decay": gradtx.linear_schedule(0.5, 0.95, 10), "debias": False}),
     around("polyak_averaging"),
     around("stochastic_weight_averaging", {"start": 1, "every": 2}),

@@ -1,0 +1,5 @@
+"""Scalings by Kronecker factors: a matrix is multiplied from the left and from the right.
+
+- `scale_by_shampoo`: by inverse roots of the averages of g gᵀ and gᵀ g.
+- `scale_by_kron`: by factors that are fitted to the gradients.
+"""
