@@ -14,7 +14,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -114,29 +114,38 @@ def annotations_of(body: Callable[..., Any]) -> dict[str, Any]:
 
 
 def parameters_of(
-    name: str, signature: inspect.Signature, hints: Mapping[str, Any], reserved: Iterable[str]
+    body: Callable[..., Any], hints: Mapping[str, Any], reserved: Collection[str]
 ) -> tuple[Parameter, ...]:
-    """The parameters of a factory, classified by annotation when it is decorated."""
-    parameters: list[Parameter] = []
-    for given, parameter in signature.parameters.items():
-        how = parameter.kind
-        if how is parameter.VAR_KEYWORD or how is parameter.POSITIONAL_ONLY:
-            stars = "**" if how is parameter.VAR_KEYWORD else "positional-only "
-            raise TypeError(
-                f"{name}: {stars}{given} is not allowed in a factory; each argument must be passed by name."
-            )
+    """The parameters of a factory, classified by annotation when it is decorated.
+
+    They are read from its code: `inspect.signature` is three times as slow, and imports wait for each factory.
+    """
+    who, code, parameters = body.__name__, body.__code__, list[Parameter]()
+    stars = "positional-only " if code.co_posonlyargcount else "**" if code.co_flags & inspect.CO_VARKEYWORDS else ""
+    placed, named = code.co_argcount, code.co_argcount + code.co_kwonlyargcount
+    rest = named if code.co_flags & inspect.CO_VARARGS else None
+    if stars:
+        given = code.co_varnames[0 if code.co_posonlyargcount else named + (rest is not None)]
+        raise TypeError(f"{who}: {stars}{given} is not allowed in a factory; each argument must be passed by name.")
+    empty, of_last = inspect.Parameter.empty, body.__defaults__ or ()
+    defaults = dict(zip(code.co_varnames[placed - len(of_last) : placed], of_last, strict=True))
+    defaults |= body.__kwdefaults__ or {}
+    order = [*range(placed), *([] if rest is None else [rest]), *range(placed, named)]
+    for place in order:
+        given = code.co_varnames[place]
         if given not in hints:
             raise TypeError(
-                f"{name}: parameter {given!r} has no annotation. Annotate a hyperparameter with its range "
+                f"{who}: parameter {given!r} has no annotation. Annotate a hyperparameter with its range "
                 "(Unit, NonNegative, Positive, Finite ...), and everything else with its type."
             )
         if given in reserved or given[0] == "_":
-            raise TypeError(f"{name}: {given!r} cannot be the name of a parameter; transforms use it. Rename it.")
-        parameters.append(_describe(given, how, parameter.default, hints[given]))
+            raise TypeError(f"{who}: {given!r} cannot be the name of a parameter; transforms use it. Rename it.")
+        default = defaults.get(given, empty)
+        parameters.append(_describe(given, default, hints[given], place == rest, place >= placed))
     return tuple(parameters)
 
 
-def _describe(name: str, how: Any, default: Any, annotation: Any) -> Parameter:
+def _describe(name: str, default: Any, annotation: Any, variadic: bool, only_by_name: bool) -> Parameter:
     """Read one annotation: `Unit`, `Unit | None`, `tuple[Unit, ...]`, `dict[str, Transform]`, `bool`, ..."""
     read, mixed = _read(annotation)
     if mixed:
@@ -144,10 +153,9 @@ def _describe(name: str, how: Any, default: Any, annotation: Any) -> Parameter:
             f"parameter {name!r} may be {annotation}: a hyperparameter, transform or schedule cannot be "
             "static as well (None is allowed); make two parameters of it."
         )
-    variadic = how is inspect.Parameter.VAR_POSITIONAL
     if read.kind is Kind.HYPER and isinstance(default, int) and not isinstance(default, bool):
         default = float(default)
-    only_by_name = how is inspect.Parameter.KEYWORD_ONLY
+    only_by_name = only_by_name and not variadic
     container = tuple if variadic else read.container
     return Parameter(
         name, read.kind, default, only_by_name, variadic, read.optional, container, read.interval, read.types

@@ -31,7 +31,6 @@ class Recorded:
     """The name of the factory."""
     factory: ClassVar[Callable[..., Any]]
     _parameters: ClassVar[tuple[Parameter, ...]]
-    _signature: ClassVar[inspect.Signature]
     _placed: ClassVar[tuple[str, ...]]
     _rest: ClassVar[str | None]
     _defaults: ClassVar[dict[str, Any]]
@@ -77,7 +76,7 @@ class Recorded:
                 f"keyword: {named[0]}=..."
             )
         try:
-            cls._signature.bind(*args, **kwargs)
+            inspect.signature(cls._body).bind(*args, **kwargs)
         except TypeError as error:
             return f"{error}."
         raise NotImplementedError  # _bound and Python have the same rules
@@ -255,9 +254,9 @@ def _reserved(base: type[Recorded]) -> frozenset[str]:
 
 def define(base: type[R], body: Callable[..., Any], hints: Mapping[str, Any] | None = None) -> type[R]:
     """Generate the node type of a factory and register it with JAX; `hints` are the annotations, if already read."""
-    name, signature = body.__name__, inspect.signature(body)
+    name = body.__name__
     hints = annotations_of(body) if hints is None else hints
-    parameters = parameters_of(name, signature, hints, _reserved(base))
+    parameters = parameters_of(body, hints, _reserved(base))
     rest = next((p.name for p in parameters if p.variadic), None)
     members = {
         "__module__": body.__module__,
@@ -265,7 +264,6 @@ def define(base: type[R], body: Callable[..., Any], hints: Mapping[str, Any] | N
         "name": name,
         "_body": staticmethod(body),
         "_parameters": parameters,
-        "_signature": signature,
         "_placed": tuple(p.name for p in parameters if not (p.keyword_only or p.variadic)),
         "_rest": rest,
         "_defaults": {p.name: p.default for p in parameters},
