@@ -68,7 +68,7 @@ WRAPPERS = [
     around("train_only", {"mask": {"*kernel": True, "*": False}}, {"mask": matrices, "inner": NORMED}),
     Record("partition", None, {"transforms": TWO, "param_labels": LABELS}, {"transforms": TWO, "param_labels": named}),
     Record("by_shape", None, {"matrix": INNER, "other": gradtx.scale_by_rms()}),
-    around("in_blocks", {"block_size": 3}),
+    around("in_blocks", {"block_size": 8}),
     Record("graft", None, {"direction": INNER, "magnitude": gradtx.scale_by_rms(), "start": 2}),
     around("exponential_averaging", {"decay": 0.9}, {"decay": gradtx.linear_schedule(0.5, 0.95, 10), "debias": False}),
     around("polyak_averaging"),
