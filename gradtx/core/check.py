@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from gradtx import tree
+from gradtx import sharding, tree
 from gradtx.scoped import Scoped
 
 
@@ -202,4 +202,14 @@ def hint_at_jit(who: str, updates: Any) -> None:
             "jit, leaf by leaf; jax.jit of the whole step, with params and state donated, is many times faster. This "
             "warning appears once.",
             stacklevel=4,
+        )
+
+
+def refuse_shards(who: str, values: Any) -> None:
+    """Refuse shards inside shard_map, for what needs whole leaves."""
+    if sharding.named_axes() and any(map(sharding.axes_of, jax.tree.leaves(values))):
+        raise ValueError(
+            f"{who}: it needs whole leaves, and axis_name={sharding.named_axes()} says that these are shards; "
+            "inside shard_map only element-wise formulas and norms are possible. Gather the leaves, or call "
+            "update outside shard_map."
         )

@@ -118,12 +118,8 @@ class Compiled:
 
     def refuse_others(self, values: PyTree) -> None:
         """Refuse leaves that are not matrices, for a formula of matrices; and shards, for one of whole leaves."""
-        if self.needs_whole and sharding.named_axes() and any(map(sharding.axes_of, jax.tree.leaves(values))):
-            raise ValueError(
-                f"{self.who}: it needs whole leaves, and axis_name={sharding.named_axes()} says that these are shards; "
-                "inside shard_map only element-wise formulas and norms are possible. Gather the leaves, or call "
-                "update outside shard_map."
-            )
+        if self.needs_whole:
+            check.refuse_shards(self.who, values)
         for path, leaf in tree.named_leaves(values) if self.reach == "matrix" else ():
             if jnp.ndim(leaf) != 2 and not (jnp.ndim(leaf) > 2 and batches.declared.get()):
                 raise ValueError(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.records.base import Array, Record, average, given, memory
+from tests.records.base import FALLING, Array, Record, average, given, memory
 from tests.records.effects import each_leaf
 
 
@@ -53,14 +53,14 @@ def shampoo(
 
 PRECONDITIONED = [
     Record(
-        "scale_by_shampoo", None, {"eps": 1e-3}, {"eps": 1e-3, "b2": 0.9, "max_preconditioner_dim": 4}, matrices=True
+        "scale_by_shampoo", None, {"eps": 1.0}, {"eps": 1.0, "b2": 0.9, "max_preconditioner_dim": 4}, matrices=True
     ),
     Record(
         "shampoo",
         shampoo,
         {"learning_rate": 0.1, "eps": 1.0},
         {"learning_rate": 0.1, "b1": 0.5, "b2": 0.9, "eps": 100.0, "precondition_frequency": 3, "weight_decay": 0.1},
-        {"learning_rate": 0.1, "b2": 0.9, "eps": 1.0, "debias": False, "exponent": 0.3},
+        {"learning_rate": FALLING, "b2": 0.9, "eps": 1.0, "debias": False, "exponent": 0.3},
         at_least={0: 0.5, 1: 0.5, 2: 0.5},
     ),
     Record(

@@ -1,7 +1,6 @@
 """What the language refuses of authors: annotations, names, what bodies return, and what inits and updates return."""
 
 import functools
-import inspect
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +33,9 @@ def says_number(rate: gradtx.Finite) -> gradtx.Rate:
 
 
 def named(name):
-    def body(argument: gradtx.Unit) -> Rule: ...
-
-    body.__annotations__ = {name: gradtx.Unit, "return": Rule}
-    body.__signature__ = inspect.Signature([inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)])
-    return gradtx.transform(body)
+    module = {"gradtx": gradtx, "Rule": Rule, "__name__": __name__}
+    exec(f"def body({name}: gradtx.Unit) -> Rule: ...", module)
+    return gradtx.transform(module["body"])
 
 
 def returning(annotation):

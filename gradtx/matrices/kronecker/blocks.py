@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradtx import sharding
-from gradtx.core import batches, views
+from gradtx.core import batches, check, views
 from gradtx.core.annotations import PositiveInt
 from gradtx.core.elementary import transform
 from gradtx.core.rule import Rule
@@ -43,6 +43,7 @@ def in_blocks(inner: Transform, block_size: PositiveInt = 1024) -> Rule:
     """
 
     def down(values: PyTree) -> PyTree:
+        check.refuse_shards("gradtx.in_blocks", values)
         return jax.tree.map(lambda leaf: _cut(leaf, block_size), values)
 
     def up(values: PyTree, like: PyTree) -> PyTree:

@@ -6,6 +6,7 @@ After one step this is the polar factor of g, which Muon computes without state:
 is the same with the diagonals of L and R, and the exponents of a vector.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -77,12 +78,6 @@ def scale_by_shampoo(
         short = [size <= (max_preconditioner_dim or size) for size in shape]
         return shape[0] > 1 and short[0], (shape[1] > 1 or shape[0] == 1) and short[1]
 
-    def factor(axis: int, start: float) -> Field:
-        def axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-            return (axis, axis) if sides(shape)[axis] else (Length(1), Length(1))
-
-        return Field(start, axes=axes, low=False, diagonal=True)
-
     def statistics(g: Array, left: Array, right: Array) -> tuple[Array, Array]:
         weight = jnp.where(b2 == 1, 1, 1 - b2)
         rows, columns = sides(g.shape)
@@ -129,10 +124,19 @@ def scale_by_shampoo(
         refresh=refresh,
         stack=False,
         traits=("real",),
-        left=factor(0, 0.0),
-        right=factor(1, 0.0),
-        left_root=factor(0, 1.0),
-        right_root=factor(1, 1.0),
+        left=_factor(0, sides, 0.0),
+        right=_factor(1, sides, 0.0),
+        left_root=_factor(0, sides, 1.0),
+        right_root=_factor(1, sides, 1.0),
         failures=fields.integer(),
         weights=fields.weights(),
     )
+
+
+def _factor(axis: int, sides: Callable[[tuple[int, ...]], tuple[bool, bool]], start: float) -> Field:
+    """A square matrix along an axis that has a factor, else one number."""
+
+    def axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (axis, axis) if sides(shape)[axis] else (Length(1), Length(1))
+
+    return Field(start, axes=axes, low=False, diagonal=True)
