@@ -19,7 +19,7 @@ import gradtx
 from gradtx import sharding, testing
 from gradtx.core import meeting
 from tests.records import RECORDS
-from tests.test_laws import EXTRA, forms, needs_matrices
+from tests.test_laws import EXTRA, forms
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="XLA_FLAGS was set without 8 devices")
 
@@ -229,7 +229,8 @@ def test_shardings_meet_outside_jit():
     ],
 )
 def test_every_transform_has_shardings_meet(tx):
-    check_unlike(gradtx.by_shape(matrix=tx, other=gradtx.identity()) if needs_matrices(tx) else tx, LAYOUTS)
+    of_matrices = RECORDS[tx.name].matrices
+    check_unlike(gradtx.by_shape(matrix=tx, other=gradtx.identity()) if of_matrices else tx, LAYOUTS)
 
 
 def test_parts_of_a_state_may_differ_too():

@@ -89,7 +89,7 @@ def show(value: Any) -> str:
         return f"array({float(value)!r})" if value.ndim == 0 else f"<{value.dtype}{list(value.shape)}>"
     if isinstance(value, list):
         return f"[{', '.join(show(item) for item in cast(list[Any], value))}]"
-    if isinstance(value, tuple):
+    if type(value) is tuple:
         items = [show(item) for item in cast(tuple[Any, ...], value)]
         return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
     if isinstance(value, dict):
@@ -108,6 +108,8 @@ def encode(value: Any, where: str) -> Any:
     if type(value) in (tuple, list):
         items = [encode(item, where) for item in cast(tuple[Any, ...], value)]
         return items if isinstance(value, list) else {"tuple": items}
+    if hasattr(value, "reduction_axis"):  # dimension numbers, a NamedTuple
+        return {"matrix": [encode(item, where) for item in value]}
     if is_dtype(value):
         return {"dtype": np.dtype(value).name}
     if isinstance(value, dict):

@@ -6,6 +6,7 @@ from typing import Any, cast
 import jax
 
 from gradtx.core.annotations import suggestion
+from gradtx.core.dimensions import MuonDimensionNumbers
 from gradtx.core.record import Recorded, registry
 
 
@@ -47,6 +48,8 @@ def _decode(value: Any) -> Any:
         return {_decode(key): _decode(item) for key, item in fields["dict"]}
     if set(fields) == {"tuple"}:
         return tuple(_decode(item) for item in fields["tuple"])
+    if set(fields) == {"matrix"}:
+        return MuonDimensionNumbers(*map(_decode, fields["matrix"]))
     if set(fields) == {"dtype"}:
         return jax.numpy.dtype(fields["dtype"])
     if set(fields) == {"array", "dtype"}:

@@ -52,9 +52,7 @@ def shampoo(
 
 
 PRECONDITIONED = [
-    Record(
-        "scale_by_shampoo", None, {"eps": 1.0}, {"eps": 1.0, "b2": 0.9, "max_preconditioner_dim": 4}, matrices=True
-    ),
+    Record("scale_by_shampoo", None, {"eps": 1.0}, {"eps": 1.0, "b2": 0.9, "max_preconditioner_dim": 4}, matrices=True),
     Record(
         "shampoo",
         shampoo,

@@ -20,6 +20,7 @@ import pytest
 import gradtx
 from gradtx import testing
 from gradtx.core.annotations import Kind
+from gradtx.core.dimensions import every_leaf
 from tests.wrappers.runs import HEARD, all_finite, assert_close, by_rank, distance, drawn, hearing, kinds, pulled
 
 PARAMS = drawn(3, shapes={"kernel": (4, 3), "bias": (3,)})
@@ -38,6 +39,7 @@ def odd(count):
 # Of the wrappers, all but what annotations and defaults say; each runs what is inside it at the last of four steps.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "accumulate": {"every": 2},
+    "as_matrices": {"dimension_numbers": every_leaf},
     "conditionally_mask": {"should_transform_fn": odd},
     "loss_scaling": {"scale": 8.0},
     "lookahead": {"sync_period": 2},
@@ -172,6 +174,7 @@ AVERAGING = ("exponential_averaging", "polyak_averaging", "stochastic_weight_ave
 # What needs the leaves one by one, for their paths, or since params are to be read from its state: no buckets around.
 WHOLE = {
     *AVERAGING,
+    "as_matrices",
     "by_shape",
     "masked",
     "partition",

@@ -1,0 +1,162 @@
+"""Matrices of a leaf: dimension numbers in every form, what is refused, and what goes around transforms of matrices."""
+
+import functools
+import json
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gradtx
+from gradtx import MuonDimensionNumbers as Numbers
+from tests.wrappers.runs import assert_close
+
+SHAPES = {"conv": (2, 2, 3, 4), "layers": (9, 4, 6), "qkv": (4, 9), "heads": (4, 2, 3), "bias": (3,), "dense": (5, 3)}
+PARAMS = {
+    name: jnp.asarray(np.random.default_rng(index).normal(size=shape).astype(np.float32))
+    for index, (name, shape) in enumerate(SHAPES.items())
+}
+NUMBERS = {
+    "conv": Numbers((0, 1, 2), 3),
+    "layers": Numbers(1, 2),
+    "qkv": Numbers(0, 1, 3),
+    "heads": Numbers(0, 2),
+    "bias": None,
+    "dense": Numbers(),
+}
+THEIRS = {name: one and optax.contrib.MuonDimensionNumbers(*one[:2]) for name, one in NUMBERS.items()}
+
+
+def step(tx, params=PARAMS):
+    return tx.update(params, tx.init(params), params)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {f"*{name}": one for name, one in NUMBERS.items() if one} | {"*": None},
+        lambda params: NUMBERS,
+        lambda path, leaf: NUMBERS[path],
+        {name: one for name, one in THEIRS.items() if name != "qkv"} | {"qkv": NUMBERS["qkv"]},
+    ],
+    ids=["patterns", "function of params", "function of path and leaf", "optax's"],
+)
+def test_every_way_to_write_them_is_the_tree(numbers):
+    expected, state = step(gradtx.muon(0.1, muon_weight_dimension_numbers=NUMBERS))
+    found, other = step(gradtx.muon(0.1, muon_weight_dimension_numbers=numbers))
+    assert gradtx.tree_equal((found, state), (expected, other))
+
+
+def test_the_same_as_optax():
+    """Where optax has them: no parts."""
+    theirs = {name: one for name, one in THEIRS.items() if name != "qkv"}
+    params = {name: leaf for name, leaf in PARAMS.items() if name != "qkv"}
+    tx = optax.contrib.muon(0.1, muon_weight_dimension_numbers=theirs)
+    with jax.numpy_dtype_promotion("standard"):
+        expected, _ = tx.update(params, tx.init(params), params)
+    found, _ = step(gradtx.muon(0.1, muon_weight_dimension_numbers=theirs), params)
+    for name, leaf in expected.items():
+        np.testing.assert_allclose(found[name], leaf, atol=1e-6, err_msg=name)
+
+
+def test_a_prefix_and_one_for_all():
+    params = {"body": {"a": PARAMS["layers"], "b": PARAMS["heads"]}}
+    expected = gradtx.as_matrices(gradtx.scale_by_muon(), {"body": {"a": Numbers(1, 2), "b": Numbers(1, 2)}})
+    for numbers in ({"body": Numbers(1, 2)}, Numbers(1, 2), Numbers(-2, -1)):
+        assert gradtx.tree_equal(
+            step(gradtx.as_matrices(gradtx.scale_by_muon(), numbers), params)[0], step(expected, params)[0]
+        )
+
+
+def test_fields_and_counts_are_those_of_each_matrix():
+    """NorMuon has a number for each neuron of each matrix."""
+    tx = gradtx.normuon(0.1, dimension_numbers=NUMBERS)
+    _, state = step(tx)
+    shapes = {
+        name: leaf.shape
+        for name, leaf in gradtx.find(state, "matrix/scale_by_neuron_rms/nu").items()
+        if leaf is not None
+    }
+    assert shapes == {"conv": (4,), "layers": (9, 6), "qkv": (3, 3), "heads": (2, 3), "dense": (3,)}
+    assert gradtx.state_bytes(tx, PARAMS) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        gradtx.muon(0.1, muon_weight_dimension_numbers=NUMBERS),
+        gradtx.by_shape(gradtx.scale_by_momentum(), gradtx.scale_by_rms(), {"*qkv": Numbers(0, 1, (4, 5)), "*": None}),
+        gradtx.as_matrices(gradtx.ema(0.9), Numbers((0, 1), 2)),
+    ],
+    ids=lambda tx: tx.name,
+)
+def test_it_is_a_value(tx):
+    for copy in (pickle.loads(pickle.dumps(tx)), gradtx.from_config(json.loads(json.dumps(tx.to_config())))):
+        assert copy == tx
+        assert hash(copy) == hash(tx)
+    assert eval(repr(tx), dict(gradtx.registry) | {"MuonDimensionNumbers": Numbers}) == tx
+
+
+AROUND = {
+    "stored": functools.partial(gradtx.stored, dtype="bfloat16"),
+    "accumulate": functools.partial(gradtx.accumulate, every=2),
+    "skip_nonfinite": functools.partial(gradtx.skip_nonfinite, max_consecutive=2),
+    "partition": lambda tx: gradtx.partition({"all": tx}, {"*": "all"}),
+    "monitor": gradtx.monitor,
+    "lookahead": functools.partial(gradtx.lookahead, sync_period=2),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+@pytest.mark.parametrize("method", [gradtx.muon, gradtx.normuon, gradtx.dion2, gradtx.scion])
+def test_what_goes_around_them(name, method):
+    """Compiled and donated right after init, the same as eager; saved and read by name."""
+    numbers = "muon_weight_dimension_numbers" if method is gradtx.muon else "dimension_numbers"
+    tx = AROUND[name](method(0.1, **{numbers: NUMBERS}))
+    state, expected_state = tx.init(PARAMS), tx.init(PARAMS)
+    donated = jax.jit(tx.update, donate_argnums=1)
+    for _ in range(3):
+        updates, state = donated(PARAMS, state, PARAMS)
+        expected, expected_state = tx.update(PARAMS, expected_state, PARAMS)
+        if name != "stored":  # whose roundings are random
+            assert_close(updates, expected, 256)
+        assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, PARAMS)
+    assert jax.tree.structure(gradtx.find(state, "matrix/mu" if method is not gradtx.scion else "mu")) is not None
+
+
+def test_many_rates_at_once():
+    rates = jnp.array([0.1, 0.01])
+    make = lambda rate: gradtx.muon(rate, muon_weight_dimension_numbers=NUMBERS)  # noqa: E731
+    together = jax.jit(jax.vmap(lambda rate: step(make(rate))[0]))(rates)
+    assert_close(jax.tree.map(lambda leaf: leaf[0], together), step(make(0.1))[0], 64)
+    assert_close(jax.tree.map(lambda leaf: leaf[1], together), step(make(0.01))[0], 64)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({"*dense": Numbers(0, 5), "*": None}, "has the axes (0,) and (5,) for the leaf 'dense' of shape (5, 3)"),
+        ({"*dense": Numbers(0, 0), "*": None}, "they must be different axes of the leaf"),
+        ({"*dense": Numbers(0, 1, 2), "*": None}, "has parts=2 for the leaf 'dense', which has 3 columns"),
+        ({"*dense": Numbers(0, 1, (2, 2)), "*": None}, "or the numbers of columns of the parts"),
+        ({"*dense": 3, "*": None}, "dimension_numbers['*dense'] is 3; it must be MuonDimensionNumbers"),
+        (lambda path, leaf: "matrix", "it must be MuonDimensionNumbers(rows, columns), or None"),
+    ],
+)
+def test_wrong_numbers_are_refused(numbers, words):
+    with pytest.raises((ValueError, TypeError)) as error:
+        gradtx.by_shape(gradtx.scale_by_muon(), gradtx.scale_by_adam(), numbers).init(PARAMS)
+    assert "gradtx.by_shape" in str(error.value)
+    assert words in str(error.value)
+
+
+def test_a_leaf_that_is_no_matrix_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"gradtx.orthogonalize: the leaf at \['bias'\] has 1 axes.*by_shape"):
+        gradtx.scale_by_muon().init({"bias": PARAMS["bias"]})
+    with pytest.raises(ValueError, match=r"the leaf at \['layers'\] has 3 axes.*dimension_numbers"):
+        gradtx.scale_by_muon().init({"layers": PARAMS["layers"]})
+    with pytest.raises(ValueError, match=r"gradtx.as_matrices: the leaf 'bias' is no matrix"):
+        gradtx.as_matrices(gradtx.scale_by_muon()).init(PARAMS)
