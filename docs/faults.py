@@ -283,11 +283,11 @@ def _methods() -> dict[str, Any]:
 
 def _hyperparameters(name: str, factory: Any) -> Numbers:
     """The numbers that a factory takes, none of them 0: its default where that is one."""
-    ours = {p.name for p in type(_methods()[name](RATE))._parameters if p.kind is Kind.HYPER}
+    kinds = {p.name: p.kind for p in type(_methods()[name](RATE))._parameters}
     found = {
         parameter.name: RATE if parameter.default is parameter.empty else parameter.default or 0.5
         for parameter in inspect.signature(factory).parameters.values()
-        if parameter.name in ours or type(parameter.default) is float
+        if kinds.get(parameter.name, type(parameter.default)) in (Kind.HYPER, float)
     }
     return {name: float(np.float32(number)) for name, number in found.items()}
 

@@ -68,7 +68,7 @@ def shampoo(
     >>> import gradtx
     >>> tx = gradtx.shampoo(1e-3, b2=0.95, grafting=gradtx.scale_by_rms(0.999), precondition_frequency=10)
     >>> [stage.name for stage in tx.expand().stages]
-    ['as_matrices', 'scale_by_learning_rate']
+    ['as_matrices', 'add_decayed_weights', 'scale_by_learning_rate']
     """
     scaling = scale_by_shampoo(
         b2,
@@ -134,7 +134,7 @@ def kron(
 
     >>> import gradtx
     >>> [stage.name for stage in gradtx.kron(1e-3).expand().stages]
-    ['as_matrices', 'clip_by_block_rms', 'scale_by_learning_rate']
+    ['as_matrices', 'clip_by_block_rms', 'add_decayed_weights', 'scale_by_learning_rate']
     """
     scaling = scale_by_kron(
         preconditioner_update_probability,
