@@ -123,9 +123,9 @@ def kron(
       max_rms: > 0, the largest root mean square of a leaf's update; None for no limit.
       dimension_numbers: see `by_shape`; each leaf must have some. With None, leaves with two axes are matrices, a
         vector is a matrix with one row, and of leaves with more axes the last counts columns, the others rows.
-      preconditioner_update_probability, max_size_triangular, min_ndim_triangular, memory_save_mode,
-        momentum_into_precond_update, preconditioner_lr, preconditioner_init_scale, balance_probability, seed: see
-        `scale_by_kron`.
+      preconditioner_update_probability, max_size_triangular, min_ndim_triangular: see `scale_by_kron`.
+      memory_save_mode, momentum_into_precond_update, preconditioner_lr: see `scale_by_kron`.
+      preconditioner_init_scale, balance_probability, seed: see `scale_by_kron`.
 
     State: `mu`, 4 bytes per parameter, and that of `scale_by_kron`: 4 (m² + n²) bytes for a matrix of m x n, and 4 n
     for a vector.
