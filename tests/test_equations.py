@@ -22,8 +22,6 @@ from tests.running import transcribed, transform, updates_of, updates_of_rows
 pytestmark = pytest.mark.usefixtures("x64")
 
 TOLERANCE = 1e-12
-OF_PRODUCTS = 1e-10
-"""Of products of matrices: the gradients have condition 1e6, and an iteration multiplies small directions by 1e3."""
 STEPS = 400
 
 CASES = [
@@ -47,8 +45,7 @@ def test_transform_is_its_formula(record, number):
     compared = slice(record.first_step.get(number, 1) - 1, None)
     at_least = record.at_least.get(number, 1.0)
     products = tx.facts.reach == "matrix"
-    tolerance = OF_PRODUCTS if products else TOLERANCE
-    streams.compare(actual[compared], expected[compared], tolerance=tolerance, at_least=at_least, products=products)
+    streams.compare(actual[compared], expected[compared], tolerance=TOLERANCE, at_least=at_least, products=products)
 
 
 @pytest.mark.parametrize("scheduled", SCHEDULES, ids=lambda each: f"{each.name}-{each.arguments}")

@@ -118,7 +118,7 @@ def by_shape(matrix: Transform, other: Transform, dimension_numbers: Any = None)
 
     State: `{"by_shape": {"groups": {"matrix": ..., "other": ...}}}`, in which leaves of the other group are None.
     `find(state, "matrix/mu")` reads the field of one group, `find(state, "mu")` that of both, as one tree. The state of
-    `matrix` has the shapes of the matrices: those that they count first, then rows, then columns.
+    `matrix` has the shapes of the matrices: the axes that count them, then rows, then columns.
 
     Errors: TypeError if one of the two takes scaled gradients and the other does not; ValueError for axes that a leaf
     does not have.

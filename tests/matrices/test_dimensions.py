@@ -47,7 +47,8 @@ def step(tx, params=PARAMS):
 def test_every_way_to_write_them_is_the_tree(numbers):
     expected, state = step(gradtx.muon(0.1, muon_weight_dimension_numbers=NUMBERS))
     found, other = step(gradtx.muon(0.1, muon_weight_dimension_numbers=numbers))
-    assert gradtx.tree_equal((found, state), (expected, other))
+    assert jax.tree.map(jnp.shape, other) == jax.tree.map(jnp.shape, state)
+    assert_close(found, expected, 64)
 
 
 def test_the_same_as_optax():
@@ -66,9 +67,8 @@ def test_a_prefix_and_one_for_all():
     params = {"body": {"a": PARAMS["layers"], "b": PARAMS["heads"]}}
     expected = gradtx.as_matrices(gradtx.scale_by_muon(), {"body": {"a": Numbers(1, 2), "b": Numbers(1, 2)}})
     for numbers in ({"body": Numbers(1, 2)}, Numbers(1, 2), Numbers(-2, -1)):
-        assert gradtx.tree_equal(
-            step(gradtx.as_matrices(gradtx.scale_by_muon(), numbers), params)[0], step(expected, params)[0]
-        )
+        found = gradtx.as_matrices(gradtx.scale_by_muon(), numbers)
+        assert_close(step(found, params)[0], step(expected, params)[0], 64)
 
 
 def test_fields_and_counts_are_those_of_each_matrix():

@@ -138,10 +138,10 @@ def test_polar_express_is_the_published_list():
         (8.156554524902461, -22.48329292557795, 15.878769915207462),
         (4.042929935166739, -2.808917465908714, 0.5000178451051316),
         (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
-        (3.285753657755655, -2.3681294933425376, 0.46449024233303106),
+        (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
         (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
     ]
-    np.testing.assert_allclose(gradtx.polar_express(), record, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(gradtx.polar_express(), record, rtol=0, atol=1e-13)
     paper = [
         (8.28721201814563, -23.595886519098837, 17.300387312530933),
         (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -153,7 +153,8 @@ def test_polar_express_is_the_published_list():
         (1.875, -1.25, 0.375),
     ]
     made = gradtx.polar_express(8, cushion=0.02407327424182761, safety=1.0)
-    np.testing.assert_allclose(made, paper, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(made[:5], paper[:5], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(made, paper, rtol=0, atol=1e-10)  # then the interval is tiny, and so are digits of p
     safe = np.array(gradtx.polar_express(8, cushion=0.02407327424182761, safety=1.01, safety_last=True))
     np.testing.assert_allclose(safe[:-1], np.array(paper)[:-1] / 1.01 ** np.array([1, 3, 5]), rtol=0, atol=1e-10)
     np.testing.assert_allclose(safe[-1], paper[-1], rtol=0, atol=1e-11)
