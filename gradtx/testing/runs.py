@@ -105,10 +105,10 @@ def bound(tx: Transform) -> float:
 
     It is 8 for element-wise transforms: a fused multiply-add rounds once where a product and a sum round twice, and the
     compiler chooses which product is fused. It doubles if elements are summed, in an order that the compiler chooses,
-    and is eight times that for products of matrices, many of which follow each other. It doubles if a number is a
+    and doubles again for products of matrices, many of which follow each other. It doubles if a number is a
     schedule, whose value is rounded first.
     """
-    sums = 1 if tx.facts.reads == "element" else 8 if tx.facts.reach == "matrix" else 2
+    sums = 1 if tx.facts.reads == "element" else 4 if tx.facts.reach == "matrix" else 2
     return 8.0 * sums * (2 if is_scheduled(tx) else 1)
 
 

@@ -43,7 +43,7 @@ def clip_by_block_rms(s, g, t, w, *, threshold) -> Array:
 
 
 def limited(own, u, axes, max_growth=1.01, eps=1e-8) -> Array:
-    """Chen et al. 2024 (Fira), section 4.3: at most so many times as long as the one before, unless that was zero."""
+    """Chen et al. 2024 (Fira), section 4.3: the norm grows by at most a factor at each step, unless it was zero."""
     size = length(u, axes)
     before = own.get("size", np.zeros_like(size))
     own["size"] = np.where(before > 0, np.minimum(size, max_growth * (before + eps)), size)
