@@ -116,6 +116,10 @@ from gradtx.matrices.low_rank import low_rank as low_rank
 from gradtx.matrices.low_rank import scale_by_bias_correction as scale_by_bias_correction
 from gradtx.matrices.low_rank import scale_by_galore as scale_by_galore
 from gradtx.matrices.low_rank import scale_by_low_rank as scale_by_low_rank
+from gradtx.matrices.radius import brake_radius as brake_radius
+from gradtx.matrices.radius import floor_updates as floor_updates
+from gradtx.matrices.radius import hyperball as hyperball
+from gradtx.matrices.radius import pin_radius as pin_radius
 from gradtx.relatives import scale_by_belief as scale_by_belief
 from gradtx.relatives import scale_by_radam as scale_by_radam
 from gradtx.relatives import scale_by_rectified_rms as scale_by_rectified_rms
