@@ -180,6 +180,7 @@ from gradtx.wrappers.averaging import averaged_params as averaged_params
 from gradtx.wrappers.averaging import exponential_averaging as exponential_averaging
 from gradtx.wrappers.averaging import polyak_averaging as polyak_averaging
 from gradtx.wrappers.averaging import stochastic_weight_averaging as stochastic_weight_averaging
+from gradtx.wrappers.caution import cautious as cautious
 from gradtx.wrappers.guards import conditionally as conditionally
 from gradtx.wrappers.guards import conditionally_mask as conditionally_mask
 from gradtx.wrappers.guards import skip_nonfinite as skip_nonfinite

@@ -184,6 +184,7 @@ REFUSED = {
     **dict.fromkeys(AVERAGING, WAITING),
     "monitor": FIRST,
     "accumulate": FIRST,
+    "cautious": FINAL,
     "conditionally_mask": FIRST | FINAL,
     "in_buckets": WHOLE | {"in_buckets", "pack"},  # and no buckets of buckets
     "kahan_summation": FINAL,
