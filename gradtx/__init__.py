@@ -92,6 +92,7 @@ from gradtx.schedules.curves import warmup_stable_decay_schedule as warmup_stabl
 from gradtx.averages import ema as ema
 from gradtx.momentum import scale_by_momentum as scale_by_momentum
 from gradtx.momentum import scale_by_nadam_momentum as scale_by_nadam_momentum
+from gradtx.momentum import scale_by_two_momenta as scale_by_two_momenta
 
 # Scalings
 from gradtx.adaptive import scale_by_adadelta as scale_by_adadelta

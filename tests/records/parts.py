@@ -36,6 +36,20 @@ def scale_by_momentum(s, g, t, w, *, decay=0.9, form="debiased", nesterov=False,
     return m / now
 
 
+def scale_by_two_momenta(
+    s, g, t, w, *, decay=0.95, fast_decay=0.85, slow_decay=0.98, fast_weight=0.4385, start_step=700, nesterov=True
+) -> Array:
+    """Track 3, 2635 steps: one average at first; the two begin as copies of it, and do not count g again."""
+    one = average(s, "m", g, decay)
+    if t <= start_step + 1:
+        s["fast"], s["slow"] = one, one
+    else:
+        average(s, "fast", g, fast_decay)
+        average(s, "slow", g, slow_decay)
+    m = fast_weight * s["fast"] + (1 - fast_weight) * s["slow"]
+    return decay * m + (1 - decay) * g if nesterov else m
+
+
 def scale_by_nadam_momentum(s, g, t, w, *, decay=0.9, momentum_decay=4e-3) -> Array:
     """Dozat 2016's look-ahead with the schedule mu; m decays with the constant (PyTorch, Keras)."""
     mu, mu_next = (decay * (1 - 0.5 * 0.96 ** (i * momentum_decay)) for i in (t, t + 1))
@@ -170,6 +184,13 @@ PARTS = [
             optax("trace", {"decay": 0.9}, form="sum"),
             optax("trace", {"decay": 0.9, "nesterov": True}, form="sum", nesterov=True),
         ],
+    ),
+    Record(
+        "scale_by_two_momenta",
+        scale_by_two_momenta,
+        {"start_step": 100},
+        {"decay": RISING, "fast_decay": 0.5, "slow_decay": 0.9, "fast_weight": FALLING, "start_step": 3},
+        {"start_step": 0, "nesterov": False},
     ),
     Record("scale_by_nadam_momentum", scale_by_nadam_momentum, {}, {"decay": 0.8, "momentum_decay": 1.0}),
     Record(

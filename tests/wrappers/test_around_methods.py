@@ -173,6 +173,7 @@ AVERAGING = ("exponential_averaging", "polyak_averaging", "stochastic_weight_ave
 WHOLE = {
     *AVERAGING,
     "by_shape",
+    "cautious",
     "masked",
     "partition",
     "sam",
