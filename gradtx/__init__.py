@@ -90,6 +90,7 @@ from gradtx.schedules.curves import warmup_stable_decay_schedule as warmup_stabl
 
 # Directions
 from gradtx.averages import ema as ema
+from gradtx.momentum import ema_nesterov as ema_nesterov
 from gradtx.momentum import scale_by_momentum as scale_by_momentum
 from gradtx.momentum import scale_by_nadam_momentum as scale_by_nadam_momentum
 from gradtx.momentum import scale_by_two_momenta as scale_by_two_momenta

@@ -33,3 +33,25 @@ def test_the_mean_age_of_a_gradient_is_thirty_updates():
     weights = run(tx, [np.full(streams.SIZE, g) for g in impulse])[1:, 0].astype(np.float64)
     assert weights.sum() == pytest.approx(1, rel=1e-4)
     assert (weights * np.arange(weights.size)).sum() == pytest.approx(0.4385 * 85 / 15 + 0.5615 * 49, rel=1e-3)
+
+
+@pytest.mark.usefixtures("x64")
+def test_ema_nesterov_is_the_loop_of_its_authors():
+    """Forward along the buffer, gradient, inner step, then the buffer; the rate is that of the step before."""
+    rates = np.linspace(0.3, 0.0, 20)
+    p = previous = streams.stream(1)[0]
+    buffer, path = np.zeros_like(p), []
+    for step in range(20):
+        p = p + (rates[step - 1] if step else 0) * buffer
+        path.append(p)
+        p = p - 0.1 * np.sin(p)
+        buffer = 0.9 * buffer + 0.1 * (p - previous)
+        previous = p
+
+    tx = gradtx.sgd(0.1) >> gradtx.ema_nesterov(gradtx.linear_schedule(0.3, 0.0, 19), 0.9)
+    w = jnp.asarray(path[0])
+    state = tx.init(w)
+    for expected in path:
+        np.testing.assert_allclose(w, expected, rtol=1e-12)
+        updates, state = tx.update(jnp.sin(w), state, w)
+        w = w + updates

@@ -50,6 +50,13 @@ def scale_by_two_momenta(
     return decay * m + (1 - decay) * g if nesterov else m
 
 
+def ema_nesterov(s, g, t, w, *, step_size=0.3, decay=0.99) -> Array:
+    """Track 3, result 40: an average of the ways between the points after the inner steps, which begin ahead."""
+    way = s.get("shift", 0.0) + g
+    s["shift"] = step_size * average(s, "m", way, decay)
+    return g + s["shift"]
+
+
 def scale_by_nadam_momentum(s, g, t, w, *, decay=0.9, momentum_decay=4e-3) -> Array:
     """Dozat 2016's look-ahead with the schedule mu; m decays with the constant (PyTorch, Keras)."""
     mu, mu_next = (decay * (1 - 0.5 * 0.96 ** (i * momentum_decay)) for i in (t, t + 1))
@@ -192,6 +199,7 @@ PARTS = [
         {"decay": RISING, "fast_decay": 0.5, "slow_decay": 0.9, "fast_weight": FALLING, "start_step": 3},
         {"start_step": 0, "nesterov": False},
     ),
+    Record("ema_nesterov", ema_nesterov, {}, {"step_size": FALLING, "decay": RISING}),
     Record("scale_by_nadam_momentum", scale_by_nadam_momentum, {}, {"decay": 0.8, "momentum_decay": 1.0}),
     Record(
         "ema",
