@@ -10,7 +10,9 @@ are in blocks; here it trains a small network. Two things differ from the record
 - the eigenbasis is left out too: Adam's scaling stands in its place, in the line `whitened`.
 """
 
+# %% Schedules and groups
 import argparse
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -48,8 +50,7 @@ GROUPS = {
     "*": "matrices",
 }
 
-# The record -----------------------------------------------------------------------------------------------------------
-
+# %% The record
 whitened = gradtx.scale_by_adam(0.0, 0.9, 1e-8)  # in_eigenbasis(scale_by_rms(0.9), 0.9, every=1) in the record
 
 # fmt: off
@@ -73,9 +74,7 @@ def readout(state, params):
     return blend | {"embed": params["embed"]}
 
 
-# A small network ------------------------------------------------------------------------------------------------------
-
-
+# %% A small network
 def loss_of(params, tokens):
     """The next token from the present one, through one residual block."""
     x = params["embed"][tokens[:-1]]
@@ -98,7 +97,7 @@ def main(steps):
     tokens = jnp.cumsum(jnp.arange(256) % 5) % 32  # follows a rule
     state = record.init(params)
 
-    @jax.jit
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, state):
         loss, gradient = jax.value_and_grad(loss_of)(params, tokens)
         updates, state = record.update(gradient, state, params)
