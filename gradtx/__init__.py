@@ -103,6 +103,7 @@ from gradtx.adaptive import scale_by_infinity_norm as scale_by_infinity_norm
 from gradtx.adaptive import scale_by_lion as scale_by_lion
 from gradtx.adaptive import scale_by_rms as scale_by_rms
 
+from gradtx.matrices.attention import qk_clip as qk_clip
 from gradtx.matrices.newton_schulz import polar_express as polar_express
 from gradtx.matrices.orthogonal import orthogonalize as orthogonalize
 from gradtx.matrices.orthogonal import scale_by_dion2 as scale_by_dion2

@@ -58,6 +58,7 @@ def floor_updates(s, g, t, w, *, floor, per_output=True) -> Array:
 RATE = {"learning_rate": 0.02}
 SMALL = Scheduled("inverse_time_schedule", (5e-5, 0.02))  # so that no step along w is as long as w
 RADIUS = [
+    Record("qk_clip", None, {}, matrices=True),  # needs the logits: tests/matrices/test_attention.py
     Record("hyperball", hyperball, RATE, {"learning_rate": FALLING}, at_least=0.8, matrices=True),
     Record(
         "pin_radius",
