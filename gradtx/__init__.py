@@ -90,8 +90,10 @@ from gradtx.schedules.curves import warmup_stable_decay_schedule as warmup_stabl
 
 # Directions
 from gradtx.averages import ema as ema
+from gradtx.momentum import ema_nesterov as ema_nesterov
 from gradtx.momentum import scale_by_momentum as scale_by_momentum
 from gradtx.momentum import scale_by_nadam_momentum as scale_by_nadam_momentum
+from gradtx.momentum import scale_by_two_momenta as scale_by_two_momenta
 
 # Scalings
 from gradtx.adaptive import scale_by_adadelta as scale_by_adadelta
@@ -101,6 +103,7 @@ from gradtx.adaptive import scale_by_infinity_norm as scale_by_infinity_norm
 from gradtx.adaptive import scale_by_lion as scale_by_lion
 from gradtx.adaptive import scale_by_rms as scale_by_rms
 
+from gradtx.matrices.attention import qk_clip as qk_clip
 from gradtx.matrices.newton_schulz import polar_express as polar_express
 from gradtx.matrices.orthogonal import orthogonalize as orthogonalize
 from gradtx.matrices.orthogonal import scale_by_dion2 as scale_by_dion2
@@ -120,6 +123,10 @@ from gradtx.matrices.grafting import graft as graft
 from gradtx.matrices.kronecker.blocks import in_blocks as in_blocks
 from gradtx.matrices.kronecker.kron import scale_by_kron as scale_by_kron
 from gradtx.matrices.kronecker.shampoo import scale_by_shampoo as scale_by_shampoo
+from gradtx.matrices.radius import brake_radius as brake_radius
+from gradtx.matrices.radius import floor_updates as floor_updates
+from gradtx.matrices.radius import hyperball as hyperball
+from gradtx.matrices.radius import pin_radius as pin_radius
 from gradtx.relatives import scale_by_belief as scale_by_belief
 from gradtx.relatives import scale_by_radam as scale_by_radam
 from gradtx.relatives import scale_by_rectified_rms as scale_by_rectified_rms
@@ -182,6 +189,7 @@ from gradtx.wrappers.averaging import averaged_params as averaged_params
 from gradtx.wrappers.averaging import exponential_averaging as exponential_averaging
 from gradtx.wrappers.averaging import polyak_averaging as polyak_averaging
 from gradtx.wrappers.averaging import stochastic_weight_averaging as stochastic_weight_averaging
+from gradtx.wrappers.caution import cautious as cautious
 from gradtx.wrappers.guards import conditionally as conditionally
 from gradtx.wrappers.guards import conditionally_mask as conditionally_mask
 from gradtx.wrappers.guards import skip_nonfinite as skip_nonfinite

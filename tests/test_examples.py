@@ -107,3 +107,13 @@ def test_hypergradient(run, tmp_path):
     assert len(losses) == 5
     assert losses == sorted(losses, reverse=True)
     assert (tmp_path / "valley.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_record_stack(run):
+    printed = run("record_stack.py", "--smoke")
+    first, last, evaluated = (float(found) for found in re.findall(r": ([\d.]+)$", printed, re.MULTILINE))
+    assert max(last, evaluated) < first / 2
+    assert "matrices        2      32,768" in printed
+    source = (FOLDER / "record_stack.py").read_text()
+    expression = source[source.index("\nrecord = ") + 1 : source.index("\n# fmt: on")]
+    assert len(expression.splitlines()) <= 12

@@ -41,7 +41,7 @@ ONE_LEAF = {"kernel": PARAMS["kernel"]}
 MATRICES = ONE_LEAF | {"square": jnp.asarray(np.random.default_rng(4).normal(size=(8, 8)).astype(np.float32))}
 
 
-EXTRA = {"grad_fn": jax.tree_util.Partial(pulled), "value": jnp.float32(0.7)}
+EXTRA = {"grad_fn": jax.tree_util.Partial(pulled), "value": jnp.float32(0.7), "max_logits": jnp.full(1, 150.0)}
 # Fields of the state that are meant to have fewer bits: stored low, of the params' dtype, or numbers for a logger.
 LOWER = ("mu", "nu", "slow", "accumulated", "compensation", "loss_scale", "metrics", "initial")
 

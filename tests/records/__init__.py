@@ -11,7 +11,7 @@
 - `parts`: what methods are made of; `relatives`: Adam's relatives, Rprop, Adafactor. `effects`: clipping, decay, what
   goes by layers. `methods`, `layerwise`, `orthogonal`: the named methods. `wrappers`: what goes around a method.
   `schedules`: learning rates.
-- `low_rank`: what sees a projected gradient.
+- `low_rank`: what sees a projected gradient. `radius`: steps measured by the length of a matrix.
 - `base`: what a record is, the frameworks' calls, and what a transcription needs. `streams`: the gradients, and how two
   answers are compared.
 
@@ -33,12 +33,14 @@ from tests.records.methods import METHODS
 from tests.records.orthogonal import ORTHOGONAL
 from tests.records.parts import PARTS
 from tests.records.preconditioned import PRECONDITIONED
+from tests.records.radius import RADIUS
 from tests.records.relatives import RELATIVES
 from tests.records.schedule_cases import SCHEDULES
 from tests.records.wrappers import WRAPPERS
 
-ALL = (*PARTS, *EFFECTS, *METHODS, *LAYERWISE, *RELATIVES, *LOW_RANK, *ORTHOGONAL, *PRECONDITIONED, *WRAPPERS)
-RECORDS = {record.name: record for record in ALL}
+METHODS_AND_PARTS = (*PARTS, *EFFECTS, *METHODS, *LAYERWISE, *RELATIVES)
+OF_MATRICES = (*LOW_RANK, *ORTHOGONAL, *PRECONDITIONED, *RADIUS)
+RECORDS = {record.name: record for record in (*METHODS_AND_PARTS, *OF_MATRICES, *WRAPPERS)}
 """Every transform's record by name."""
 
 __all__ = ["RECORDS", "SCHEDULES", "Peer", "Record", "Scheduled"]

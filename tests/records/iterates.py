@@ -31,15 +31,22 @@ def iterates(params: Array, updates: Sequence[Array]) -> list[Array]:
 
 
 def exponential_averaging(
-    params: Array, updates: Sequence[Array], *, decay: Number = 0.999, debias: bool = True, from_first: bool = False
+    params: Array,
+    updates: Sequence[Array],
+    *,
+    decay: Number = 0.999,
+    debias: bool = True,
+    from_first: bool = False,
+    start: int = 0,
 ) -> list[Array]:
-    """The mean of w_1 ... w_t with weights (1 - b_i) b_{i+1} ... b_t; else w_0, or w_1, has what those leave of 1."""
-    w = iterates(params, updates)
-    averages = []
+    """The mean of w_s ... w_t with weights (1 - b_i) b_{i+1} ... b_t; else w_0, or w_s, has what those leave of 1."""
+    w, averages = iterates(params, updates), []
+    first = max(start, 1)
     for t in range(1, len(w)):
-        weights = [(1 - at(decay, i)) * power(decay, t) / power(decay, i) for i in range(1, t + 1)]
-        total = sum(weight * w[i] for i, weight in enumerate(weights, start=1))
-        averages.append(total / sum(weights) if debias else total + power(decay, t) * (w[1] if from_first else params))
+        weights = [(1 - at(decay, i)) * power(decay, t) / power(decay, i) for i in range(first, t + 1)]
+        total = sum(weight * w[i] for i, weight in enumerate(weights, start=first))
+        rest = power(decay, t) / (power(decay, first - 1)) * (w[first] if from_first or start else params)
+        averages.append(w[t] if t < start else total / sum(weights) if debias else total + rest)
     return averages
 
 

@@ -36,6 +36,27 @@ def scale_by_momentum(s, g, t, w, *, decay=0.9, form="debiased", nesterov=False,
     return m / now
 
 
+def scale_by_two_momenta(
+    s, g, t, w, *, decay=0.95, fast_decay=0.85, slow_decay=0.98, fast_weight=0.4385, start_step=700, nesterov=True
+) -> Array:
+    """Track 3, 2635 steps: one average at first; the two begin as copies of it, and do not count g again."""
+    one = average(s, "m", g, decay)
+    if t <= start_step + 1:
+        s["fast"], s["slow"] = one, one
+    else:
+        average(s, "fast", g, fast_decay)
+        average(s, "slow", g, slow_decay)
+    m = fast_weight * s["fast"] + (1 - fast_weight) * s["slow"]
+    return decay * m + (1 - decay) * g if nesterov else m
+
+
+def ema_nesterov(s, g, t, w, *, step_size=0.3, decay=0.99) -> Array:
+    """Track 3, result 40: an average of the ways between the points after the inner steps, which begin ahead."""
+    way = s.get("shift", 0.0) + g
+    s["shift"] = step_size * average(s, "m", way, decay)
+    return g + s["shift"]
+
+
 def scale_by_nadam_momentum(s, g, t, w, *, decay=0.9, momentum_decay=4e-3) -> Array:
     """Dozat 2016's look-ahead with the schedule mu; m decays with the constant (PyTorch, Keras)."""
     mu, mu_next = (decay * (1 - 0.5 * 0.96 ** (i * momentum_decay)) for i in (t, t + 1))
@@ -171,6 +192,14 @@ PARTS = [
             optax("trace", {"decay": 0.9, "nesterov": True}, form="sum", nesterov=True),
         ],
     ),
+    Record(
+        "scale_by_two_momenta",
+        scale_by_two_momenta,
+        {"start_step": 100},
+        {"decay": RISING, "fast_decay": 0.5, "slow_decay": 0.9, "fast_weight": FALLING, "start_step": 3},
+        {"start_step": 0, "nesterov": False},
+    ),
+    Record("ema_nesterov", ema_nesterov, {}, {"step_size": FALLING, "decay": RISING}),
     Record("scale_by_nadam_momentum", scale_by_nadam_momentum, {}, {"decay": 0.8, "momentum_decay": 1.0}),
     Record(
         "ema",

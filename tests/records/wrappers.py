@@ -58,6 +58,7 @@ WRAPPERS = [
     around("checked"),
     around("tunable", {"inner": gradtx.clip(0.5) >> gradtx.sgd(RATE)}),
     around("accumulate", {"every": 2}, {"every": one_then_two, "use_grad_mean": False, "skip_nonfinite": True}),
+    around("cautious", {}, {"scaling": "count"}),
     around("conditionally", {"should_transform_fn": even}),
     around("conditionally_mask", {"should_transform_fn": even}),
     around("skip_nonfinite", {"max_consecutive": 3}),

@@ -176,6 +176,7 @@ WHOLE = {
     *AVERAGING,
     "as_matrices",
     "by_shape",
+    "cautious",
     "masked",
     "partition",
     "sam",
@@ -187,6 +188,7 @@ REFUSED = {
     **dict.fromkeys(AVERAGING, WAITING),
     "monitor": FIRST,
     "accumulate": FIRST,
+    "cautious": FINAL,
     "conditionally_mask": FIRST | FINAL,
     "in_buckets": WHOLE | {"in_buckets", "pack"},  # and no buckets of buckets
     "kahan_summation": FINAL,
