@@ -104,6 +104,8 @@ from gradtx.matrices.factored import scale_by_factored_rms as scale_by_factored_
 from gradtx.matrices.factored import scale_by_param_block_rms as scale_by_param_block_rms
 from gradtx.matrices.grafting import graft as graft
 from gradtx.matrices.kronecker.blocks import in_blocks as in_blocks
+from gradtx.matrices.kronecker.eigenbasis import in_eigenbasis as in_eigenbasis
+from gradtx.matrices.kronecker.eigenbasis import skip_first_step as skip_first_step
 from gradtx.matrices.kronecker.kron import scale_by_kron as scale_by_kron
 from gradtx.matrices.kronecker.shampoo import scale_by_shampoo as scale_by_shampoo
 from gradtx.relatives import scale_by_belief as scale_by_belief
@@ -142,6 +144,9 @@ from gradtx.optimizers.adam_family import nadam as nadam
 from gradtx.optimizers.adam_family import nadamw as nadamw
 from gradtx.optimizers.descent import sgd as sgd
 from gradtx.optimizers.factored_family import adafactor as adafactor
+from gradtx.optimizers.kronecker_family import decay_afterwards as decay_afterwards
+from gradtx.optimizers.kronecker_family import scale_by_soap as scale_by_soap
+from gradtx.optimizers.kronecker_family import soap as soap
 from gradtx.optimizers.layerwise_family import lamb as lamb
 from gradtx.optimizers.layerwise_family import lars as lars
 from gradtx.optimizers.preconditioned_family import kron as kron
