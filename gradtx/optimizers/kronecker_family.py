@@ -68,8 +68,8 @@ def scale_by_soap(
 
     with P and Q as `in_eigenbasis` finds them, and k the number of steps made.
 
-    Source: Vyas et al. 2024 (arXiv 2409.11321), algorithm 3, as the authors' code (commit a1e5535). There m is an average
-    of g that is turned at each step; it is the same average in the basis, turned when the basis is renewed.
+    Source: Vyas et al. 2024 (arXiv 2409.11321), algorithm 3, as the authors' code (commit a1e5535). There m is an
+    average of g that is turned at each step; it is the same average in the basis, turned when the basis is renewed.
 
     Args:
       b1, b2: decays in [0, 1), numbers or schedules.
@@ -124,7 +124,7 @@ def soap(
 ) -> Transform:
     """SOAP: Adam in the eigenbasis of the gradients' Gram matrices; Adam for leaves that are no matrices.
 
-        w <- (w - lr u) (1 - lr λ),   u: see `scale_by_soap`;   w_1 = w_0          (lr = learning_rate, λ = weight_decay)
+        w <- (w - lr u) (1 - lr λ),   u: see `scale_by_soap`;   w_1 = w_0         (lr = learning_rate, λ = weight_decay)
 
     Source: Vyas et al. 2024 (arXiv 2409.11321), algorithm 3; first step, decay and defaults as the authors' code
     (nikhilvyas/SOAP, commit a1e5535), whose betas are (b1, b2). Departures: leaves with more than two axes are matrices
@@ -141,7 +141,8 @@ def soap(
 
     State: that of `scale_by_soap`; 8 bytes per parameter of other leaves. It needs the params.
 
-    Errors: ValueError for an argument outside its range, and from update without params; TypeError for complex matrices.
+    Errors: ValueError for an argument outside its range, and from update without params; TypeError for complex
+    matrices.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx, w = gradtx.soap(0.1), jnp.ones((2, 2))

@@ -1,7 +1,7 @@
 """Eigenbases of symmetric matrices: exactly, or one step better than the last one. A failure keeps the last one.
 
-Matrices are divided by their largest element first, so that neither tiny nor huge ones overflow. No derivative is taken:
-that of an eigenbasis is infinite where eigenvalues are equal, so bases count as constants.
+Matrices are divided by their largest element first, so that neither tiny nor huge ones overflow. No derivative is
+taken: that of an eigenbasis is infinite where eigenvalues are equal, so bases count as constants.
 """
 
 from typing import Any

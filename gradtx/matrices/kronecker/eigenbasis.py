@@ -2,8 +2,8 @@
 
     L <- b L + (1 - b) g gᵀ;   R <- b R + (1 - b) gᵀ g;   P, Q: the eigenvectors of L, R;   u = P inner(Pᵀ g Q) Qᵀ
 
-Every few steps P and Q are renewed, and the averages of the inner method are carried along: those of gradients are turned
-to the new basis, those of squares stay.
+Every few steps P and Q are renewed, and the averages of the inner method are carried along: those of gradients are
+turned to the new basis, those of squares stay.
 """
 
 import dataclasses
@@ -84,16 +84,16 @@ def in_eigenbasis(
     Source: Vyas et al. 2024 (arXiv 2409.11321), algorithm 3, as the authors' code (commit a1e5535); kl: Lin et al. 2025
     (arXiv 2509.03378). The order of columns in qr is the authors', but they keep their places.
 
-    Eigenvectors are not unique: of equal eigenvalues any basis, and each up to its sign. An m x n gradient leaves |m - n|
-    eigenvalues 0 at first, so that runs on matrices that are not square differ between backends.
+    Eigenvectors are not unique: of equal eigenvalues any basis, and each up to its sign. An m x n gradient leaves
+    |m - n| eigenvalues 0 at first, so that runs on matrices that are not square differ between backends.
 
     Args:
       inner: a transform, which sees gradients in the basis. Its fields like the parameter are turned when the basis
         is renewed; fields of squares stay.
       decay: b in [0, 1), a number or a schedule.
       every: the number of steps from one basis to the next.
-      refresh: "before" a step, with the averages up to the last gradient, and at first with the gradient itself; "after"
-        a step: then the first basis is the identity, and SOAP's authors put `skip_first_step` around inner.
+      refresh: "before" a step, with the averages up to the last gradient, and at first with the gradient itself;
+        "after" a step: then the first basis is the identity, and SOAP's authors put `skip_first_step` around inner.
       max_precond_dim: a longer side is not rotated.
       kl: the averages of KL-Shampoo.
       eps: >= 0, the least eigenvalue for kl. [gradient²]
