@@ -1,16 +1,21 @@
 """SOAP, Shampoo and their KL forms: the author's, pytorch_optimizer's, Meta's and NVIDIA's."""
 
+import importlib
 import sys
 import types
 import typing
 from typing import Any
 
+import numpy as np
+
 from tests.matrix_peers import casts
 from tests.matrix_peers.orthogonal import of_torch
-from tests.matrix_peers.running import Case, torch_path
+from tests.matrix_peers.running import Case, Values, torch_path
+from tests.records import matrix_problem as problem
 
 LR = 2.0**-5
 EPS = 2.0**-10
+NEMO = "emerging_optimizers.legacy_soap.soap"
 SQUARE = ("square", "bias")
 """On other kernels the first basis has a null space, where any vector is right and each LAPACK takes its own.
 
@@ -28,25 +33,43 @@ def po_soap(**arguments: Any) -> Case:
     return case._replace(casts=casts.said("pytorch_optimizer.optimizer.soap"))
 
 
-def nemo(**arguments: Any) -> Case:
+def nemo_module():
     """Its package wants Python 3.12 only for what is not needed here: the registry of names, `typing.override`."""
-    module = "emerging_optimizers.legacy_soap.soap"
+    if "emerging_optimizers" not in sys.modules:
+        folder = next(path for path in sys.path if path.endswith("Emerging-Optimizers"))
+        package, registry = types.ModuleType("emerging_optimizers"), types.ModuleType("emerging_optimizers.registry")
+        package.__path__, package.registry = [f"{folder}/emerging_optimizers"], registry
+        registry.register_optimizer = lambda name: lambda made: made
+        sys.modules |= {"emerging_optimizers": package, "emerging_optimizers.registry": registry}
+        typing.override = lambda method: method
+    return importlib.import_module(NEMO)
+
+
+def nemo(**arguments: Any) -> Case:
     theirs = {"lr": LR, "eps": EPS} | arguments
+    path = torch_path(lambda weights: nemo_module().SOAP(list(weights.values()), **theirs))
+    return Case(f"{NEMO}.SOAP", theirs, ("square",), path, casts.said(NEMO))
 
-    def build(weights):
-        if "emerging_optimizers" not in sys.modules:
-            folder = next(path for path in sys.path if path.endswith("Emerging-Optimizers"))
-            package = types.ModuleType("emerging_optimizers")
-            package.__path__ = [f"{folder}/emerging_optimizers"]
-            package.registry = types.ModuleType("emerging_optimizers.registry")
-            package.registry.register_optimizer = lambda name: lambda made: made
-            sys.modules |= {"emerging_optimizers": package, "emerging_optimizers.registry": package.registry}
-            typing.override = lambda method: method
-        from emerging_optimizers.legacy_soap.soap import SOAP
 
-        return SOAP(list(weights.values()), **theirs)
+def kl_update(leaf: str, beta: float, eps: float) -> Values:
+    """One update of both factors for the first gradient. Factors, bases, eigenvalues are made up, some below eps."""
 
-    return Case(f"{module}.SOAP", theirs, ("square",), torch_path(build), casts.said(module))
+    def values():
+        import torch
+
+        g = problem.gradient(problem.params(leaf))[leaf]
+        bases = [problem.factor(size, 1, 80 + size) for size in g.shape]
+        eigenvalues = [10.0 ** -np.arange(size) for size in g.shape]
+        start = [a @ a.T for a in (problem.factor(size, 3, 90 + size) for size in g.shape)]
+        factors, by_rows = [torch.tensor(own) for own in start[::-1]], slice(None, None, -1)
+        update = nemo_module().update_kronecker_factors_kl_shampoo
+        mine = {"eigenbasis_list": bases, "eigvals_list": eigenvalues}
+        theirs = {name: [torch.tensor(own) for own in both[by_rows]] for name, both in mine.items()}
+        update(factors, torch.tensor(g.T), beta, **theirs, eps=eps)
+        return {"bases": bases, "eigenvalues": eigenvalues, "start": start, "updated": factors[by_rows]}
+
+    said = {"leaf": leaf, "shampoo_beta": beta, "eps": eps, "order": ["in", "out"]}
+    return Values(f"{NEMO}.update_kronecker_factors_kl_shampoo", said, values)
 
 
 def shampoo(
@@ -83,7 +106,7 @@ def shampoo(
     return Case("distributed_shampoo.DistributedShampoo", said, leaves, torch_path(build), casts.said(module))
 
 
-def cases() -> dict[str, Case]:
+def cases() -> dict[str, Case | Values]:
     ema = {"betas": (0.9, 0.95)}
     adam = {"graft": "Adam", "graft_arguments": {"beta2": 0.75, "epsilon": 1e-6}}
     late = {"precondition_frequency": 5, "start_preconditioning_step": 10}
@@ -132,6 +155,7 @@ def cases() -> dict[str, Case]:
         "shampoo: meta, beta1 0": shampoo("wide", epsilon=1e-3, betas=(0.0, 0.95)),
         "shampoo: meta, blocks of 3": shampoo("kernel", "bias", epsilon=1e-3, max_preconditioner_dim=3, **adam, **ema),
         "shampoo: meta, merged": shampoo("wide", epsilon=1e-3, max_preconditioner_dim=1024, **ema),
+        "kl_shampoo: nemo, one update": kl_update("wide", beta=0.75, eps=1e-3),
         "kl_shampoo: meta": shampoo(
             "square", epsilon=1e-6, preconditioner="RootInvKLShampoo", exponents={2: 0.5}, betas=(0.9, 0.875)
         ),

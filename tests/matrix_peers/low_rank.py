@@ -55,9 +55,10 @@ def projected(module: str, *leaves: str, own: dict[str, Any], **arguments: Any) 
             state = optimizer.state[weight]
             p = state["projector"].ortho_matrix.numpy()
             if p.shape[0] == own["rank"]:
-                p = p.T
+                p, side = p.T, "in"
+            else:
+                side = "out"
             if not seen[name] or not np.array_equal(seen[name][-1]["projection"], p):
-                side = "out" if p.shape[0] == weight.shape[0] else "in"
                 seen[name].append({"step": state["step"], "side": side, "projection": p.copy()})
 
     modules = ("galore_torch.galore_projector",) if module.startswith("galore") else ("apollo_torch.random_projector",)
@@ -105,6 +106,7 @@ def cases() -> dict[str, Case | Values]:
         "came: author": came("kernel", "wide", "bias"),
         "came: author, decay": came("wide", "bias", weight_decay=0.5, betas=(0.875, 0.75, 0.5), clip_threshold=0.5),
         "came: author, eps": came("wide", "bias", eps=(2.0**-10, 2.0**-8)),
+        "came: author, stack": came("stack"),
         "galore: author": galore(),
         "galore: author, reverse_std": galore(proj_type="reverse_std", weight_decay=0.5, scale=1.0),
         "galore: author, square": galore("square", rank=3, betas=(0.875, 0.75), eps=2.0**-10),

@@ -52,8 +52,16 @@ def scion(norm: str, *leaves: str, **arguments: Any) -> Case:
     return of_torch("scion", "Scion", *leaves, norm=norm, **{"lr": LR, "momentum": 0.1} | arguments)
 
 
-def dion(name: str, *leaves: str, **arguments: Any) -> Case:
-    case = of_torch("dion", name, *leaves, **{"lr": LR} | arguments)
+def dion(name: str, *leaves: str, group: dict[str, Any] | None = None, **arguments: Any) -> Case:
+    """`group`: what it reads from a group of params."""
+
+    def build(weights):
+        import dion
+
+        return getattr(dion, name)([{"params": list(weights.values()), **(group or {})}], **theirs)
+
+    theirs = {"lr": LR} | arguments
+    case = Case(f"dion.{name}", theirs | (group or {}), leaves or MATRICES, torch_path(build))
     modules = ("dion.polar_express", "dion.newton_schulz_triton", "dion.muon", "dion.dion2")
     return case._replace(casts=tuple(f"{module}: {own}" for module in modules for own in casts.said(module)))
 
@@ -91,12 +99,14 @@ def cases() -> dict[str, Case | Values]:
         "muon: torch, decay": torch_muon("wide", weight_decay=0.5, momentum=0.875),
         "muon: torch, ns": torch_muon("wide", ns_coefficients=(2.0, -1.5, 0.5), ns_steps=9, eps=0.5),
         "muon: author": of_torch("muon", "SingleDeviceMuon", lr=LR, weight_decay=0.5),
-        "muon: author, conv": of_torch("muon", "SingleDeviceMuon", "conv", lr=LR),
         "muon: dion": dion("Muon", nesterov=True, weight_decay=0.5),
         "muon: dion, you, rms_norm": dion(
             "Muon", "wide", use_polar_express=False, adjust_lr="rms_norm", cautious_wd=True, weight_decay=0.5
         ),
         "muon: dion, conv": dion("Muon", "conv", flatten=True),
+        "muon: dion, stack": dion("Muon", "stack"),
+        "muon: dion, split_sizes": dion("Muon", "kernel", group={"split_sizes": [1, 3]}),
+        "muon: dion, num_heads": dion("Muon", "kernel", group={"num_heads": 2}),
         "muon: optax": optax_muon(),
         "muon: optax, no nesterov": optax_muon("wide", nesterov=False),
         "muon: optax, adaptive": optax_muon("wide", adaptive=True, beta=0.875),
@@ -118,6 +128,7 @@ def cases() -> dict[str, Case | Values]:
         "normuon: author, betas": of_torch("normuon", "SingleDeviceNorMuon", "wide", lr=LR, momentum=0.875, beta2=0.75),
         "normuon: dion": dion("NorMuon", weight_decay=0.5),
         "normuon: dion, rms_norm": dion("NorMuon", "wide", nesterov=True, adjust_lr="rms_norm", muon_beta2=0.75),
+        "normuon: dion, stack": dion("NorMuon", "stack"),
         "scion: Spectral": scion("Spectral", scale=2.0),
         "scion: Spectral, max": scion("Spectral", norm_kwargs={"max": True}, unconstrained=True),
         "scion: Spectral, not normalized": scion("Spectral", "wide", norm_kwargs={"normalized": False, "steps": 7}),
@@ -133,6 +144,7 @@ def cases() -> dict[str, Case | Values]:
         "scion: Auto, momentum 1": scion("Auto", "wide", "bias", momentum=1.0),
         "dion2: fraction 1": dion("Dion2", fraction=1.0, weight_decay=0.5),
         "dion2: fraction 0.5": dion("Dion2", fraction=0.5),
+        "dion2: fraction 0.5, stack": dion("Dion2", "stack", fraction=0.5),
         "dion2: fraction 0.5, you": dion(
             "Dion2", fraction=0.5, use_polar_express=False, ef_decay=0.75, adjust_lr="rms_norm"
         ),

@@ -123,7 +123,7 @@ def record(case: Case | Values) -> dict[str, Any]:
     if isinstance(case, Values):
         return plain(head | {"values": case.values()})
     path = list(case.path(problem.params(*case.leaves), problem.gradient))
-    given = case.given()
+    given = plain(case.given())
     other = list(case.path(problem.params(*case.leaves), moving()))
     for tree in path:
         if not all(np.isfinite(leaf).all() and leaf.dtype == np.float64 for leaf in tree.values()):
