@@ -9,8 +9,6 @@ from tests import matrix_paths
 
 PATHS = matrix_paths.golden()["paths"]
 CASES = [name for name in PATHS if name.startswith(("soap: author", "soap: pytorch_optimizer"))]
-    name for name in matrix_paths.golden()["paths"] if name.startswith(("soap: author", "soap: pytorch_optimizer"))
-]
 KERNEL = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)))
 
 
