@@ -150,7 +150,7 @@ def in_eigenbasis(
         g = g if sides[0] is None else product(transposed(sides[0]), g)
         g = g if sides[1] is None else product(g, sides[1])
         roots = jnp.sqrt(jnp.maximum(values[other], eps))
-        return gram(g / (roots[:, None] if axis else roots), axis) / g.shape[other]
+        return gram(g / (roots[:, None] if axis else roots[None, :]), axis) / g.shape[other]
 
     def observe(
         g: Array,
