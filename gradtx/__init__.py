@@ -121,6 +121,8 @@ from gradtx.matrices.low_rank import scale_by_galore as scale_by_galore
 from gradtx.matrices.low_rank import scale_by_low_rank as scale_by_low_rank
 from gradtx.matrices.grafting import graft as graft
 from gradtx.matrices.kronecker.blocks import in_blocks as in_blocks
+from gradtx.matrices.kronecker.eigenbasis import in_eigenbasis as in_eigenbasis
+from gradtx.matrices.kronecker.eigenbasis import skip_first_step as skip_first_step
 from gradtx.matrices.kronecker.kron import scale_by_kron as scale_by_kron
 from gradtx.matrices.kronecker.shampoo import scale_by_shampoo as scale_by_shampoo
 from gradtx.matrices.radius import brake_radius as brake_radius
@@ -165,6 +167,9 @@ from gradtx.optimizers.adam_family import nadamw as nadamw
 from gradtx.optimizers.descent import sgd as sgd
 from gradtx.optimizers.factored_family import adafactor as adafactor
 from gradtx.optimizers.factored_family import came as came
+from gradtx.optimizers.kronecker_family import decay_afterwards as decay_afterwards
+from gradtx.optimizers.kronecker_family import scale_by_soap as scale_by_soap
+from gradtx.optimizers.kronecker_family import soap as soap
 from gradtx.optimizers.layerwise_family import lamb as lamb
 from gradtx.optimizers.layerwise_family import lars as lars
 from gradtx.optimizers.orthogonal_family import dion2 as dion2

@@ -107,7 +107,8 @@ class Seen(Compiled):
         if "key" in own:
             following["key"], each = numerics.leaf_keys(own["key"], jax.tree.leaves(u))
             keys["key"] = cast(Any, jax.tree.structure(u)).unflatten(each)
-        renew = functools.partial(self._renewed_when_due, step, keys, extra.get("observed", u), inner[0].declared)
+        g = extra.get("observed", u)
+        renew = functools.partial(self._refreshed_when_due, step, keys, g, inner[0].declared)
         if self.before:
             fields, state = renew(fields, state)
         down = functools.partial(self._turned, "down", step, fields)
@@ -118,16 +119,16 @@ class Seen(Compiled):
         told = {"update": u, "shown": shown}
         result = self._turned("up", step, fields | {name: told[name] for name in offered}, result)
         result = jax.tree.map(functools.partial(self.like, "what up returned"), result, u)
+        if "observe" in self.names:
+            fields = fields | self._renewed("observe", step, fields | keys, g)
         if not self.before:
             fields, state = renew(fields, state)
         return sharding.all_like(result, u), fields | following | {"inner": state}
 
-    def _renewed_when_due(
+    def _refreshed_when_due(
         self, step: Step, keys: State, g: PyTree, declared: dict[Place, Field], fields: State, state: State
     ) -> tuple[State, State]:
-        """The fields after `observe` and, if it is due, `refresh`; and the state of the inner transform."""
-        if "observe" in self.names:
-            fields = fields | self._renewed("observe", step, fields | keys, g)
+        """The fields after `refresh`, if it is due; and the state of the inner transform."""
         if "refresh" not in self.names:
             return fields, state
         due = (step.count - 1) % numerics.within_int32(self.every) == 0
@@ -145,7 +146,7 @@ class Seen(Compiled):
         """The result of a pass for each leaf of a tree, and the structure of the tree."""
         leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(values))
         columns: Columns = {name: jax.tree.leaves(value) for name, value in fields.items()}
-        return self.each(title, step, leaves, {}, columns), structure
+        return self.each(title, step, leaves, {"count": step.count}, columns), structure
 
     def _turned(self, way: str, step: Step, fields: State, values: PyTree) -> PyTree:
         rows, structure = self._rows(way, step, fields, values)
@@ -221,9 +222,9 @@ class View:
         transform made of the other. Then the inner transform cannot evaluate functions of the params.
       observe: `observe(g, *, names...)`, returning {field: value}: new fields after each step, from the gradient.
       refresh: `refresh(g, *, names...)`, returning {field: value}: new fields after the first step, and then every
-        `every` steps, for all leaves in one branch.
+        `every` steps, for all leaves in one branch. All passes may name `count`, which is 1 at the first step.
       every: the number of steps from one refresh to the next, at least 1.
-      before: observe and refresh before the step (GaLore) instead of after it (SOAP).
+      before: refresh before the step (GaLore) instead of after it (SOAP). `observe` always comes after the step.
       move: `move(x, field, old, new)`: the new value of a field of the inner transform after a refresh; `field` is its
         declaration (`field.nonnegative` for squares), `old` and `new` are the fields of the view, by name. None keeps
         all values.
@@ -266,8 +267,8 @@ class View:
 
     def wanted(self, rule: Rule) -> Wants:
         """The names that its update wants."""
-        names_of(rule, without_leaf="", closed=True, offered={"up": FOR_UP})
-        counted = {"count": True} if self.passes["refresh"] is not None else {}
+        named = names_of(rule, without_leaf="", closed=True, offered={"up": FOR_UP})
+        counted = {"count": True} if self.passes["refresh"] is not None or "count" in named else {}
         return Wants({"params": False, "observed": False} | counted, passes_on=True)
 
 

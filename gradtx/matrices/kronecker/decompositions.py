@@ -1,0 +1,68 @@
+"""Eigenbases of symmetric matrices: exactly, or one step better than the last one. A failure keeps the last one.
+
+Matrices are divided by their largest element first, so that neither tiny nor huge ones overflow. No derivative is
+taken: that of an eigenbasis is infinite where eigenvalues are equal, so bases count as constants.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gradtx.matrices.kronecker.roots import product, transposed
+
+
+def eigenbasis(a: Array, basis: Array) -> tuple[Array, Array]:
+    """The eigenvectors of a symmetric matrix, as columns, and whether they are not finite; then `basis` is kept.
+
+    Args:
+      a: a symmetric matrix. Zero gives the identity.
+      basis: the basis to keep, where a or its decomposition is not finite.
+    """
+    a, usable = _normalized(a)
+    vectors = jnp.linalg.eigh(a)[1]
+    return _kept(vectors, basis, usable)
+
+
+def power_step(a: Array, basis: Array) -> tuple[Array, Array]:
+    """One step of a power iteration: the orthonormal factor of `a basis`, and whether it failed; then `basis` is kept.
+
+    The columns are orthogonalized in the order of falling `diag(basisᵀ a basis)`, but each keeps its place. So what
+    belongs to a column, such as its second moment, keeps its place too.
+
+    Args:
+      a: a symmetric matrix.
+      basis: an orthonormal matrix, near the eigenvectors of a.
+    """
+    a, usable = _normalized(a)
+    basis = jax.lax.stop_gradient(basis)
+    powers = product(a, basis)
+    order = jnp.argsort(-jnp.sum(basis * powers, axis=-2))
+    sorted_basis = jnp.linalg.qr(powers[..., order])[0]
+    return _kept(jnp.zeros_like(basis).at[..., order].set(sorted_basis), basis, usable)
+
+
+def rayleigh(a: Array, basis: Array) -> Array:
+    """`diag(basisᵀ a basis)`: the eigenvalues of a, if these are its eigenvectors."""
+    return jnp.sum(basis * product(a, basis), axis=-2)
+
+
+def gram(g: Array, axis: int) -> Array:
+    """`g gᵀ` for the rows (axis 0), `gᵀ g` for the columns (axis 1)."""
+    return product(transposed(g), g) if axis else product(g, transposed(g))
+
+
+def _normalized(a: Array) -> tuple[Array, Array]:
+    """A matrix divided by its largest element, and whether it is finite; the identity if it is not."""
+    a = jax.lax.stop_gradient(a)
+    size = jnp.max(jnp.abs(a), initial=0)
+    usable = jnp.isfinite(size)
+    scaled = a / jnp.where(usable & (size > 0), size, 1)
+    return jnp.where(usable, scaled, jnp.eye(a.shape[-1], dtype=a.dtype)), usable
+
+
+def _kept(new: Array, old: Any, usable: Array) -> tuple[Array, Array]:
+    """The new basis if it is finite, else the old one; and whether it is not."""
+    fine = usable & jnp.isfinite(new).all()
+    return jnp.where(fine, new, old), ~fine
