@@ -14,6 +14,8 @@ from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform
 from gradtx.effects.scaling import scale_by_learning_rate
 from gradtx.matrices.kronecker.eigenbasis import in_eigenbasis, skip_first_step
+from gradtx.matrices.low_rank import scale_by_bias_correction
+from gradtx.matrices.orthogonal import scale_by_lmo
 from gradtx.momentum import scale_by_momentum
 
 FirstStep = Literal["skip", "use"]
@@ -58,6 +60,7 @@ def scale_by_soap(
     shampoo_beta: Unit | None = None,
     precondition_frequency: PositiveInt = 10,
     max_precond_dim: PositiveInt = 10000,
+    normalize_grads: bool = False,
     correct_bias: bool = True,
     first_step: FirstStep = "skip",
     kl: bool = False,
@@ -76,6 +79,7 @@ def scale_by_soap(
       eps: >= 0, not corrected for bias (eps-hat). [gradient]
       shampoo_beta: the decay of the averages of `g gᵀ` and `gᵀ g`; None for b2.
       precondition_frequency, max_precond_dim, kl: see `in_eigenbasis`, where the first is called every.
+      normalize_grads: divide u, before the correction of bias, by its root mean square.
       correct_bias: False uses m and v as they are.
       first_step: "skip": the first gradient only finds the basis (the authors' code); "use": it makes a step.
 
@@ -89,7 +93,7 @@ def scale_by_soap(
     >>> gradtx.scale_by_soap(first_step="use").expand()
     in_eigenbasis(inner=scale_by_momentum(decay=0.95) + scale_by_rms(decay=0.95, eps=1e-08, eps_hat=True), decay=0.95)
     """
-    direction = _adam(b1, b2, eps, correct_bias)
+    direction = _adam(b1, b2, eps, correct_bias, normalize_grads)
     return in_eigenbasis(
         skip_first_step(direction) if first_step == "skip" else direction,
         b2 if shampoo_beta is None else shampoo_beta,
@@ -100,8 +104,11 @@ def scale_by_soap(
     )
 
 
-def _adam(b1: Any, b2: Any, eps: Any, correct_bias: bool) -> Transform:
+def _adam(b1: Any, b2: Any, eps: Any, correct_bias: bool, normalize: bool) -> Transform:
     """Adam's direction with eps-hat; without correction both averages as they are."""
+    if normalize:
+        size_one = _adam(b1, b2, eps, correct_bias=False, normalize=False) >> scale_by_lmo("rms", eps=1e-30)
+        return size_one >> scale_by_bias_correction(b1, b2) if correct_bias else size_one
     momentum = scale_by_momentum(b1, form="debiased" if correct_bias else "average")
     return momentum + scale_by_rms(b2, eps, debias=correct_bias, eps_hat=correct_bias)
 
@@ -117,6 +124,7 @@ def soap(
     shampoo_beta: Unit | None = None,
     precondition_frequency: PositiveInt = 10,
     max_precond_dim: PositiveInt = 10000,
+    normalize_grads: bool = False,
     correct_bias: bool = True,
     first_step: FirstStep = "skip",
     kl: bool = False,
@@ -132,7 +140,8 @@ def soap(
 
     Args:
       learning_rate: >= 0, a number or a schedule. [params per step]
-      b1, b2, eps, shampoo_beta, precondition_frequency, max_precond_dim, correct_bias, kl: see `scale_by_soap`.
+      b1, b2, eps, shampoo_beta, precondition_frequency, max_precond_dim: see `scale_by_soap`.
+      normalize_grads, correct_bias, kl: see `scale_by_soap`.
       weight_decay: λ >= 0, a number or a schedule; the weights after the step decay.
       first_step: "skip": the first gradient changes no weight, in any leaf; "use": it makes a step.
       dimension_numbers: see `by_shape`.
@@ -159,11 +168,12 @@ def soap(
         shampoo_beta=shampoo_beta,
         precondition_frequency=precondition_frequency,
         max_precond_dim=max_precond_dim,
+        normalize_grads=normalize_grads,
         correct_bias=correct_bias,
         first_step=first_step,
         kl=kl,
     )
-    adam = _adam(b1, b2, eps, correct_bias)
+    adam = _adam(b1, b2, eps, correct_bias, normalize_grads)
     other = skip_first_step(adam) if skip else adam
     direction = by_shape(matrix, other, dimension_numbers)
     decay = decay_afterwards(learning_rate, weight_decay, skip_first=skip)

@@ -34,6 +34,7 @@ def shampoo(
     max_preconditioner_dim: PositiveInt = 1024,
     exponent: NonNegative | None = None,
     debias: bool = True,
+    kl: bool = False,
     dimension_numbers: Any = None,
 ) -> Transform:
     """Shampoo: momentum times inverse roots of the averages of `g gᵀ` and `gᵀ g`, with the size of another method.
@@ -49,7 +50,7 @@ def shampoo(
     Args:
       learning_rate: >= 0, a number or a schedule. [params per step]
       b1: the decay of the momentum in [0, 1), a number or a schedule.
-      b2, eps, exponent, debias: see `scale_by_shampoo`. debias is also that of the momentum.
+      b2, eps, exponent, debias, kl: see `scale_by_shampoo`. debias is also that of the momentum.
       weight_decay, mask: λ >= 0, and which leaves decay; see `add_decayed_weights`.
       grafting: a transform whose update of the momentum gives the norm, for each block: `scale_by_rms(0.999)` for
         Adam's, `scale_by_rms(0.99, debias=False)` for RMSProp's, `scale_by_adagrad(0.0, 1e-10, eps_in_sqrt=False)`,
@@ -77,6 +78,7 @@ def shampoo(
         start_preconditioning_step=start_preconditioning_step,
         exponent=exponent,
         debias=debias,
+        kl=kl,
     )
     if grafting is not None:
         start = precondition_frequency if start_preconditioning_step is None else start_preconditioning_step

@@ -45,12 +45,6 @@ def nemo_module():
     return importlib.import_module(NEMO)
 
 
-def nemo(**arguments: Any) -> Case:
-    theirs = {"lr": LR, "eps": EPS} | arguments
-    path = torch_path(lambda weights: nemo_module().SOAP(list(weights.values()), **theirs))
-    return Case(f"{NEMO}.SOAP", theirs, ("square",), path, casts.said(NEMO))
-
-
 def kl_update(leaf: str, beta: float, eps: float) -> Values:
     """One update of both factors for the first gradient. Factors, bases, eigenvalues are made up, some below eps."""
 
@@ -120,22 +114,7 @@ def cases() -> dict[str, Case | Values]:
         "soap: author, one side": soap("kernel", "wide", max_precond_dim=4, precondition_frequency=2),
         "soap: author, no side": soap("wide", max_precond_dim=2, weight_decay=0.0),
         "soap: pytorch_optimizer": po_soap(),
-        "soap: pytorch_optimizer, normalize": po_soap(normalize_gradient=True, precondition_frequency=1),
-        "soap: nemo": nemo(),
-        "soap: nemo, eigh": nemo(use_eigh=True, correct_shampoo_beta_bias=False, nesterov=True, max_update_rms=0.5),
-        "kl_soap: nemo": nemo(use_kl_shampoo=True, weight_decay=0.0),
-        "kl_soap: nemo, shampoo_beta uncorrected": nemo(
-            use_kl_shampoo=True, correct_shampoo_beta_bias=False, betas=(0.95, 0.875), shampoo_beta=0.875
-        ),
         "soap: meta": shampoo(*SQUARE, preconditioner="EigenvalueCorrectedShampoo", epsilon=EPS, **ema),
-        "soap: meta, f 5": shampoo(
-            *SQUARE,
-            preconditioner="EigenvalueCorrectedShampoo",
-            precondition_frequency=5,
-            weight_decay=0.5,
-            epsilon=1e-3,
-            **ema,
-        ),
         "shampoo: meta": shampoo("kernel", "bias", epsilon=1e-6),
         "shampoo: meta, eps 1e-12": shampoo("square"),
         "shampoo: meta, beta2, f 5": shampoo(*SQUARE, precondition_frequency=5, epsilon=1e-3, **ema),
@@ -166,8 +145,5 @@ def cases() -> dict[str, Case | Values]:
             exponents={2: 0.5},
             precondition_frequency=5,
             **ema,
-        ),
-        "kl_shampoo: meta, default exponents": shampoo(
-            "square", epsilon=1e-6, preconditioner="RootInvKLShampoo", **ema
         ),
     }

@@ -11,7 +11,7 @@
 - `parts`: what methods are made of; `relatives`: Adam's relatives, Rprop, Adafactor. `effects`: clipping, decay, what
   goes by layers. `methods`, `layerwise`, `orthogonal`: the named methods. `wrappers`: what goes around a method.
   `schedules`: learning rates.
-- `low_rank`: what sees a projected gradient. `radius`: steps measured by the length of a matrix.
+- `eigenbasis`: what sees a turned gradient. `low_rank`: what sees a projected gradient. `radius`: steps measured by the length of a matrix.
 - `base`: what a record is, the frameworks' calls, and what a transcription needs. `streams`: the gradients, and how two
   answers are compared.
 
@@ -27,6 +27,7 @@ A method is added in three places: its factory, its export, its record here.
 
 from tests.records.base import Peer, Record, Scheduled
 from tests.records.effects import EFFECTS
+from tests.records.eigenbasis import EIGENBASIS
 from tests.records.layerwise import LAYERWISE
 from tests.records.low_rank import LOW_RANK
 from tests.records.methods import METHODS
@@ -39,7 +40,7 @@ from tests.records.schedule_cases import SCHEDULES
 from tests.records.wrappers import WRAPPERS
 
 METHODS_AND_PARTS = (*PARTS, *EFFECTS, *METHODS, *LAYERWISE, *RELATIVES)
-OF_MATRICES = (*LOW_RANK, *ORTHOGONAL, *PRECONDITIONED, *RADIUS)
+OF_MATRICES = (*EIGENBASIS, *LOW_RANK, *ORTHOGONAL, *PRECONDITIONED, *RADIUS)
 RECORDS = {record.name: record for record in (*METHODS_AND_PARTS, *OF_MATRICES, *WRAPPERS)}
 """Every transform's record by name."""
 

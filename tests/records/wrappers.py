@@ -56,6 +56,7 @@ WRAPPERS = [
     Record("stateless", None, {"f": halves}),
     around("stored", {"dtype": "bfloat16"}, {"inner": gradtx.lookahead(gradtx.adam(RATE)), "dtype": "bfloat16"}),
     around("checked"),
+    around("skip_first_step"),
     around("tunable", {"inner": gradtx.clip(0.5) >> gradtx.sgd(RATE)}),
     around("accumulate", {"every": 2}, {"every": one_then_two, "use_grad_mean": False, "skip_nonfinite": True}),
     around("cautious", {}, {"scaling": "count"}),

@@ -78,8 +78,8 @@ def in_eigenbasis(
         L <- b L + (1 - b) g gᵀ;   R <- b R + (1 - b) gᵀ g;   u = P inner(Pᵀ g Q) Qᵀ                     (b = decay)
         first P, Q = eigenvectors of L, R;   every few steps P <- qr(L P), Q <- qr(R Q), steps of a power iteration
 
-    With kl: L <- b L + (1 - b) g R⁻¹ gᵀ / n, R <- b R + (1 - b) gᵀ L⁻¹ g / m, where L and R have the eigenvalues
-    diag(Pᵀ L P) of the last basis, at least eps.
+    With kl: L <- b L + (1 - b) g R⁻¹ gᵀ / n, R <- b R + (1 - b) gᵀ L⁻¹ g / m for an m x n matrix, where L⁻¹ and R⁻¹ are
+    those of the last basis, with the eigenvalues diag(Pᵀ L P), at least eps; I at the first step.
 
     Source: Vyas et al. 2024 (arXiv 2409.11321), algorithm 3, as the authors' code (commit a1e5535); kl: Lin et al. 2025
     (arXiv 2509.03378). The order of columns in qr is the authors', but they keep their places.
@@ -96,7 +96,7 @@ def in_eigenbasis(
         "after" a step: then the first basis is the identity, and SOAP's authors put `skip_first_step` around inner.
       max_precond_dim: a longer side is not rotated.
       kl: the averages of KL-Shampoo.
-      eps: >= 0, the least eigenvalue for kl. [gradient²]
+      eps: >= 0, the least eigenvalue for kl. [L]
 
     State: for an m x n matrix `left` and `left_basis` with m² numbers, `right` and `right_basis` with n², 8 (m² + n²)
     bytes; a side that is not rotated has one number each. With kl `left_values` and `right_values`, m + n numbers.
@@ -141,20 +141,20 @@ def in_eigenbasis(
     def up(x: Array, *, left_basis: Array, right_basis: Array) -> Array:
         return turned(x, transposed(left_basis), transposed(right_basis))
 
-    def seen(g: Array, axis: int, bases: Pair, values: Pair | None) -> Array:
-        """What the average of a side gets: `g gᵀ`, or with kl `g R⁻¹ gᵀ / n`."""
-        if values is None:
+    def seen(g: Array, axis: int, count: Array, bases: Pair, values: Pair) -> Array:
+        """What the average of a side gets: `g gᵀ`; with kl `g R⁻¹ gᵀ / n`, where at the first step R = I."""
+        if not kl:
             return gram(g, axis)
         other = 1 - axis
-        sides = [bases[i] if i == other and rotated(g.shape[i]) else None for i in (0, 1)]
-        g = g if sides[0] is None else product(transposed(sides[0]), g)
-        g = g if sides[1] is None else product(g, sides[1])
-        roots = jnp.sqrt(jnp.maximum(values[other], eps))
+        if rotated(g.shape[other]):
+            g = product(transposed(bases[0]), g) if axis else product(g, bases[1])
+        roots = jnp.where(count == 1, 1, jnp.sqrt(jnp.maximum(values[other], eps)))
         return gram(g / (roots[:, None] if axis else roots[None, :]), axis) / g.shape[other]
 
     def observe(
         g: Array,
         *,
+        count: Array,
         left: Array,
         right: Array,
         left_basis: Array,
@@ -163,11 +163,11 @@ def in_eigenbasis(
         left_values: Any = None,
         right_values: Any = None,
     ) -> dict[str, Array]:
-        bases, values = (left_basis, right_basis), (left_values, right_values) if kl else None
+        bases, values = (left_basis, right_basis), (left_values, right_values)
         kept, failed = [left, right], jnp.zeros((), bool)
         for axis, old in enumerate(kept):
             if rotated(g.shape[axis]):
-                new = average(old, seen(g, axis, bases, values), decay)
+                new = average(old, seen(g, axis, count, bases, values), decay)
                 fine = jnp.isfinite(new).all()
                 kept[axis], failed = jnp.where(fine, new, old), failed | ~fine
         return {"left": kept[0], "right": kept[1], "failures": failures + failed}
@@ -187,7 +187,9 @@ def in_eigenbasis(
         averages, bases, values = [left, right], [left_basis, right_basis], [left_values, right_values]
         sides = [axis for axis in (0, 1) if rotated(g.shape[axis])]
         if starts:  # at the first step the averages are zero
-            averages = [jnp.where(count == 1, gram(g, i), a) if i in sides else a for i, a in enumerate(averages)]
+            for i in sides:
+                first = average(averages[i], seen(g, i, count, bases, values), decay)
+                averages[i] = jnp.where(count == 1, first, averages[i])
 
         def renewed(by: Callable[[Array, Array], tuple[Array, Array]]) -> list[tuple[Array, Array]]:
             return [by(averages[i], bases[i]) for i in sides]

@@ -6,6 +6,7 @@ After one step this is the polar factor of g, which Muon computes without state:
 is the same with the diagonals of L and R, and the exponents of a vector.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from gradtx.core.elementary import transform
 from gradtx.core.fields import Field, Length
 from gradtx.core.formula import per_matrix
 from gradtx.core.rule import Rule
+from gradtx.matrices.kronecker.decompositions import gram
 from gradtx.matrices.kronecker.roots import inverse_root, product, transposed
 from gradtx.momentum import Step
 
@@ -33,28 +35,34 @@ def scale_by_shampoo(
     exponent: NonNegative | None = None,
     max_preconditioner_dim: PositiveInt | None = None,
     debias: bool = True,
+    kl: bool = False,
 ) -> Rule:
     """Multiplies a matrix by inverse roots of the averages of `g gᵀ` and `gᵀ g`.
 
         L <- b2 L + (1 - b2) g gᵀ;   R <- b2 R + (1 - b2) gᵀ g;   with b2 = 1 the sums, L + g gᵀ and R + gᵀ g
         P = (L / (1 - b2^t) + eps I)^(-p),   Q likewise of R, every f steps;   u = P x Q
+        kl: of an m x n matrix g, L gets g Q² gᵀ / n and R gets gᵀ P² g / m, with the P and Q of the step before
 
     with f = precondition_frequency, p = exponent, and x what flows, which is g unless it is in a sum. Before the first
     roots u = x.
 
     Source: Gupta, Koren, Singer 2018 (arXiv 1802.09568), algorithm 1; conventions as DistributedShampoo (Shi et al.
     2023, arXiv 2309.06497): eps is added after a negative smallest eigenvalue is shifted to 0, while the paper begins
-    with L = eps I. There a 1-sided form is an exponent of 0.
+    with L = eps I. There a 1-sided form is an exponent of 0. kl: KL-Shampoo (Lin et al. 2025, arXiv 2509.03378), whose
+    factors minimize a divergence between Gaussians; DistributedShampoo does not divide by n and m, so that the sizes of
+    L and R drift apart where m is not n.
 
     Args:
       b2: the decay in [0, 1], a number or a schedule; 1 for the sum.
       eps: >= 0. [gradient²]
       precondition_frequency: f, the number of steps from one computation of the roots to the next.
       start_preconditioning_step: the first step, counted from 1, that computes roots; None for f.
-      exponent: p >= 0; None for 1/(2k), where k is the number of factors: 1/4, and 1/2 for one.
+      exponent: p >= 0; None for 1/(2k), where k is the number of factors: 1/4, and 1/2 for one; and for 1/2 with kl,
+        which allows no other.
       max_preconditioner_dim: a longer side has no factor, so that the matrix has one, or none; None for no limit. For
         blocks instead, see `in_blocks`.
       debias: divide L and R by the sum of their weights.
+      kl: the averages of KL-Shampoo.
 
     A matrix with one row or one column is a vector: it has one factor, with p = 1/2.
 
@@ -71,6 +79,8 @@ def scale_by_shampoo(
     >>> print([[f"{x:.3f}" for x in row] for row in u])
     [['1.000', '0.000'], ['0.000', '-1.000']]
     """
+    if kl and exponent is not None:
+        raise ValueError("gradtx.scale_by_shampoo: exponent is given; with kl it is 1/2. Leave it out, or kl.")
     start = precondition_frequency if start_preconditioning_step is None else start_preconditioning_step
 
     def sides(shape: tuple[int, ...]) -> tuple[bool, bool]:
@@ -78,11 +88,15 @@ def scale_by_shampoo(
         short = [size <= (max_preconditioner_dim or size) for size in shape]
         return shape[0] > 1 and short[0], (shape[1] > 1 or shape[0] == 1) and short[1]
 
-    def statistics(g: Array, left: Array, right: Array) -> tuple[Array, Array]:
+    def statistics(g: Array, left: Array, right: Array, left_root: Array, right_root: Array) -> tuple[Array, Array]:
         weight = jnp.where(b2 == 1, 1, 1 - b2)
         rows, columns = sides(g.shape)
-        left = b2 * left + weight * product(g, transposed(g)) if rows else left
-        right = b2 * right + weight * product(transposed(g), g) if columns else right
+        of_rows = of_columns = g
+        if kl:
+            of_rows = (product(g, right_root) if columns else g) / math.sqrt(g.shape[1])
+            of_columns = (product(left_root, g) if rows else g) / math.sqrt(g.shape[0])
+        left = b2 * left + weight * gram(of_rows, 0) if rows else left
+        right = b2 * right + weight * gram(of_columns, 1) if columns else right
         return left, right
 
     def once(*, count: Array, weights: Weights) -> dict[str, Any]:
@@ -102,18 +116,24 @@ def scale_by_shampoo(
         failures: Array,
         correction: Array,
     ) -> dict[str, Array]:
-        p = 0.5 / max(1, sum(sides(u.shape))) if exponent is None else exponent
-        news = list(statistics(observed, left, right))
+        p = 0.5 / (1 if kl else max(1, sum(sides(u.shape)))) if exponent is None else exponent
+        news = statistics(observed, left, right, left_root, right_root)
         roots, failed = [left_root, right_root], jnp.zeros((), bool)
         for i, there in enumerate(sides(u.shape)):
             if there:
                 root = inverse_root(correction * news[i] if debias else news[i], p, eps)
                 finite = jnp.isfinite(root).all()
                 roots[i], failed = jnp.where(finite, root, roots[i]), failed | ~finite
-        return {"left_root": roots[0], "right_root": roots[1], "failures": failures + failed}
+        new = {"left_root": roots[0], "right_root": roots[1], "failures": failures + failed}
+        return new | ({"left": news[0], "right": news[1]} if kl else {})
 
-    def update(u: Array, *, observed: Array, left: Array, right: Array, left_root: Array, right_root: Array) -> Step:
-        left, right = statistics(observed, left, right)
+    def update(
+        u: Array, *, observed: Array, due: Array, left: Array, right: Array, left_root: Array, right_root: Array
+    ) -> Step:
+        news = statistics(observed, left, right, left_root, right_root)
+        if kl:  # a refresh has renewed the averages too, with the roots that it found
+            news = [jnp.where(due, old, new) for old, new in zip((left, right), news, strict=True)]
+        left, right = news
         rows, columns = sides(u.shape)
         u = product(left_root, u) if rows else u
         return product(u, right_root) if columns else u, {"left": left, "right": right}

@@ -1,0 +1,164 @@
+"""SOAP and its KL form, as the authors write them: m in the original basis, v sorted with the columns of the basis."""
+
+import numpy as np
+
+import gradtx
+from tests.records import streams
+from tests.records.base import FALLING, RISING, RISING_B2, Array, Record, given, memory
+
+
+def renewed(a: Array, q: Array, order: Array) -> Array:
+    """One step of orthogonal iteration, with the columns in this order."""
+    return np.linalg.qr(a @ np.take_along_axis(q, order[..., None, :], -1))[0]
+
+
+def matrix(s, g, k, t, *, b1, b2, eps, shampoo_beta, precondition_frequency, max_precond_dim, first_step, kl) -> Array:
+    """Vyas et al. 2024, algorithm 3 and the authors' code; `use` as Track 3's SOAP-H. kl: Lin et al. 2025."""
+    b = b2 if shampoo_beta is None else shampoo_beta
+    sides = {"L": ("...ik,...jk->...ij", -2), "R": ("...ki,...kj->...ij", -1)}
+    sides = {name: value for name, value in sides.items() if g.shape[value[1]] <= max_precond_dim}
+
+    def turned(x, back=False):
+        for name, into in (("L", "...ji,...jk->...ik"), ("R", "...ij,...jk->...ik")):
+            if name in sides:
+                q = s[f"Q{name}"].swapaxes(-1, -2) if back else s[f"Q{name}"]
+                x = np.einsum(into, q, x) if name == "L" else np.einsum(into, x, q)
+        return x
+
+    def observe():
+        seen = {}
+        for name, (one, _) in sides.items():
+            x, other = g, "R" if name == "L" else "L"
+            if kl and t > 1:
+                if other in sides:
+                    q = s[f"Q{other}"] / np.sqrt(np.maximum(s[f"values {other}"], 1e-8))[..., None, :]
+                    x = g @ q if other == "R" else q.swapaxes(-1, -2) @ g
+            seen[name] = np.einsum(one, x, x) / (g.shape[-1 if name == "L" else -2] if kl else 1)
+        for name in sides:
+            s[name] = b * s.get(name, 0.0) + (1 - b) * seen[name]
+
+    def refresh():
+        for name, (_, axis) in sides.items():
+            if f"Q{name}" not in s:
+                s[f"Q{name}"] = np.linalg.eigh(s[name])[1][..., ::-1]
+            else:
+                q = s[f"Q{name}"]
+                order = np.argsort(-np.einsum("...ij,...ik,...kj->...j", q, s[name], q), axis=-1)
+                s["v"] = np.take_along_axis(s["v"], order[..., :, None] if axis == -2 else order[..., None, :], axis)
+                s[f"Q{name}"] = renewed(s[name], q, order)
+            q = s[f"Q{name}"]
+            s[f"values {name}"] = np.einsum("...ij,...ik,...kj->...j", q, s[name], q)
+
+    due = (t - 1) % precondition_frequency == 0
+    if first_step == "use" and t == 1:
+        observe()
+    if first_step == "use" and due:
+        refresh()
+    u = np.zeros_like(g)
+    if k:
+        s["m"] = b1 * s.get("m", 0.0) + (1 - b1) * g
+        s["v"] = b2 * s.get("v", 0.0) + (1 - b2) * turned(g) ** 2
+        u = turned(turned(s["m"]) / (np.sqrt(s["v"]) + eps), back=True)
+    if first_step == "skip" or t > 1:
+        observe()
+    if first_step == "skip" and due:
+        refresh()
+    return u
+
+
+def vector(s, g, k, *, b1, b2, eps) -> Array:
+    """Adam, without the corrections."""
+    if not k:
+        return np.zeros_like(g)
+    s["m"] = b1 * s.get("m", 0.0) + (1 - b1) * g
+    s["v"] = b2 * s.get("v", 0.0) + (1 - b2) * g**2
+    return s["m"] / (np.sqrt(s["v"]) + eps)
+
+
+def soap(
+    s,
+    g,
+    t,
+    w,
+    *,
+    learning_rate=None,
+    b1=0.95,
+    b2=0.95,
+    eps=1e-8,
+    weight_decay=0.01,
+    shampoo_beta=None,
+    precondition_frequency=10,
+    max_precond_dim=10000,
+    correct_bias=True,
+    first_step="skip",
+    kl=False,
+) -> Array:
+    """The direction, and with a learning rate the step; `w - lr λ w` follows the step."""
+    k = t - 1 if first_step == "skip" else t
+    parts, adam = streams.split(g)["dense"], {"b1": b1, "b2": b2, "eps": eps}
+    options = {"precondition_frequency": precondition_frequency, "max_precond_dim": max_precond_dim}
+    options |= {"shampoo_beta": shampoo_beta, "first_step": first_step, "kl": kl}
+    made = {"kernel": matrix(memory(s, "matrix"), parts["kernel"], k, t, **adam, **options), "bias": parts["bias"]}
+    if learning_rate is not None:
+        made["bias"] = vector(memory(s, "vector"), parts["bias"], k, **adam)
+    if k and correct_bias:
+        correction = np.sqrt(given(memory(s, "2"), b2)) / given(memory(s, "1"), b1)
+        made["kernel"] = made["kernel"] * correction
+        made["bias"] = made["bias"] * (correction if learning_rate is not None else 1)
+    u = streams.flatten({"dense": made}, g.ndim - 1)
+    if learning_rate is None:
+        return u
+    rates = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+    return decay_afterwards({}, -learning_rate * u, t, w, **rates, skip_first=first_step == "skip")
+
+
+def decay_afterwards(s, g, t, w, *, learning_rate, weight_decay, skip_first=False) -> Array:
+    """w <- w + u, then w <- w - lr λ w."""
+    return g if skip_first and t == 1 else g - learning_rate * weight_decay * (w + g)
+
+
+MIXED = 0.5
+"""The share that can be compared: a basis mixes elements of very different sizes, whose small ones get rounded."""
+
+EIGENBASIS = [
+    Record(
+        "decay_afterwards",
+        decay_afterwards,
+        {"learning_rate": 0.1, "weight_decay": 0.01},
+        {"learning_rate": FALLING, "weight_decay": 0.5, "skip_first": True},
+    ),
+    Record(
+        "in_eigenbasis",
+        None,
+        {"inner": gradtx.scale_by_rms(), "every": 2},
+        {"inner": gradtx.scale_by_momentum(), "every": 2, "refresh": "after", "kl": True},
+        matrices=True,
+    ),
+    Record(
+        "scale_by_soap",
+        soap,
+        {"eps": 1.0},
+        {"b1": RISING, "b2": 0.8, "eps": 1.0, "shampoo_beta": RISING_B2, "first_step": "use", "max_precond_dim": 5},
+        {"eps": 100.0, "precondition_frequency": 7, "first_step": "use", "kl": True},
+        at_least={0: MIXED, 1: MIXED, 2: MIXED},
+        laws=[{"precondition_frequency": 3, "normalize_grads": True}],
+        matrices=True,
+    ),
+    Record(
+        "soap",
+        soap,
+        {"learning_rate": 0.1},
+        {
+            "learning_rate": FALLING,
+            "b1": RISING,
+            "b2": 0.9,
+            "eps": 1.0,
+            "weight_decay": 0.1,
+            "precondition_frequency": 1,
+            "correct_bias": False,
+            "first_step": "use",
+        },
+        {"learning_rate": 0.1, "eps": 100.0, "shampoo_beta": 0.99, "kl": True, "precondition_frequency": 5},
+        at_least={0: MIXED, 1: MIXED, 2: 0.25},
+    ),
+]
