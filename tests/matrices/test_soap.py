@@ -96,9 +96,9 @@ def test_turned_gradients_make_turned_steps(x64):
     own = state["in_eigenbasis"]
     turned = own | {"left": turn @ own["left"] @ turn.T, "left_basis": turn @ own["left_basis"]}
     other = {**state, "in_eigenbasis": turned}
-    for g in (g**2, g[::-1], g):
-        u, state = tx.update(g, state)
-        v, other = tx.update(turn @ g, other)
+    for later in (g**2, g[::-1], g):
+        u, state = tx.update(later, state)
+        v, other = tx.update(turn @ later, other)
         np.testing.assert_allclose(turn @ u, v, rtol=1e-8, atol=1e-8)
 
 

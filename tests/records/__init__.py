@@ -11,7 +11,8 @@
 - `parts`: what methods are made of; `relatives`: Adam's relatives, Rprop, Adafactor. `effects`: clipping, decay, what
   goes by layers. `methods`, `layerwise`, `orthogonal`: the named methods. `wrappers`: what goes around a method.
   `schedules`: learning rates.
-- `eigenbasis`: what sees a turned gradient. `low_rank`: what sees a projected gradient. `radius`: steps measured by the length of a matrix.
+- `eigenbasis`: what sees a turned gradient. `low_rank`: what sees a projected one. `radius`: steps measured by the
+  length of a matrix.
 - `base`: what a record is, the frameworks' calls, and what a transcription needs. `streams`: the gradients, and how two
   answers are compared.
 

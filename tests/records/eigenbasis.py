@@ -29,10 +29,9 @@ def matrix(s, g, k, t, *, b1, b2, eps, shampoo_beta, precondition_frequency, max
         seen = {}
         for name, (one, _) in sides.items():
             x, other = g, "R" if name == "L" else "L"
-            if kl and t > 1:
-                if other in sides:
-                    q = s[f"Q{other}"] / np.sqrt(np.maximum(s[f"values {other}"], 1e-8))[..., None, :]
-                    x = g @ q if other == "R" else q.swapaxes(-1, -2) @ g
+            if kl and t > 1 and other in sides:
+                q = s[f"Q{other}"] / np.sqrt(np.maximum(s[f"values {other}"], 1e-8))[..., None, :]
+                x = g @ q if other == "R" else q.swapaxes(-1, -2) @ g
             seen[name] = np.einsum(one, x, x) / (g.shape[-1 if name == "L" else -2] if kl else 1)
         for name in sides:
             s[name] = b * s.get(name, 0.0) + (1 - b) * seen[name]
@@ -130,7 +129,7 @@ EIGENBASIS = [
     Record(
         "in_eigenbasis",
         None,
-        {"inner": gradtx.scale_by_rms(), "every": 2},
+        {"inner": gradtx.scale_by_momentum(), "every": 2},
         {"inner": gradtx.scale_by_momentum(), "every": 2, "refresh": "after", "kl": True},
         matrices=True,
     ),

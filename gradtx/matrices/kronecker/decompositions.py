@@ -22,7 +22,7 @@ def eigenbasis(a: Array, basis: Array) -> tuple[Array, Array]:
     """
     a, usable = _normalized(a)
     vectors = jnp.linalg.eigh(a)[1]
-    return _kept(vectors, basis, usable)
+    return kept(vectors, basis, usable)
 
 
 def power_step(a: Array, basis: Array) -> tuple[Array, Array]:
@@ -40,7 +40,7 @@ def power_step(a: Array, basis: Array) -> tuple[Array, Array]:
     powers = product(a, basis)
     order = jnp.argsort(-jnp.sum(basis * powers, axis=-2))
     sorted_basis = jnp.linalg.qr(powers[..., order])[0]
-    return _kept(jnp.zeros_like(basis).at[..., order].set(sorted_basis), basis, usable)
+    return kept(jnp.zeros_like(basis).at[..., order].set(sorted_basis), basis, usable)
 
 
 def rayleigh(a: Array, basis: Array) -> Array:
@@ -62,7 +62,7 @@ def _normalized(a: Array) -> tuple[Array, Array]:
     return jnp.where(usable, scaled, jnp.eye(a.shape[-1], dtype=a.dtype)), usable
 
 
-def _kept(new: Array, old: Any, usable: Array) -> tuple[Array, Array]:
-    """The new basis if it is finite, else the old one; and whether it is not."""
+def kept(new: Array, old: Any, usable: Any = True) -> tuple[Array, Array]:
+    """What is new if it is finite, else the old one; and whether it is not."""
     fine = usable & jnp.isfinite(new).all()
     return jnp.where(fine, new, old), ~fine

@@ -7,7 +7,8 @@ turned to the new basis, those of squares stay.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -23,12 +24,11 @@ from gradtx.core.fields import Field, Length
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform
 from gradtx.core.views import View, through
-from gradtx.matrices.kronecker.decompositions import eigenbasis, gram, power_step, rayleigh
+from gradtx.matrices.kronecker.decompositions import eigenbasis, gram, kept, power_step, rayleigh
 from gradtx.matrices.kronecker.roots import product, transposed
 
 PyTree = Any
 State = dict[str, Any]
-Pair = tuple[Any, Any]
 
 
 @transform
@@ -42,7 +42,7 @@ def skip_first_step(inner: Transform) -> Rule:
     Args:
       inner: any transform. It runs at the first step too, and its result is discarded.
 
-    State: `{"skip_first_step": {"count", "inner": inner's state}}`.
+    State: `{"skip_first_step": {"count", "inner": inner's state}}`. Errors: those of inner.
 
     >>> import gradtx
     >>> tx = gradtx.skip_first_step(gradtx.scale(2.0))
@@ -113,43 +113,13 @@ def in_eigenbasis(
     [[0.5 0.5]
      [0.5 0.5]]
     """
-    starts = refresh == "before"
-
-    def rotated(size: int) -> bool:
-        return size <= max_precond_dim
-
-    def square(axis: int, start: float, exact: str) -> Field:
-        def axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-            return (axis, axis) if rotated(shape[axis]) else (Length(1), Length(1))
-
-        return Field(start, axes=axes, exact=exact, diagonal=True)
-
-    def values(axis: int) -> Field:
-        def axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-            return (axis,) if rotated(shape[axis]) else (Length(1),)
-
-        return Field(1.0, axes=axes, real=True, nonnegative=True, exact="it divides")
-
-    def turned(x: Array, left: Array, right: Array) -> Array:
-        """`leftᵀ x right`, where a side of one number is not turned."""
-        x = product(transposed(left), x) if rotated(x.shape[0]) else x
-        return product(x, right) if rotated(x.shape[1]) else x
+    sides, starts = Sides(decay, max_precond_dim, kl, eps), refresh == "before"
 
     def down(x: Array, *, left_basis: Array, right_basis: Array) -> Array:
-        return turned(x, left_basis, right_basis)
+        return sides.turned(x, (left_basis, right_basis))
 
     def up(x: Array, *, left_basis: Array, right_basis: Array) -> Array:
-        return turned(x, transposed(left_basis), transposed(right_basis))
-
-    def seen(g: Array, axis: int, count: Array, bases: Pair, values: Pair) -> Array:
-        """What the average of a side gets: `g gᵀ`; with kl `g R⁻¹ gᵀ / n`, where at the first step R = I."""
-        if not kl:
-            return gram(g, axis)
-        other = 1 - axis
-        if rotated(g.shape[other]):
-            g = product(transposed(bases[0]), g) if axis else product(g, bases[1])
-        roots = jnp.where(count == 1, 1, jnp.sqrt(jnp.maximum(values[other], eps)))
-        return gram(g / (roots[:, None] if axis else roots[None, :]), axis) / g.shape[other]
+        return sides.turned(x, (transposed(left_basis), transposed(right_basis)))
 
     def observe(
         g: Array,
@@ -162,15 +132,10 @@ def in_eigenbasis(
         failures: Array,
         left_values: Any = None,
         right_values: Any = None,
-    ) -> dict[str, Array]:
+    ) -> State:
         bases, values = (left_basis, right_basis), (left_values, right_values)
-        kept, failed = [left, right], jnp.zeros((), bool)
-        for axis, old in enumerate(kept):
-            if rotated(g.shape[axis]):
-                new = average(old, seen(g, axis, count, bases, values), decay)
-                fine = jnp.isfinite(new).all()
-                kept[axis], failed = jnp.where(fine, new, old), failed | ~fine
-        return {"left": kept[0], "right": kept[1], "failures": failures + failed}
+        new, failed = sides.averages(g, count, (left, right), bases, values)
+        return {"left": new[0], "right": new[1], "failures": failures + failed}
 
     def renew(
         g: Array,
@@ -183,48 +148,89 @@ def in_eigenbasis(
         failures: Array,
         left_values: Any = None,
         right_values: Any = None,
-    ) -> dict[str, Array]:
-        averages, bases, values = [left, right], [left_basis, right_basis], [left_values, right_values]
-        sides = [axis for axis in (0, 1) if rotated(g.shape[axis])]
+    ) -> State:
+        both, bases, values = (left, right), (left_basis, right_basis), (left_values, right_values)
         if starts:  # at the first step the averages are zero
-            for i in sides:
-                first = average(averages[i], seen(g, i, count, bases, values), decay)
-                averages[i] = jnp.where(count == 1, first, averages[i])
-
-        def renewed(by: Callable[[Array, Array], tuple[Array, Array]]) -> list[tuple[Array, Array]]:
-            return [by(averages[i], bases[i]) for i in sides]
-
-        made = numerics.branch(count == 1, lambda: renewed(eigenbasis), lambda: renewed(power_step))
-        for i, (basis, failed) in zip(sides, made, strict=True):
-            bases[i], failures = basis, failures + failed
-            if kl:
-                values[i] = jnp.where(failed, values[i], rayleigh(averages[i], basis))
-        new = {"left_basis": bases[0], "right_basis": bases[1], "failures": failures}
+            first, _ = sides.averages(g, count, both, bases, values)
+            both = [jnp.where(count == 1, new, old) for new, old in zip(first, both, strict=True)]
+        bases, values, failed = sides.renewed(g, count, both, bases, values)
+        new = {"left_basis": bases[0], "right_basis": bases[1], "failures": failures + failed}
         return new | ({"left_values": values[0], "right_values": values[1]} if kl else {})
 
-    def move(x: Array, field: Field, old: dict[str, Array], new: dict[str, Array]) -> Array:
-        if field.nonnegative:
-            return x
+    def move(x: Array, field: Field, old: State, new: State) -> Array:
         turns = [product(transposed(old[name]), new[name]) for name in ("left_basis", "right_basis")]
-        return turned(x, *turns)
+        return x if field.nonnegative else sides.turned(x, turns)
 
-    whole, orthonormal = "a rounded Gram matrix may have negative eigenvalues", "a rounded basis is not orthonormal"
-    kept = {"left_values": values(0), "right_values": values(1)} if kl else {}
-    view = View(
-        down,
-        up,
-        observe,
-        renew,
-        every=every,
-        before=starts,
-        move=move,
-        reach="matrix",
-        form=fields.like(),
-        left=square(0, 0.0, whole),
-        right=square(1, 0.0, whole),
-        left_basis=square(0, 1.0, orthonormal),
-        right_basis=square(1, 1.0, orthonormal),
-        failures=fields.integer(),
-        **kept,
-    )
+    view = View(down, up, observe, renew, every=every, before=starts, move=move, reach="matrix", **sides.fields())
     return dataclasses.replace(through(view, inner), traits=("leaves", "real"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sides:
+    """The rows and the columns of matrices: which of them are turned, and their averages and bases, in this order."""
+
+    decay: Any
+    longest: int
+    kl: bool
+    eps: Any
+
+    def fields(self) -> dict[str, Any]:
+        """The form that a view shows, and its fields."""
+        whole, orthonormal = "a rounded Gram matrix may have negative eigenvalues", "a rounded basis is not orthonormal"
+        made: dict[str, Any] = {"form": fields.like(), "failures": fields.integer()}
+        for axis, side in enumerate(("left", "right")):
+            square, row = (functools.partial(self._axes, axis, number) for number in (2, 1))
+            made[side] = Field(0.0, axes=square, exact=whole, diagonal=True)
+            made[f"{side}_basis"] = Field(1.0, axes=square, exact=orthonormal, diagonal=True)
+            if self.kl:
+                made[f"{side}_values"] = Field(1.0, axes=row, real=True, nonnegative=True, exact="it divides")
+        return made
+
+    def _axes(self, axis: int, number: int, shape: tuple[int, ...]) -> tuple[Any, ...]:
+        return (axis if shape[axis] <= self.longest else Length(1),) * number
+
+    def of(self, x: Array) -> list[int]:
+        """The sides of a matrix that are turned: 0 for its rows, 1 for its columns."""
+        return [axis for axis in (0, 1) if x.shape[axis] <= self.longest]
+
+    def turned(self, x: Array, by: Sequence[Array]) -> Array:
+        """`Pᵀ x Q`."""
+        x = product(transposed(by[0]), x) if 0 in self.of(x) else x
+        return product(x, by[1]) if 1 in self.of(x) else x
+
+    def averages(
+        self, g: Array, count: Array, old: Sequence[Array], bases: Sequence[Array], values: Sequence[Any]
+    ) -> tuple[list[Array], Array]:
+        """The averages after one more gradient, and whether one is not finite; then the old one is kept."""
+        made, failed = list(old), jnp.zeros((), bool)
+        for axis in self.of(g):
+            new = average(old[axis], self._seen(g, axis, count, bases, values), self.decay)
+            made[axis], bad = kept(new, old[axis])
+            failed |= bad
+        return made, failed
+
+    def _seen(self, g: Array, axis: int, count: Array, bases: Sequence[Array], values: Sequence[Any]) -> Array:
+        """What the average of a side gets: `g gᵀ`; with kl `g R⁻¹ gᵀ / n`, where at the first step R = I."""
+        if not self.kl:
+            return gram(g, axis)
+        other = 1 - axis
+        if other in self.of(g):
+            g = product(transposed(bases[0]), g) if axis else product(g, bases[1])
+        roots = jnp.where(count == 1, 1, jnp.sqrt(jnp.maximum(values[other], self.eps)))
+        return gram(g / (roots[:, None] if axis else roots[None, :]), axis) / g.shape[other]
+
+    def renewed(
+        self, g: Array, count: Array, averages: Sequence[Array], bases: Sequence[Array], values: Sequence[Any]
+    ) -> tuple[list[Array], list[Any], Array]:
+        """The bases, their eigenvalues if the averages need them, and how many were not finite and are the old ones."""
+
+        def by(step: Callable[[Array, Array], tuple[Array, Array]]) -> list[tuple[Array, Array]]:
+            return [step(averages[axis], bases[axis]) for axis in self.of(g)]
+
+        made = numerics.branch(count == 1, lambda: by(eigenbasis), lambda: by(power_step))
+        new_bases, new_values, failures = list(bases), list(values), jnp.zeros((), int)
+        for axis, (basis, failed) in zip(self.of(g), made, strict=True):
+            new_bases[axis], failures = basis, failures + failed
+            if self.kl:
+                new_values[axis] = jnp.where(failed, values[axis], rayleigh(averages[axis], basis))
+        return new_bases, new_values, failures

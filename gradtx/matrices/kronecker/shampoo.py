@@ -6,8 +6,9 @@ After one step this is the polar factor of g, which Muon computes without state:
 is the same with the diagonals of L and R, and the exponents of a vector.
 """
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,8 +21,8 @@ from gradtx.core.elementary import transform
 from gradtx.core.fields import Field, Length
 from gradtx.core.formula import per_matrix
 from gradtx.core.rule import Rule
-from gradtx.matrices.kronecker.decompositions import gram
-from gradtx.matrices.kronecker.roots import inverse_root, product, transposed
+from gradtx.matrices.kronecker.decompositions import gram, kept
+from gradtx.matrices.kronecker.roots import inverse_root, product
 from gradtx.momentum import Step
 
 
@@ -82,22 +83,12 @@ def scale_by_shampoo(
     if kl and exponent is not None:
         raise ValueError("gradtx.scale_by_shampoo: exponent is given; with kl it is 1/2. Leave it out, or kl.")
     start = precondition_frequency if start_preconditioning_step is None else start_preconditioning_step
+    sides = functools.partial(_sides, max_preconditioner_dim)
 
-    def sides(shape: tuple[int, ...]) -> tuple[bool, bool]:
-        """Whether rows and columns have a factor."""
-        short = [size <= (max_preconditioner_dim or size) for size in shape]
-        return shape[0] > 1 and short[0], (shape[1] > 1 or shape[0] == 1) and short[1]
-
-    def statistics(g: Array, left: Array, right: Array, left_root: Array, right_root: Array) -> tuple[Array, Array]:
-        weight = jnp.where(b2 == 1, 1, 1 - b2)
-        rows, columns = sides(g.shape)
-        of_rows = of_columns = g
-        if kl:
-            of_rows = (product(g, right_root) if columns else g) / math.sqrt(g.shape[1])
-            of_columns = (product(left_root, g) if rows else g) / math.sqrt(g.shape[0])
-        left = b2 * left + weight * gram(of_rows, 0) if rows else left
-        right = b2 * right + weight * gram(of_columns, 1) if columns else right
-        return left, right
+    def averages(g: Array, old: Sequence[Array], roots: Sequence[Array]) -> list[Array]:
+        weight, there = jnp.where(b2 == 1, 1, 1 - b2), sides(g.shape)
+        seen = _squares(g, roots, there) if kl else (gram(g, 0), gram(g, 1))
+        return [b2 * a + weight * x if use else a for a, x, use in zip(old, seen, there, strict=True)]
 
     def once(*, count: Array, weights: Weights) -> dict[str, Any]:
         weights = weights_after(weights, b2)
@@ -117,26 +108,25 @@ def scale_by_shampoo(
         correction: Array,
     ) -> dict[str, Array]:
         p = 0.5 / (1 if kl else max(1, sum(sides(u.shape)))) if exponent is None else exponent
-        news = statistics(observed, left, right, left_root, right_root)
         roots, failed = [left_root, right_root], jnp.zeros((), bool)
+        news = averages(observed, (left, right), roots)
         for i, there in enumerate(sides(u.shape)):
             if there:
                 root = inverse_root(correction * news[i] if debias else news[i], p, eps)
-                finite = jnp.isfinite(root).all()
-                roots[i], failed = jnp.where(finite, root, roots[i]), failed | ~finite
+                roots[i], bad = kept(root, roots[i])
+                failed |= bad
         new = {"left_root": roots[0], "right_root": roots[1], "failures": failures + failed}
         return new | ({"left": news[0], "right": news[1]} if kl else {})
 
     def update(
         u: Array, *, observed: Array, due: Array, left: Array, right: Array, left_root: Array, right_root: Array
     ) -> Step:
-        news = statistics(observed, left, right, left_root, right_root)
-        if kl:  # a refresh has renewed the averages too, with the roots that it found
+        news = averages(observed, (left, right), (left_root, right_root))
+        if kl:  # a refresh has renewed the averages too, with the roots of the step before
             news = [jnp.where(due, old, new) for old, new in zip((left, right), news, strict=True)]
-        left, right = news
         rows, columns = sides(u.shape)
         u = product(left_root, u) if rows else u
-        return product(u, right_root) if columns else u, {"left": left, "right": right}
+        return product(u, right_root) if columns else u, {"left": news[0], "right": news[1]}
 
     return per_matrix(
         update,
@@ -151,6 +141,19 @@ def scale_by_shampoo(
         failures=fields.integer(),
         weights=fields.weights(),
     )
+
+
+def _sides(longest: int | None, shape: tuple[int, ...]) -> tuple[bool, bool]:
+    """Whether rows and columns have a factor."""
+    short = [size <= (longest or size) for size in shape]
+    return shape[0] > 1 and short[0], (shape[1] > 1 or shape[0] == 1) and short[1]
+
+
+def _squares(g: Array, roots: Sequence[Array], there: Sequence[bool]) -> tuple[Array, Array]:
+    """What KL-Shampoo's averages get: `g Q² gᵀ / n` and `gᵀ P² g / m`; a side without a factor has no root."""
+    of_rows = product(g, roots[1]) if there[1] else g
+    of_columns = product(roots[0], g) if there[0] else g
+    return gram(of_rows / math.sqrt(g.shape[1]), 0), gram(of_columns / math.sqrt(g.shape[0]), 1)
 
 
 def _factor(axis: int, sides: Callable[[tuple[int, ...]], tuple[bool, bool]], start: float) -> Field:
