@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from gradtx.averages import Weights, total, weights_after
@@ -110,11 +111,9 @@ def scale_by_shampoo(
         p = 0.5 / (1 if kl else max(1, sum(sides(u.shape)))) if exponent is None else exponent
         roots, failed = [left_root, right_root], jnp.zeros((), bool)
         news = averages(observed, (left, right), roots)
-        for i, there in enumerate(sides(u.shape)):
-            if there:
-                root = inverse_root(correction * news[i] if debias else news[i], p, eps)
-                roots[i], bad = kept(root, roots[i])
-                failed |= bad
+        for i in np.flatnonzero(sides(u.shape)):
+            roots[i], bad = kept(inverse_root(correction * news[i] if debias else news[i], p, eps), roots[i])
+            failed |= bad
         new = {"left_root": roots[0], "right_root": roots[1], "failures": failures + failed}
         return new | ({"left": news[0], "right": news[1]} if kl else {})
 
@@ -126,7 +125,8 @@ def scale_by_shampoo(
             news = [jnp.where(due, old, new) for old, new in zip((left, right), news, strict=True)]
         rows, columns = sides(u.shape)
         u = product(left_root, u) if rows else u
-        return product(u, right_root) if columns else u, {"left": news[0], "right": news[1]}
+        u = product(u, right_root) if columns else u
+        return u, {"left": news[0], "right": news[1]}
 
     return per_matrix(
         update,
