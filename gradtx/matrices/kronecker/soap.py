@@ -1,0 +1,76 @@
+"""SOAP's direction: Adam in the eigenbasis of the gradients' Gram matrices, or in that of KL-Shampoo's averages."""
+
+from typing import Any, Literal
+
+from gradtx.adaptive import scale_by_rms
+from gradtx.core.annotations import NonNegative, PositiveInt, Unit
+from gradtx.core.elementary import transform
+from gradtx.core.transform import Transform
+from gradtx.matrices.kronecker.eigenbasis import in_eigenbasis, skip_first_step
+from gradtx.matrices.low_rank import scale_by_bias_correction
+from gradtx.matrices.orthogonal import scale_by_lmo
+from gradtx.momentum import scale_by_momentum
+
+FirstStep = Literal["skip", "use"]
+
+
+@transform
+def scale_by_soap(
+    b1: Unit = 0.95,
+    b2: Unit = 0.95,
+    eps: NonNegative = 1e-8,
+    *,
+    shampoo_beta: Unit | None = None,
+    precondition_frequency: PositiveInt = 10,
+    max_precond_dim: PositiveInt = 10000,
+    normalize_grads: bool = False,
+    correct_bias: bool = True,
+    first_step: FirstStep = "skip",
+    kl: bool = False,
+) -> Transform:
+    """SOAP's direction for matrices: Adam in the eigenbasis of the averages of `g gᵀ` and `gᵀ g`.
+
+        u = P (m sqrt(1 - b2^k) / ((1 - b1^k) (sqrt(v) + eps))) Qᵀ,   m and v the averages of Pᵀ g Q and its square
+
+    with P and Q as `in_eigenbasis` finds them, and k the number of steps made.
+
+    Source: Vyas et al. 2024 (arXiv 2409.11321), algorithm 3, as the authors' code (commit a1e5535). There m is an
+    average of g that is turned at each step; it is the same average in the basis, turned when the basis is renewed.
+
+    Args:
+      b1, b2: decays in [0, 1), numbers or schedules.
+      eps: >= 0, not corrected for bias (eps-hat). [gradient]
+      shampoo_beta: the decay of the averages of `g gᵀ` and `gᵀ g`; None for b2.
+      precondition_frequency, max_precond_dim, kl: see `in_eigenbasis`, where the first is called every.
+      normalize_grads: divide u, before the correction of bias, by its root mean square.
+      correct_bias: False uses m and v as they are.
+      first_step: "skip": the first gradient only finds the basis (the authors' code); "use": it makes a step.
+
+    Runs on matrices that are not square differ between backends: see `in_eigenbasis`.
+
+    State: for an m x n matrix `mu` and `nu`, 8 bytes per parameter, and 8 (m² + n²) bytes of `in_eigenbasis`.
+
+    Errors: as `in_eigenbasis`.
+
+    >>> import gradtx
+    >>> gradtx.scale_by_soap(first_step="use").expand()
+    in_eigenbasis(inner=scale_by_momentum(decay=0.95) + scale_by_rms(decay=0.95, eps=1e-08, eps_hat=True), decay=0.95)
+    """
+    direction = adam_direction(b1, b2, eps, correct_bias, normalize_grads)
+    return in_eigenbasis(
+        skip_first_step(direction) if first_step == "skip" else direction,
+        b2 if shampoo_beta is None else shampoo_beta,
+        precondition_frequency,
+        refresh="after" if first_step == "skip" else "before",
+        max_precond_dim=max_precond_dim,
+        kl=kl,
+    )
+
+
+def adam_direction(b1: Any, b2: Any, eps: Any, correct_bias: bool, normalize: bool) -> Transform:
+    """Adam's direction with eps-hat; without correction both averages as they are."""
+    if normalize:
+        size_one = adam_direction(b1, b2, eps, correct_bias=False, normalize=False) >> scale_by_lmo("rms", eps=1e-30)
+        return size_one >> scale_by_bias_correction(b1, b2) if correct_bias else size_one
+    momentum = scale_by_momentum(b1, form="debiased" if correct_bias else "average")
+    return momentum + scale_by_rms(b2, eps, debias=correct_bias, eps_hat=correct_bias)
