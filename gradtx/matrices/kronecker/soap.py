@@ -53,8 +53,8 @@ def scale_by_soap(
     Errors: as `in_eigenbasis`.
 
     >>> import gradtx
-    >>> gradtx.scale_by_soap(first_step="use").expand()
-    in_eigenbasis(inner=scale_by_momentum(decay=0.95) + scale_by_rms(decay=0.95, eps=1e-08, eps_hat=True), decay=0.95)
+    >>> gradtx.scale_by_soap(first_step="use").expand().inner
+    scale_by_momentum(decay=0.95) + scale_by_rms(decay=0.95, eps=1e-08, eps_hat=True)
     """
     direction = adam_direction(b1, b2, eps, correct_bias, normalize_grads)
     return in_eigenbasis(
