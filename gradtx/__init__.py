@@ -125,6 +125,7 @@ from gradtx.matrices.kronecker.eigenbasis import in_eigenbasis as in_eigenbasis
 from gradtx.matrices.kronecker.eigenbasis import skip_first_step as skip_first_step
 from gradtx.matrices.kronecker.kron import scale_by_kron as scale_by_kron
 from gradtx.matrices.kronecker.shampoo import scale_by_shampoo as scale_by_shampoo
+from gradtx.matrices.kronecker.soap import scale_by_kl_shampoo as scale_by_kl_shampoo
 from gradtx.matrices.kronecker.soap import scale_by_soap as scale_by_soap
 from gradtx.matrices.radius import brake_radius as brake_radius
 from gradtx.matrices.radius import floor_updates as floor_updates
@@ -178,6 +179,7 @@ from gradtx.optimizers.orthogonal_family import scion as scion
 from gradtx.optimizers.low_rank_family import apollo as apollo
 from gradtx.optimizers.low_rank_family import apollo_mini as apollo_mini
 from gradtx.optimizers.low_rank_family import galore as galore
+from gradtx.optimizers.preconditioned_family import kl_shampoo as kl_shampoo
 from gradtx.optimizers.preconditioned_family import kron as kron
 from gradtx.optimizers.preconditioned_family import shampoo as shampoo
 from gradtx.optimizers.preconditioned_family import soap as soap

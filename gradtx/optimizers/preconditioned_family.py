@@ -17,7 +17,7 @@ from gradtx.matrices.kronecker.blocks import in_blocks
 from gradtx.matrices.kronecker.eigenbasis import skip_first_step
 from gradtx.matrices.kronecker.kron import scale_by_kron
 from gradtx.matrices.kronecker.shampoo import scale_by_shampoo
-from gradtx.matrices.kronecker.soap import FirstStep, adam_direction, scale_by_soap
+from gradtx.matrices.kronecker.soap import FirstStep, adam_direction, scale_by_kl_shampoo, scale_by_soap
 from gradtx.momentum import scale_by_momentum
 
 
@@ -36,7 +36,6 @@ def shampoo(
     max_preconditioner_dim: PositiveInt = 1024,
     exponent: NonNegative | None = None,
     debias: bool = True,
-    kl: bool = False,
     dimension_numbers: Any = None,
 ) -> Transform:
     """Shampoo: momentum times inverse roots of the averages of `g gᵀ` and `gᵀ g`, with the size of another method.
@@ -52,7 +51,7 @@ def shampoo(
     Args:
       learning_rate: >= 0, a number or a schedule. [params per step]
       b1: the decay of the momentum in [0, 1), a number or a schedule.
-      b2, eps, exponent, debias, kl: see `scale_by_shampoo`. debias is also that of the momentum.
+      b2, eps, exponent, debias: see `scale_by_shampoo`. debias is also that of the momentum.
       weight_decay, mask: λ >= 0, and which leaves decay; see `add_decayed_weights`.
       grafting: a transform whose update of the momentum gives the norm, for each block: `scale_by_rms(0.999)` for
         Adam's, `scale_by_rms(0.99, debias=False)` for RMSProp's, `scale_by_adagrad(0.0, 1e-10, eps_in_sqrt=False)`,
@@ -80,7 +79,6 @@ def shampoo(
         start_preconditioning_step=start_preconditioning_step,
         exponent=exponent,
         debias=debias,
-        kl=kl,
     )
     if grafting is not None:
         start = precondition_frequency if start_preconditioning_step is None else start_preconditioning_step
@@ -220,5 +218,58 @@ def soap(
     adam = adam_direction(b1, b2, eps, correct_bias, normalize_grads)
     other = skip_first_step(adam) if skip else adam
     direction = by_shape(matrix, other, dimension_numbers)
+    decay = decay_afterwards(learning_rate, weight_decay, skip_first=skip)
+    return direction >> scale_by_learning_rate(learning_rate) >> decay
+
+
+@transform
+def kl_shampoo(
+    learning_rate: NonNegative = 1e-4,
+    b1: Unit = 0.9,
+    b2: Unit = 0.98,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.01,
+    *,
+    precondition_frequency: PositiveInt = 10,
+    max_precond_dim: PositiveInt = 10000,
+    first_step: FirstStep = "skip",
+    dimension_numbers: Any = None,
+) -> Transform:
+    """KL-Shampoo: whitened momentum, without a second moment; Adam for leaves that are no matrices.
+
+        w <- (w - lr u) (1 - lr λ),   u: see `scale_by_kl_shampoo`;   w_1 = w_0   (lr = learning_rate, λ = weight_decay)
+
+    Source: Lin et al. 2025 (arXiv 2509.03378); first step, decay and defaults as the authors' code
+    (yorkerlin/KL-Methods, commit a02e622), which has another optimizer for vectors.
+
+    Args:
+      learning_rate: >= 0, a number or a schedule. [params per step]
+      b1, b2, eps, precondition_frequency, max_precond_dim: see `scale_by_kl_shampoo`. b1, b2 and eps are Adam's too.
+      weight_decay: λ >= 0, a number or a schedule; the weights after the step decay.
+      first_step: "skip": the first gradient changes no weight, in any leaf; "use": it makes a step.
+      dimension_numbers: see `by_shape`.
+
+    Runs on matrices that are not square differ between backends: see `in_eigenbasis`.
+
+    State: that of `scale_by_kl_shampoo`; 8 bytes per parameter of other leaves. It needs the params.
+
+    Errors: ValueError for an argument outside its range, and from update without params; TypeError for complex
+    matrices.
+
+    >>> import gradtx
+    >>> [stage.name for stage in gradtx.kl_shampoo().expand().stages]
+    ['by_shape', 'scale_by_learning_rate', 'decay_afterwards']
+    """
+    skip = first_step == "skip"
+    matrix = scale_by_kl_shampoo(
+        b1,
+        b2,
+        eps,
+        precondition_frequency=precondition_frequency,
+        max_precond_dim=max_precond_dim,
+        first_step=first_step,
+    )
+    adam = adam_direction(b1, b2, eps, correct_bias=True, normalize=False)
+    direction = by_shape(matrix, skip_first_step(adam) if skip else adam, dimension_numbers)
     decay = decay_afterwards(learning_rate, weight_decay, skip_first=skip)
     return direction >> scale_by_learning_rate(learning_rate) >> decay
