@@ -100,7 +100,7 @@ def test_one_update_of_the_factors(case):
     start = tuple(map(jnp.asarray, values["start"]))
     rows = (jnp.ones(1),) if g.ndim == 1 else ()
     g, v = jnp.atleast_2d(g), jnp.atleast_2d(v)
-    new = kron.fitted((*rows, *start), g, v, 0.1)
+    new = jax.jit(kron.fitted)((*rows, *start), g, v, 0.1)
     new = (*rows, *new[len(rows) :])
     for own, theirs in zip(new[len(rows) :], values["updated"], strict=True):
         np.testing.assert_allclose(own, theirs, rtol=0, atol=1e-14)
@@ -117,7 +117,7 @@ def test_the_lower_bound_of_a_norm():
 @pytest.mark.parametrize("n", [1, 2, 5, 8, 13])
 def test_the_inverse_of_a_triangle(n):
     q = np.triu(problem.scattered((n, n), n)) + 2 * np.eye(n)
-    np.testing.assert_allclose(roots.inverse_of_triangle(jnp.asarray(q)), np.linalg.inv(q), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(jax.jit(roots.inverse_of_triangle)(q), np.linalg.inv(q), rtol=0, atol=1e-14)
 
 
 def test_the_first_step_of_shampoo_is_the_polar_factor():
@@ -157,35 +157,6 @@ def test_kron_whitens():
     eigenvalues = np.linalg.eigvals(covariance).real
     assert eigenvalues.min() > 0.6
     assert eigenvalues.max() < 1.6
-
-
-HARD = {
-    "zero": np.zeros((4, 3)),
-    "one row": problem.scattered((1, 5), 1),
-    "one column": problem.scattered((5, 1), 1),
-    "rank one": np.outer(problem.scattered((4,), 1), problem.scattered((3,), 2)),
-    "tiny": 1e-20 * problem.scattered((4, 3), 1),
-    "huge": 1e20 * problem.scattered((4, 3), 1),
-    "condition 1e12": problem.factor(4, 1e12, 1),
-    "scalar": np.array(0.3),
-    "vector": problem.scattered((5,), 1),
-    "kernel": problem.scattered((2, 2, 3, 4), 1),
-}
-METHODS = {
-    "shampoo": gradtx.shampoo(0.1),
-    "shampoo, graft": gradtx.shampoo(0.1, b2=0.9, grafting=gradtx.scale_by_rms(), precondition_frequency=2),
-    "kron": gradtx.kron(0.1),
-}
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("method", METHODS)
-def test_hard_gradients_give_finite_steps(method, dtype):
-    tx, g = METHODS[method], {name: jnp.asarray(x, dtype) for name, x in HARD.items()}
-    state, step = tx.init(g), jax.jit(tx.update)
-    for _ in range(4):
-        updates, state = step(g, state, g)
-        assert all(np.isfinite(np.asarray(u, np.float32)).all() for u in updates.values())
 
 
 def test_a_root_that_fails_keeps_the_previous_one_and_is_counted():
