@@ -37,6 +37,7 @@ METHODS = {
     "scion": functools.partial(gradtx.scion, **numbered),
     "shampoo": functools.partial(gradtx.shampoo, **factors),
     "soap": functools.partial(gradtx.soap, precondition_frequency=1, **numbered),
+    "kl_shampoo": functools.partial(gradtx.kl_shampoo, precondition_frequency=1, **numbered),
     "kron": functools.partial(gradtx.kron, **factors),
     "came": gradtx.came,
     "galore": functools.partial(gradtx.galore, rank=2, update_proj_gap=2, weight_dimension_numbers=last_two),
@@ -106,9 +107,7 @@ RATES = np.float32([0.1, 0.05])
 
 def around(method, rate):
     """One step for each two gradients; none for what is not finite; statistics in bfloat16; a group of its own."""
-    inner = method(rate)
-    stored = gradtx.stored(inner, "bfloat16", ("mu", "nu") if inner.name == "soap" else None)  # but for its bases
-    groups = gradtx.partition({"all": stored}, {"*": "all"})
+    groups = gradtx.partition({"all": gradtx.stored(method(rate), "bfloat16")}, {"*": "all"})
     return gradtx.accumulate(gradtx.skip_nonfinite(groups, 3), 2)
 
 

@@ -120,6 +120,11 @@ def test_the_inverse_of_a_triangle(n):
     np.testing.assert_allclose(jax.jit(roots.inverse_of_triangle)(q), np.linalg.inv(q), rtol=0, atol=1e-14)
 
 
+def test_a_side_of_two_has_a_triangular_factor():
+    state = gradtx.scale_by_kron().init(jnp.ones((2, 3)))
+    assert [gradtx.find(state, side).shape for side in ("left", "right")] == [(2, 2), (3, 3)]
+
+
 def test_the_first_step_of_shampoo_is_the_polar_factor():
     g = problem.factor(6, 10, 3)
     u, _, vt = np.linalg.svd(g)
