@@ -144,14 +144,3 @@ def test_a_batch_of_matrices_is_matrix_by_matrix(name):
     for layer in range(3):
         alone = stepped(tx, g[layer].T, w[layer].T).T - w[layer]
         np.testing.assert_allclose(updates[layer], alone, rtol=1e-12, atol=1e-14)
-
-
-@every_part
-def test_other_leaves_are_refused_by_name_and_the_params_are_needed(name):
-    tx = PARTS[name]
-    with pytest.raises(ValueError, match=r"matrix|matrices"):
-        tx.update(jnp.ones(3), tx.init(jnp.ones(3)), jnp.ones(3))
-    with pytest.raises(ValueError, match="params"):
-        tx.update(jnp.ones((2, 2)), tx.init(jnp.ones((2, 2))))
-    with pytest.raises(TypeError, match="complex"):
-        tx.init(jnp.ones((2, 2), jnp.complex64))
