@@ -164,25 +164,26 @@ def observers() -> str:
 
 
 def step_bytes() -> str:
-    """What each named method keeps and a step of it moves, in bytes per float32 parameter."""
+    """What each named method keeps and a step of it moves, in bytes per float32 parameter of a large matrix."""
     rows = []
     for factory in _methods():
         kept = _kept(_call(factory))
-        rows.append([_link(factory, "optimizers"), f"{kept:g}", f"{12 + 2 * kept:g}", _low(_call(factory))])
+        rows.append([_link(factory, "optimizers"), f"{kept:.3g}", f"{12 + 2 * kept:.3g}", _low(_call(factory))])
     head = ["method", "state", "a step reads and writes", 'state, `stored(tx, "bfloat16")`']
     return _table(head, rows)
 
 
 def _kept(tx: Any) -> float:
-    """Bytes of state per parameter; scalars do not count."""
-    size = 2**20
-    state = jax.eval_shape(tx.init, jax.ShapeDtypeStruct((size,), "float32"))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.size >= size) / size
+    """Bytes of state per parameter of a matrix; what has the length of a side or less does not count."""
+    length = 2**10
+    state = jax.eval_shape(tx.init, jax.ShapeDtypeStruct((length, length), "float32"))
+    leaves = [leaf for leaf in jax.tree.leaves(state) if leaf.size > length]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / length**2
 
 
 def _low(tx: Any) -> str:
     try:
-        return f"{_kept(gradtx.stored(tx, 'bfloat16')):g}"
+        return f"{_kept(gradtx.stored(tx, 'bfloat16')):.3g}"
     except ValueError:  # keeps nothing, or nothing that bfloat16 can hold
         return ""
 

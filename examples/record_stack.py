@@ -3,11 +3,9 @@
     python examples/record_stack.py
 
 The optimizer is that of github.com/KellerJordan/modded-nanogpt, records/track_3_optimization, for a GPT whose matrices
-are in blocks; here it trains a small network. Two things differ from the record:
-
-- its gate between the eigenbasis and plain momentum for the output projections of attention is left out (the record's
-  page says that it is not known to help), and so is giving back the norm, which the orthogonalization removes;
-- the eigenbasis is left out too: Adam's scaling stands in its place, in the line `whitened`.
+are in blocks; here it trains a small network. Left out are its gate between the eigenbasis and plain momentum for the
+output projections of attention, which the record's page says is not known to help; giving back the norm of a whitened
+update, which the orthogonalization removes; and that its first update is not whitened.
 """
 
 # %% Schedules and groups
@@ -51,15 +49,13 @@ GROUPS = {
 }
 
 # %% The record
-whitened = gradtx.scale_by_adam(0.0, 0.9, 1e-8)  # in_eigenbasis(scale_by_rms(0.9), 0.9, every=1) in the record
-
 # fmt: off
 record = gradtx.exponential_averaging(gradtx.partition({
     "embed": gradtx.adam(cooled(0.3, 1487), 0.8, 0.99, 1e-10),
     "head": gradtx.adam(cooled(1 / 320, 1487), 0.8, 0.99, 1e-10),
     "gains": adam(0.01, 0.99), "biases": adam(0.01, 0.997), "proj_bias": adam(0.01, 0.9965),
     "matrices": gradtx.scale_by_momentum(MOMENTUM, form="average", nesterov=True)
-        >> whitened
+        >> gradtx.in_eigenbasis(gradtx.scale_by_rms(0.9, debias=False), 0.9, every=1, refresh="after")
         >> gradtx.orthogonalize((2.0, -1.5, 0.5), 12, 1e-7, preconditioning="schatten", dtype="bfloat16")
         >> gradtx.scale_by_fans() >> gradtx.brake_radius(0.5) >> gradtx.floor_updates(0.3825)
         >> gradtx.pin_radius(cooled(0.0375, 514), weight_decay=0.025),

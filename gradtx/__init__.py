@@ -125,6 +125,8 @@ from gradtx.matrices.kronecker.eigenbasis import in_eigenbasis as in_eigenbasis
 from gradtx.matrices.kronecker.eigenbasis import skip_first_step as skip_first_step
 from gradtx.matrices.kronecker.kron import scale_by_kron as scale_by_kron
 from gradtx.matrices.kronecker.shampoo import scale_by_shampoo as scale_by_shampoo
+from gradtx.matrices.kronecker.soap import scale_by_kl_shampoo as scale_by_kl_shampoo
+from gradtx.matrices.kronecker.soap import scale_by_soap as scale_by_soap
 from gradtx.matrices.radius import brake_radius as brake_radius
 from gradtx.matrices.radius import floor_updates as floor_updates
 from gradtx.matrices.radius import hyperball as hyperball
@@ -144,6 +146,7 @@ from gradtx.effects.clipping import clip_by_leaf_norm as clip_by_leaf_norm
 from gradtx.effects.clipping import clip_by_norm_growth as clip_by_norm_growth
 from gradtx.effects.clipping import clip_by_percentile as clip_by_percentile
 from gradtx.effects.decay import add_decayed_weights as add_decayed_weights
+from gradtx.effects.decay import decay_afterwards as decay_afterwards
 from gradtx.effects.layerwise import centralize as centralize
 from gradtx.effects.layerwise import scale_by_trust_ratio as scale_by_trust_ratio
 from gradtx.effects.noise import add_noise as add_noise
@@ -167,9 +170,6 @@ from gradtx.optimizers.adam_family import nadamw as nadamw
 from gradtx.optimizers.descent import sgd as sgd
 from gradtx.optimizers.factored_family import adafactor as adafactor
 from gradtx.optimizers.factored_family import came as came
-from gradtx.optimizers.kronecker_family import decay_afterwards as decay_afterwards
-from gradtx.optimizers.kronecker_family import scale_by_soap as scale_by_soap
-from gradtx.optimizers.kronecker_family import soap as soap
 from gradtx.optimizers.layerwise_family import lamb as lamb
 from gradtx.optimizers.layerwise_family import lars as lars
 from gradtx.optimizers.orthogonal_family import dion2 as dion2
@@ -179,8 +179,10 @@ from gradtx.optimizers.orthogonal_family import scion as scion
 from gradtx.optimizers.low_rank_family import apollo as apollo
 from gradtx.optimizers.low_rank_family import apollo_mini as apollo_mini
 from gradtx.optimizers.low_rank_family import galore as galore
+from gradtx.optimizers.preconditioned_family import kl_shampoo as kl_shampoo
 from gradtx.optimizers.preconditioned_family import kron as kron
 from gradtx.optimizers.preconditioned_family import shampoo as shampoo
+from gradtx.optimizers.preconditioned_family import soap as soap
 from gradtx.optimizers.relatives_family import adabelief as adabelief
 from gradtx.optimizers.relatives_family import radam as radam
 from gradtx.optimizers.relatives_family import rprop as rprop

@@ -276,7 +276,8 @@ def drawn(seed: int, each: int, wanted: list[str]) -> list[Mutation]:
 def first_tests(mutation: Mutation, tests: Path) -> list[list[str]]:
     """The arguments of the runs that may notice a mutation, the likeliest first: those of its module and chapter."""
     path = Path(mutation.file)
-    chapter = path.parent.name
+    folders = path.parent.name, path.parent.parent.name
+    chapter = next((name for name in folders if (tests / "tests" / name).is_dir()), folders[0])
     factories = re.findall(r"^@(?:transform|schedule)\ndef (\w+)", (ROOT / path).read_text(), flags=re.MULTILINE)
     runs = [
         [f"tests/{chapter}/test_{path.stem}.py"],

@@ -287,7 +287,6 @@ class Program(Compiled):
             return made
 
         measured: Columns = {}
-        renewed: Columns = {}
         if "measure" in self.names:
             # A tree without leaves is measured as one leaf without elements.
             nothing = [jnp.zeros(0)]
@@ -302,11 +301,11 @@ class Program(Compiled):
             shared |= self.as_before(made, own, unread="once")
             new |= {name: shared[name] for name in self.of_tree}
         if "refresh" in self.names and us:
-            renewed = moved(self.refreshed(step, us, shared, columns), set(), self.refreshable)
-            columns |= renewed
+            measured |= moved(self.refreshed(step, us, shared, columns), set(), self.refreshable)
+            columns |= measured
         rows = self.each("update", step, us, shared, columns)
-        allowed = self.read["update"] - measured.keys()
-        moved(rows, allowed - renewed.keys() - self.copies, allowed)
+        needed = self.read["update"] - measured.keys()
+        moved(rows, needed - self.copies, needed)
         return rows[0][0] if self.whole else structure.unflatten([u for u, _ in rows]), new
 
     def refreshed(self, step: Step, us: list[Any], shared: dict[str, Any], columns: Columns) -> list[Any]:

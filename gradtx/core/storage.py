@@ -55,7 +55,11 @@ class Stored(Transparent):
             raise ValueError(f"{who}: inner is {self.inner!r}; it must be a transform that has statistics.")
         for place, field in self._places:
             if field.exact is not None and self.dtype == "bfloat16":
-                raise ValueError(f"{who}: {'/'.join(place)} of {self.inner!r} cannot be in bfloat16: {field.exact}.")
+                may = ", ".join(repr(name) for name, other in known.items() if other.exact is None) or "none"
+                raise ValueError(
+                    f"{who}: {'/'.join(place)} of {self.inner!r} cannot be in bfloat16: {field.exact}. Name the fields "
+                    f"that may be: fields= some of {may}."
+                )
 
     @property
     def _places(self) -> list[tuple[Place, Field]]:

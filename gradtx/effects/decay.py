@@ -68,3 +68,33 @@ def add_decayed_weights(
 
     kept: dict[str, Any] = {"initial": fields.copy(dtype="params")} if toward_initial else {}
     return per_element(update, only=mask, traits=("real",) if cautious else (), **kept)
+
+
+@transform
+def decay_afterwards(learning_rate: NonNegative, weight_decay: NonNegative, *, skip_first: bool = False) -> Rule:
+    """Weight decay of the weights after the step: w <- (w + u) (1 - lr λ).
+
+        u <- u - lr λ (w + u)          (lr = learning_rate, λ = weight_decay)
+
+    Source: the authors' SOAP (nikhilvyas/SOAP, commit a1e5535), GaLore and APOLLO. AdamW decays w itself.
+
+    Args:
+      learning_rate: >= 0, a number or a schedule; that of the step before it.
+      weight_decay: >= 0, a number or a schedule.
+      skip_first: no decay at the first step.
+
+    State: `count`, a scalar. It needs the params.
+
+    Errors: ValueError for a negative argument, and from update without params.
+
+    >>> import gradtx
+    >>> tx = gradtx.decay_afterwards(0.5, 0.5)
+    >>> print(tx.update(-1.0, tx.init(3.0), 3.0)[0])
+    -1.5
+    """
+
+    def update(u: Array, *, params: Array, count: Array) -> Array:
+        pull = learning_rate * weight_decay * (params + u)
+        return u - (jnp.where(count > 1, pull, 0) if skip_first else pull)
+
+    return per_element(update)

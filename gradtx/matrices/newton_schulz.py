@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from gradtx.numerics import divide, root
 
@@ -151,8 +151,10 @@ def iterate(x: Array, triples: tuple[Triple, ...]) -> Array:
     Three steps at a time on the Gram matrix A where X is long: they need two products with X instead of six. Rounding
     moves the small eigenvalues of A, which each step multiplies by up to a², so that more than three would harm them.
     """
+    if jnp.finfo(x.dtype).bits < 32:
+        return _iterate_low(x, triples)
     tall = x.shape[0] > x.shape[1]
-    at_once = 3 if max(x.shape) > 1.5 * min(x.shape) and x.dtype != jnp.bfloat16 else 1
+    at_once = 3 if max(x.shape) > 1.5 * min(x.shape) else 1
     for start in range(0, len(triples), at_once):
         a, some = gram(x), triples[start : start + at_once]
         p = one = jnp.eye(*a.shape, dtype=a.dtype)
@@ -163,6 +165,24 @@ def iterate(x: Array, triples: tuple[Triple, ...]) -> Array:
                 half = c1 * a + q @ a
                 a = c1 * half + half @ q
         x = x @ p if tall else p @ x
+    return x
+
+
+def _iterate_low(x: Array, triples: tuple[Triple, ...]) -> Array:
+    """The steps in bfloat16 as PyTorch makes them: sums in float32, and three roundings a step.
+
+    Rounding products before they are added is three times as far from float64, an exact A beside a rounded A² twice.
+    """
+    tall, bits = x.shape[0] > x.shape[1], jnp.finfo(x.dtype)
+    product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+
+    def rounded(y: Array) -> Array:  # compilers leave out casts down and up again, but not this
+        return lax.reduce_precision(y, bits.nexp, bits.nmant).astype(x.dtype)
+
+    for c1, c3, c5 in triples:
+        a = rounded(product(x.T, x) if tall else product(x, x.T))
+        q = rounded(c3 * a.astype(jnp.float32) + c5 * product(a, a))
+        x = rounded(c1 * x.astype(jnp.float32) + (product(x, q) if tall else product(q, x)))
     return x
 
 

@@ -101,8 +101,8 @@ def orthogonalize(
         of s⁴ (Grishina et al. 2025, arXiv 2506.10935).
       safety: a factor of the Frobenius norm; None for 1.02 with "polar_express" (as modded-nanogpt and Dion), else 1.
       eps_in_max: divide by max(‖g‖, eps) instead (PyTorch).
-      dtype: the dtype of the iteration, such as "bfloat16", which PyTorch has; None for that of the leaf, at least
-        float32.
+      dtype: the dtype of the iteration; None for that of the leaf, at least float32. With "bfloat16", which PyTorch
+        has, sums are in float32; X is then off by 1.4% of its Frobenius norm, here and there.
 
     State: `count`, a scalar.
 

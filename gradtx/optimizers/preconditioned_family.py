@@ -1,4 +1,4 @@
-"""Methods that multiply a matrix from both sides by what they know of its rows and columns: Shampoo, PSGD-Kron."""
+"""Methods with a factor for the rows of a matrix and one for its columns: Shampoo, PSGD-Kron, SOAP."""
 
 from typing import Any, Literal
 
@@ -6,16 +6,18 @@ from gradtx.core.annotations import Dtype, Fraction, NonNegative, NonNegativeInt
 from gradtx.core.compose import identity
 from gradtx.core.dimensions import every_leaf
 from gradtx.core.elementary import transform
-from gradtx.core.routing import as_matrices
+from gradtx.core.routing import as_matrices, by_shape
 from gradtx.core.storage import stored
 from gradtx.core.transform import Transform
 from gradtx.effects.clipping import clip_by_block_rms
-from gradtx.effects.decay import add_decayed_weights
+from gradtx.effects.decay import add_decayed_weights, decay_afterwards
 from gradtx.effects.scaling import scale_by_learning_rate
 from gradtx.matrices.grafting import graft
 from gradtx.matrices.kronecker.blocks import in_blocks
+from gradtx.matrices.kronecker.eigenbasis import skip_first_step
 from gradtx.matrices.kronecker.kron import scale_by_kron
 from gradtx.matrices.kronecker.shampoo import scale_by_shampoo
+from gradtx.matrices.kronecker.soap import FirstStep, adam_direction, scale_by_kl_shampoo, scale_by_soap
 from gradtx.momentum import scale_by_momentum
 
 
@@ -34,7 +36,6 @@ def shampoo(
     max_preconditioner_dim: PositiveInt = 1024,
     exponent: NonNegative | None = None,
     debias: bool = True,
-    kl: bool = False,
     dimension_numbers: Any = None,
 ) -> Transform:
     """Shampoo: momentum times inverse roots of the averages of `g gᵀ` and `gᵀ g`, with the size of another method.
@@ -50,7 +51,7 @@ def shampoo(
     Args:
       learning_rate: >= 0, a number or a schedule. [params per step]
       b1: the decay of the momentum in [0, 1), a number or a schedule.
-      b2, eps, exponent, debias, kl: see `scale_by_shampoo`. debias is also that of the momentum.
+      b2, eps, exponent, debias: see `scale_by_shampoo`. debias is also that of the momentum.
       weight_decay, mask: λ >= 0, and which leaves decay; see `add_decayed_weights`.
       grafting: a transform whose update of the momentum gives the norm, for each block: `scale_by_rms(0.999)` for
         Adam's, `scale_by_rms(0.99, debias=False)` for RMSProp's, `scale_by_adagrad(0.0, 1e-10, eps_in_sqrt=False)`,
@@ -78,7 +79,6 @@ def shampoo(
         start_preconditioning_step=start_preconditioning_step,
         exponent=exponent,
         debias=debias,
-        kl=kl,
     )
     if grafting is not None:
         start = precondition_frequency if start_preconditioning_step is None else start_preconditioning_step
@@ -153,3 +153,123 @@ def kron(
     limit = identity() if max_rms is None else clip_by_block_rms(max_rms)
     decay = add_decayed_weights(weight_decay, weight_decay_mask)
     return direction >> limit >> decay >> scale_by_learning_rate(learning_rate)
+
+
+@transform
+def soap(
+    learning_rate: NonNegative = 3e-3,
+    b1: Unit = 0.95,
+    b2: Unit = 0.95,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.01,
+    *,
+    shampoo_beta: Unit | None = None,
+    precondition_frequency: PositiveInt = 10,
+    max_precond_dim: PositiveInt = 10000,
+    normalize_grads: bool = False,
+    correct_bias: bool = True,
+    first_step: FirstStep = "skip",
+    kl: bool = False,
+    dimension_numbers: Any = None,
+) -> Transform:
+    """SOAP: Adam in the eigenbasis of the gradients' Gram matrices; Adam for leaves that are no matrices.
+
+        w <- (w - lr u) (1 - lr λ),   u: see `scale_by_soap`;   w_1 = w_0         (lr = learning_rate, λ = weight_decay)
+
+    Source: Vyas et al. 2024 (arXiv 2409.11321), algorithm 3; first step, decay and defaults as the authors' code
+    (nikhilvyas/SOAP, commit a1e5535), whose betas are (b1, b2). Departures: leaves with more than two axes are matrices
+    by `dimension_numbers` instead of having a basis for each axis; others have none.
+
+    Args:
+      learning_rate: >= 0, a number or a schedule. [params per step]
+      b1, b2, eps, shampoo_beta, precondition_frequency, max_precond_dim: see `scale_by_soap`.
+      normalize_grads, correct_bias, kl: see `scale_by_soap`.
+      weight_decay: λ >= 0, a number or a schedule; the weights after the step decay.
+      first_step: "skip": the first gradient changes no weight, in any leaf; "use": it makes a step.
+      dimension_numbers: see `by_shape`.
+
+    Runs on matrices that are not square differ between backends: see `in_eigenbasis`.
+
+    State: that of `scale_by_soap`; 8 bytes per parameter of other leaves. It needs the params.
+
+    Errors: ValueError for an argument outside its range, and from update without params; TypeError for complex
+    matrices.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, w = gradtx.soap(0.1), jnp.ones((2, 2))
+    >>> updates, state = tx.update(w, tx.init(w), w)
+    >>> print(updates, gradtx.find(state, "left_basis").shape)
+    [[-0. -0.]
+     [-0. -0.]] (2, 2)
+    """
+    skip = first_step == "skip"
+    matrix = scale_by_soap(
+        b1,
+        b2,
+        eps,
+        shampoo_beta=shampoo_beta,
+        precondition_frequency=precondition_frequency,
+        max_precond_dim=max_precond_dim,
+        normalize_grads=normalize_grads,
+        correct_bias=correct_bias,
+        first_step=first_step,
+        kl=kl,
+    )
+    adam = adam_direction(b1, b2, eps, correct_bias, normalize_grads)
+    other = skip_first_step(adam) if skip else adam
+    direction = by_shape(matrix, other, dimension_numbers)
+    decay = decay_afterwards(learning_rate, weight_decay, skip_first=skip)
+    return direction >> scale_by_learning_rate(learning_rate) >> decay
+
+
+@transform
+def kl_shampoo(
+    learning_rate: NonNegative = 1e-4,
+    b1: Unit = 0.9,
+    b2: Unit = 0.98,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.01,
+    *,
+    precondition_frequency: PositiveInt = 10,
+    max_precond_dim: PositiveInt = 10000,
+    first_step: FirstStep = "skip",
+    dimension_numbers: Any = None,
+) -> Transform:
+    """KL-Shampoo: whitened momentum, without a second moment; Adam for leaves that are no matrices.
+
+        w <- (w - lr u) (1 - lr λ),   u: see `scale_by_kl_shampoo`;   w_1 = w_0   (lr = learning_rate, λ = weight_decay)
+
+    Source: Lin et al. 2025 (arXiv 2509.03378); first step, decay and defaults as the authors' code
+    (yorkerlin/KL-Methods, commit a02e622), which has another optimizer for vectors.
+
+    Args:
+      learning_rate: >= 0, a number or a schedule. [params per step]
+      b1, b2, eps, precondition_frequency, max_precond_dim: see `scale_by_kl_shampoo`. b1, b2 and eps are Adam's too.
+      weight_decay: λ >= 0, a number or a schedule; the weights after the step decay.
+      first_step: "skip": the first gradient changes no weight, in any leaf; "use": it makes a step.
+      dimension_numbers: see `by_shape`.
+
+    Runs on matrices that are not square differ between backends: see `in_eigenbasis`.
+
+    State: that of `scale_by_kl_shampoo`; 8 bytes per parameter of other leaves. It needs the params.
+
+    Errors: ValueError for an argument outside its range, and from update without params; TypeError for complex
+    matrices.
+
+    >>> import gradtx
+    >>> [stage.name for stage in gradtx.kl_shampoo().expand().stages]
+    ['by_shape', 'scale_by_learning_rate', 'decay_afterwards']
+    """
+    skip = first_step == "skip"
+    matrix = scale_by_kl_shampoo(
+        b1,
+        b2,
+        eps,
+        precondition_frequency=precondition_frequency,
+        max_precond_dim=max_precond_dim,
+        first_step=first_step,
+    )
+    adam = adam_direction(b1, b2, eps, correct_bias=True, normalize=False)
+    direction = by_shape(matrix, skip_first_step(adam) if skip else adam, dimension_numbers)
+    decay = decay_afterwards(learning_rate, weight_decay, skip_first=skip)
+    return direction >> scale_by_learning_rate(learning_rate) >> decay

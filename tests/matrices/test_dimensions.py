@@ -1,6 +1,5 @@
-"""Matrices of a leaf: dimension numbers in every form, what is refused, and what goes around transforms of matrices."""
+"""Matrices of a leaf: dimension numbers in every form, and what is refused."""
 
-import functools
 import json
 import pickle
 
@@ -98,41 +97,6 @@ def test_it_is_a_value(tx):
         assert copy == tx
         assert hash(copy) == hash(tx)
     assert eval(repr(tx), dict(gradtx.registry) | {"MuonDimensionNumbers": Numbers}) == tx
-
-
-AROUND = {
-    "stored": functools.partial(gradtx.stored, dtype="bfloat16"),
-    "accumulate": functools.partial(gradtx.accumulate, every=2),
-    "skip_nonfinite": functools.partial(gradtx.skip_nonfinite, max_consecutive=2),
-    "partition": lambda tx: gradtx.partition({"all": tx}, {"*": "all"}),
-    "monitor": gradtx.monitor,
-    "lookahead": functools.partial(gradtx.lookahead, sync_period=2),
-}
-
-
-@pytest.mark.parametrize("name", AROUND)
-@pytest.mark.parametrize("method", [gradtx.muon, gradtx.normuon, gradtx.dion2, gradtx.scion])
-def test_what_goes_around_them(name, method):
-    """Compiled and donated right after init, the same as eager; saved and read by name."""
-    numbers = "muon_weight_dimension_numbers" if method is gradtx.muon else "dimension_numbers"
-    tx = AROUND[name](method(0.1, **{numbers: NUMBERS}))
-    state, expected_state = tx.init(PARAMS), tx.init(PARAMS)
-    donated = jax.jit(tx.update, donate_argnums=1)
-    for _ in range(3):
-        updates, state = donated(PARAMS, state, PARAMS)
-        expected, expected_state = tx.update(PARAMS, expected_state, PARAMS)
-        if name != "stored":  # whose roundings are random
-            assert_close(updates, expected, 256)
-        assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, PARAMS)
-    assert jax.tree.structure(gradtx.find(state, "matrix/mu" if method is not gradtx.scion else "mu")) is not None
-
-
-def test_many_rates_at_once():
-    rates = jnp.array([0.1, 0.01])
-    make = lambda rate: gradtx.muon(rate, muon_weight_dimension_numbers=NUMBERS)  # noqa: E731
-    together = jax.jit(jax.vmap(lambda rate: step(make(rate))[0]))(rates)
-    assert_close(jax.tree.map(lambda leaf: leaf[0], together), step(make(0.1))[0], 64)
-    assert_close(jax.tree.map(lambda leaf: leaf[1], together), step(make(0.01))[0], 64)
 
 
 @pytest.mark.parametrize(

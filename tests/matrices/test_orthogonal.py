@@ -232,16 +232,7 @@ def test_float32_is_accurate_where_the_condition_is_1e12(coefficients, shape):
     assert np.linalg.norm(made - exact, 2) < 5e-2
 
 
-EDGES = {
-    "one row": np.ones((1, 5)),
-    "one column": np.ones((5, 1)),
-    "zero": np.zeros((4, 6)),
-    "rank one": np.outer(np.arange(1.0, 5), np.ones(6)),
-    "1e-20": 1e-20 * np.random.default_rng(0).normal(size=(4, 6)),
-    "1e20": 1e20 * np.random.default_rng(0).normal(size=(4, 6)),
-    "one element": np.ones((1, 1)),
-    "no element": np.zeros((0, 3)),
-}
+EDGES = {"one element": np.ones((1, 1)), "no element": np.zeros((0, 3)), "zero": np.zeros((4, 6))}
 DIRECTIONS = [
     gradtx.scale_by_muon(),
     gradtx.orthogonalize(preconditioning="aol"),
@@ -256,24 +247,21 @@ DIRECTIONS = [
 
 
 @pytest.mark.parametrize("edge", EDGES)
-def test_hard_matrices_give_finite_steps(edge):
+def test_matrices_without_a_direction(edge):
+    """Others that are hard, for whole methods: test_every_method."""
+    x = jnp.asarray(EDGES[edge], jnp.float32)
     for tx in DIRECTIONS:
         if edge == "no element" and "spectral" in repr(tx.arguments):
             continue
-        for dtype in (jnp.float32, jnp.bfloat16):
-            x = jnp.asarray(EDGES[edge], dtype)
-            state = tx.init(x)
-            for _ in range(2):
-                updates, state = tx.update(x, state)
-                assert updates.dtype == dtype
-                assert np.isfinite(np.float64(updates)).all(), (tx, dtype)
-                assert edge != "zero" or not np.any(np.float64(updates))
+        updates, _ = tx.update(x, tx.init(x))
+        assert np.isfinite(updates).all(), tx
+        assert edge != "zero" or not np.any(updates)
 
 
 def test_one_matrix_and_two_hundred():
     """Batches of eight change nothing but roundings."""
     g = np.random.default_rng(5).normal(size=(200, 4, 3)).astype(np.float32)
-    tx = gradtx.scale_by_muon()
+    tx = gradtx.orthogonalize()
     together = {str(index): jnp.asarray(one) for index, one in enumerate(g)}
     made, _ = jax.jit(tx.update)(together, tx.init(together))
     layers = gradtx.as_matrices(tx, Numbers(1, 2))

@@ -22,6 +22,7 @@ CHECKOUTS = {
     "dion": ("microsoft/dion", "0a059a4542e5aa74b40dcd1dce363836c7afcd48"),
     "optimizers": ("facebookresearch/optimizers", "f60660661194de26d3ee78bae6d15820ff8e583d"),
     "Muon": ("KellerJordan/Muon", "857d1adc159e098212f828d927460782d3da59e9"),
+    "KL-Methods": ("yorkerlin/KL-Methods", "a02e6221556301cf84f9607c73f327910afb2b95"),
     "Emerging-Optimizers": ("NVIDIA-NeMo/Emerging-Optimizers", "fd7729267109a8848709e9406bf19e53e970c3f4"),
 }
 

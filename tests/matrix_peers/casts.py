@@ -20,6 +20,7 @@ CASTS = {
     "dion.dion2": DTYPE,
     "dion.megabatch_base": DTYPE32,
     "soap": {".float()": ".double()"},
+    "optim.kl_opt": {"torch.float:": "torch.float64:", ".float()": ".double()", "torch.bfloat16": "torch.float64"},
     "emerging_optimizers.legacy_soap.soap": DTYPE32,
     "pytorch_optimizer.optimizer.soap": DTYPE32,
     "pytorch_optimizer.optimizer.muon.muon_clip": FLOAT32,

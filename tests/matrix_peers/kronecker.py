@@ -33,6 +33,11 @@ def po_soap(**arguments: Any) -> Case:
     return case._replace(casts=casts.said("pytorch_optimizer.optimizer.soap"))
 
 
+def kl_opt(*leaves: str, **arguments: Any) -> Case:
+    """The authors' KL-Shampoo and KL-SOAP. They do not sort the eigenvectors that an average begins with."""
+    return of_torch("optim.kl_opt", "KLOpt", *(leaves or ("square",)), **{"lr": LR, "eps": EPS} | arguments)
+
+
 def nemo_module():
     """Its package wants Python 3.12 only for what is not needed here: the registry of names, `typing.override`."""
     if "emerging_optimizers" not in sys.modules:
@@ -135,15 +140,8 @@ def cases() -> dict[str, Case | Values]:
         "shampoo: meta, blocks of 3": shampoo("kernel", "bias", epsilon=1e-3, max_preconditioner_dim=3, **adam, **ema),
         "shampoo: meta, merged": shampoo("wide", epsilon=1e-3, max_preconditioner_dim=1024, **ema),
         "kl_shampoo: nemo, one update": kl_update("wide", beta=0.75, eps=1e-3),
-        "kl_shampoo: meta": shampoo(
-            "square", epsilon=1e-6, preconditioner="RootInvKLShampoo", exponents={2: 0.5}, betas=(0.9, 0.875)
-        ),
-        "kl_shampoo: meta, f 5": shampoo(
-            "square",
-            epsilon=1e-3,
-            preconditioner="RootInvKLShampoo",
-            exponents={2: 0.5},
-            precondition_frequency=5,
-            **ema,
-        ),
+        "kl_shampoo: author": kl_opt(),
+        "kl_shampoo: author, f 1": kl_opt(precondition_frequency=1, betas=(0.5, 0.75), weight_decay=0.5),
+        "kl_soap: author": kl_opt(using_klsoap=True),
+        "kl_soap: author, f 3": kl_opt(using_klsoap=True, precondition_frequency=3, shampoo_beta=0.875),
     }

@@ -29,9 +29,8 @@ def shampoo(
     exponent=None,
     debias=True,
     max_preconditioner_dim=1024,
-    kl=False,
 ) -> Array:
-    """Shi et al. 2023, algorithm 2; a vector has one factor, and the root of its Gram matrix. kl: Lin et al. 2025."""
+    """Shi et al. 2023, algorithm 2; a vector has one factor, and the root of its Gram matrix."""
     f = precondition_frequency
     start = f if start_preconditioning_step is None else start_preconditioning_step
     m = average(s, "m", g, b1) / (given(memory(s, "b1"), b1) if debias else 1)
@@ -40,15 +39,10 @@ def shampoo(
     def at_leaf(g, m, axes):
         own, vector = memory(s, str(len(axes))), len(axes) == 1
         g, m = (x[..., None, :] if vector else x for x in (g, m))
-        seen = {"left": g, "right": g}
-        if kl:  # with the roots of the step before
-            left, right = (own.get(f"{side} root") for side in ("left", "right"))
-            seen["left"] = (g if right is None else g @ right) / np.sqrt(g.shape[-1])
-            seen["right"] = (g if left is None else left @ g) / np.sqrt(g.shape[-2])
         for side, one in (("right", "...ki,...kj->...ij"), ("left", "...ik,...jk->...ij"))[: 1 if vector else 2]:
-            own[side] = b2 * own.get(side, 0.0) + (1 if b2 == 1 else 1 - b2) * np.einsum(one, seen[side], seen[side])
+            own[side] = b2 * own.get(side, 0.0) + (1 if b2 == 1 else 1 - b2) * np.einsum(one, g, g)
             if t == start or (t > start and t % f == 0):
-                power = (0.5 if vector or kl else 0.25) if exponent is None else exponent
+                power = (0.5 if vector else 0.25) if exponent is None else exponent
                 own[f"{side} root"] = inverse_root(own[side] / weight, power, eps)
         if "right root" in own:
             m = m @ own["right root"] if vector else own["left root"] @ m @ own["right root"]
@@ -65,8 +59,7 @@ PRECONDITIONED = [
         {"learning_rate": 0.1, "eps": 1.0},
         {"learning_rate": 0.1, "b1": 0.5, "b2": 0.9, "eps": 100.0, "precondition_frequency": 3, "weight_decay": 0.1},
         {"learning_rate": FALLING, "b2": 0.9, "eps": 1.0, "debias": False, "exponent": 0.3},
-        {"learning_rate": 0.1, "b2": 0.9, "eps": 1.0, "precondition_frequency": 3, "kl": True},
-        at_least={0: 0.5, 1: 0.5, 2: 0.5, 3: 0.5},
+        at_least={0: 0.5, 1: 0.5, 2: 0.5},
     ),
     Record(
         "scale_by_kron", None, {}, {"memory_save_mode": "one_diag"}, {"memory_save_mode": "all_diag"}, matrices=True

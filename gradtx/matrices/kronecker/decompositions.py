@@ -14,38 +14,35 @@ from gradtx.matrices.kronecker.roots import product, transposed
 
 
 def eigenbasis(a: Array, basis: Array) -> tuple[Array, Array]:
-    """The eigenvectors of a symmetric matrix, as columns, and whether they are not finite; then `basis` is kept.
+    """The eigenvectors of a symmetric matrix, largest first, and whether they are not finite; then `basis` is kept.
 
     Args:
-      a: a symmetric matrix. Zero gives the identity.
+      a: a symmetric matrix. Zero gives columns of the identity.
       basis: the basis to keep, where a or its decomposition is not finite.
     """
     a, usable = _normalized(a)
-    vectors = jnp.linalg.eigh(a)[1]
+    vectors = jnp.linalg.eigh(a)[1][..., ::-1]
     return kept(vectors, basis, usable)
 
 
-def power_step(a: Array, basis: Array) -> tuple[Array, Array]:
+def power_step(a: Array, basis: Array, *, in_order: bool = True) -> tuple[Array, Array]:
     """One step of a power iteration: the orthonormal factor of `a basis`, and whether it failed; then `basis` is kept.
 
-    The columns are orthogonalized in the order of falling `diag(basisᵀ a basis)`, but each keeps its place. So what
-    belongs to a column, such as its second moment, keeps its place too.
+    Each column keeps its place. So what belongs to a column, such as its second moment, keeps its place too.
 
     Args:
       a: a symmetric matrix.
       basis: an orthonormal matrix, near the eigenvectors of a.
+      in_order: orthogonalize the columns in the order of falling `diag(basisᵀ a basis)`, not from left to right.
     """
     a, usable = _normalized(a)
     basis = jax.lax.stop_gradient(basis)
     powers = product(a, basis)
+    if not in_order:
+        return kept(jnp.linalg.qr(powers)[0], basis, usable)
     order = jnp.argsort(-jnp.sum(basis * powers, axis=-2))
     sorted_basis = jnp.linalg.qr(powers[..., order])[0]
     return kept(jnp.zeros_like(basis).at[..., order].set(sorted_basis), basis, usable)
-
-
-def rayleigh(a: Array, basis: Array) -> Array:
-    """`diag(basisᵀ a basis)`: the eigenvalues of a, if these are its eigenvectors."""
-    return jnp.sum(basis * product(a, basis), axis=-2)
 
 
 def gram(g: Array, axis: int) -> Array:

@@ -9,7 +9,7 @@ turned to the new basis, those of squares stay.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from gradtx.core.fields import Field, Length
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform
 from gradtx.core.views import View, through
-from gradtx.matrices.kronecker.decompositions import eigenbasis, gram, kept, power_step, rayleigh
+from gradtx.matrices.kronecker.decompositions import eigenbasis, gram, kept, power_step
 from gradtx.matrices.kronecker.roots import product, transposed
 
 PyTree = Any
@@ -71,6 +71,7 @@ def in_eigenbasis(
     refresh: Literal["before", "after"] = "before",
     max_precond_dim: PositiveInt = 10000,
     kl: bool = False,
+    whiten: bool = False,
     eps: NonNegative = 1e-8,
 ) -> Rule:
     """Runs a transform of matrices in the eigenbasis of the averages of `g gᵀ` and `gᵀ g`.
@@ -78,11 +79,14 @@ def in_eigenbasis(
         L <- b L + (1 - b) g gᵀ;   R <- b R + (1 - b) gᵀ g;   u = P inner(Pᵀ g Q) Qᵀ                     (b = decay)
         first P, Q = eigenvectors of L, R;   every few steps P <- qr(L P), Q <- qr(R Q), steps of a power iteration
 
-    With kl: L <- b L + (1 - b) g R⁻¹ gᵀ / n, R <- b R + (1 - b) gᵀ L⁻¹ g / m for an m x n matrix, where L⁻¹ and R⁻¹ are
-    those of the last basis, with the eigenvalues diag(Pᵀ L P), at least eps; I at the first step.
+    With kl: L <- b L + (1 - b) g R⁻¹ gᵀ / n, R <- b R + (1 - b) gᵀ L⁻¹ g / m for an m x n matrix, where L⁻¹ and R⁻¹
+    have the eigenvectors P, Q, and eigenvalues that are averages too; both are I at the first step:
+        l <- b l + (1 - b) mean((Pᵀ g Q)² / r, columns);   r <- b r + (1 - b) mean((Pᵀ g Q)² / l, rows);   at first 0.1
 
-    Source: Vyas et al. 2024 (arXiv 2409.11321), algorithm 3, as the authors' code (commit a1e5535); kl: Lin et al. 2025
-    (arXiv 2509.03378). The order of columns in qr is the authors', but they keep their places.
+    Source: Vyas et al. 2024 (arXiv 2409.11321), algorithm 3, as the authors' code (commit a1e5535): columns are
+    orthogonalized by falling eigenvalues, but here keep their places. kl: Lin et al. 2025 (arXiv 2509.03378), as the
+    authors' code (yorkerlin/KL-Methods, commit a02e622): qr from left to right, and no eigenvalue of a side of length d
+    below 1 / max(10, min(d, 4000))². NVIDIA's Emerging-Optimizers has the eigenvalues diag(Pᵀ L P) of the last basis.
 
     Eigenvectors are not unique: of equal eigenvalues any basis, and each up to its sign. An m x n gradient leaves
     |m - n| eigenvalues 0 at first, so that runs on matrices that are not square differ between backends.
@@ -96,7 +100,8 @@ def in_eigenbasis(
         "after" a step: then the first basis is the identity, and SOAP's authors put `skip_first_step` around inner.
       max_precond_dim: a longer side is not rotated.
       kl: the averages of KL-Shampoo.
-      eps: >= 0, the least eigenvalue for kl. [L]
+      whiten: only with kl: u = P (inner(Pᵀ g Q) / (sqrt(l rᵀ) + eps)) Qᵀ. Around `identity()` this is KL-Shampoo.
+      eps: >= 0, for whiten. [gradient]
 
     State: for an m x n matrix `left` and `left_basis` with m² numbers, `right` and `right_basis` with n², 8 (m² + n²)
     bytes; a side that is not rotated has one number each. With kl `left_values` and `right_values`, m + n numbers.
@@ -113,12 +118,18 @@ def in_eigenbasis(
     [[0.5 0.5]
      [0.5 0.5]]
     """
-    sides, starts = Sides(decay, max_precond_dim, kl, eps), refresh == "before"
+    if whiten and not kl:
+        raise ValueError("gradtx.in_eigenbasis: whiten is True; it needs the eigenvalues of kl=True. Pass both.")
+    sides, starts = Sides(decay, max_precond_dim, kl), refresh == "before"
 
     def down(x: Array, *, left_basis: Array, right_basis: Array) -> Array:
         return sides.turned(x, (left_basis, right_basis))
 
-    def up(x: Array, *, left_basis: Array, right_basis: Array) -> Array:
+    def up(
+        x: Array, *, left_basis: Array, right_basis: Array, left_values: Any = None, right_values: Any = None
+    ) -> Array:
+        if whiten:
+            x = x / (jnp.sqrt(sides.along(0, x, left_values) * sides.along(1, x, right_values)) + eps)
         return sides.turned(x, (transposed(left_basis), transposed(right_basis)))
 
     def observe(
@@ -133,9 +144,13 @@ def in_eigenbasis(
         left_values: Any = None,
         right_values: Any = None,
     ) -> State:
-        bases, values = (left_basis, right_basis), (left_values, right_values)
-        new, failed = sides.averages(g, count, (left, right), bases, values)
-        return {"left": new[0], "right": new[1], "failures": failures + failed}
+        values = sides.along(0, g, left_values), sides.along(1, g, right_values)
+        seen = Seen(count == 1, g, (left_basis, right_basis), values)
+        new, failed = sides.averages(seen, (left, right))
+        made = {"left": new[0], "right": new[1], "failures": failures + failed}
+        if kl:
+            made["left_values"], made["right_values"] = sides.eigenvalues(seen, (left_values, right_values))
+        return made
 
     def renew(
         g: Array,
@@ -146,16 +161,13 @@ def in_eigenbasis(
         left_basis: Array,
         right_basis: Array,
         failures: Array,
-        left_values: Any = None,
-        right_values: Any = None,
     ) -> State:
-        both, bases, values = (left, right), (left_basis, right_basis), (left_values, right_values)
+        bases, both = (left_basis, right_basis), (left, right)
         if starts:  # at the first step the averages are zero
-            first, _ = sides.averages(g, count, both, bases, values)
+            first, _ = sides.averages(Seen(jnp.ones((), bool), g, bases), both)
             both = [jnp.where(count == 1, new, old) for new, old in zip(first, both, strict=True)]
-        bases, values, failed = sides.renewed(g, count, both, bases, values)
-        new = {"left_basis": bases[0], "right_basis": bases[1], "failures": failures + failed}
-        return new | ({"left_values": values[0], "right_values": values[1]} if kl else {})
+        bases, failed = sides.renewed(g, count, both, bases)
+        return {"left_basis": bases[0], "right_basis": bases[1], "failures": failures + failed}
 
     def move(x: Array, field: Field, old: State, new: State) -> Array:
         turns = [product(transposed(old[name]), new[name]) for name in ("left_basis", "right_basis")]
@@ -165,6 +177,15 @@ def in_eigenbasis(
     return dataclasses.replace(through(view, inner), traits=("leaves", "real"))
 
 
+class Seen(NamedTuple):
+    """A gradient, whether it is the first, and what has been learned before it: bases, and with kl eigenvalues."""
+
+    first: Array
+    g: Array
+    bases: Sequence[Array]
+    values: tuple[Any, Any] = (1.0, 1.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Sides:
     """The rows and the columns of matrices: which of them are turned, and their averages and bases, in this order."""
@@ -172,18 +193,16 @@ class Sides:
     decay: Any
     longest: int
     kl: bool
-    eps: Any
 
     def fields(self) -> dict[str, Any]:
-        """The form that a view shows, and its fields."""
-        whole, orthonormal = "a rounded Gram matrix may have negative eigenvalues", "a rounded basis is not orthonormal"
+        """The form that a view shows, and its fields; none of them is stored in fewer bits."""
         made: dict[str, Any] = {"form": fields.like(), "failures": fields.integer()}
         for axis, side in enumerate(("left", "right")):
             square, row = (functools.partial(self._axes, axis, number) for number in (2, 1))
-            made[side] = Field(0.0, axes=square, exact=whole, diagonal=True)
-            made[f"{side}_basis"] = Field(1.0, axes=square, exact=orthonormal, diagonal=True)
+            made[side] = Field(0.0, axes=square, low=False, diagonal=True)
+            made[f"{side}_basis"] = Field(1.0, axes=square, low=False, diagonal=True)
             if self.kl:
-                made[f"{side}_values"] = Field(1.0, axes=row, real=True, nonnegative=True, exact="it divides")
+                made[f"{side}_values"] = Field(0.1, axes=row, real=True, nonnegative=True, low=False)
         return made
 
     def _axes(self, axis: int, number: int, shape: tuple[int, ...]) -> tuple[Any, ...]:
@@ -198,39 +217,49 @@ class Sides:
         x = product(transposed(by[0]), x) if 0 in self.of(x) else x
         return product(x, by[1]) if 1 in self.of(x) else x
 
-    def averages(
-        self, g: Array, count: Array, old: Sequence[Array], bases: Sequence[Array], values: Sequence[Any]
-    ) -> tuple[list[Array], Array]:
+    def averages(self, seen: Seen, old: Sequence[Array]) -> tuple[list[Array], Array]:
         """The averages after one more gradient, and whether one is not finite; then the old one is kept."""
         made, failed = list(old), jnp.zeros((), bool)
-        for axis in self.of(g):
-            new = average(old[axis], self._seen(g, axis, count, bases, values), self.decay)
-            made[axis], bad = kept(new, old[axis])
+        for axis in self.of(seen.g):
+            made[axis], bad = kept(average(old[axis], self._added(seen, axis), self.decay), old[axis])
             failed |= bad
         return made, failed
 
-    def _seen(self, g: Array, axis: int, count: Array, bases: Sequence[Array], values: Sequence[Any]) -> Array:
-        """What the average of a side gets: `g gᵀ`; with kl `g R⁻¹ gᵀ / n`, where at the first step R = I."""
+    def _added(self, seen: Seen, axis: int) -> Array:
+        """What the average of a side gets: `g gᵀ`; with kl `g R⁻¹ gᵀ / n`."""
+        g, other = seen.g, 1 - axis
         if not self.kl:
             return gram(g, axis)
-        other = 1 - axis
         if other in self.of(g):
-            g = product(transposed(bases[0]), g) if axis else product(g, bases[1])
-        roots = jnp.where(count == 1, 1, jnp.sqrt(jnp.maximum(values[other], self.eps)))
-        return gram(g / (roots[:, None] if axis else roots[None, :]), axis) / g.shape[other]
+            g = product(transposed(seen.bases[0]), g) if axis else product(g, seen.bases[1])
+            g = g / jnp.where(seen.first, 1, jnp.sqrt(seen.values[other]))
+        return gram(g, axis) / g.shape[other]
+
+    def along(self, axis: int, x: Array, values: Array | None) -> Any:
+        """The eigenvalues of a side, so that they divide what lies along it; 1 for a side that is not turned."""
+        if values is None or axis not in self.of(x):
+            return 1.0
+        return values[None, :] if axis else values[:, None]
+
+    def eigenvalues(self, seen: Seen, old: Sequence[Array]) -> list[Array]:
+        """Those of both sides after one more gradient; the first one changes nothing."""
+        squares, made = self.turned(seen.g, seen.bases) ** 2, list(old)
+        for axis in self.of(seen.g):
+            least = 1 / max(10, min(seen.g.shape[axis], 4000)) ** 2
+            new = average(old[axis], jnp.mean(squares / seen.values[1 - axis], axis=1 - axis), self.decay)
+            made[axis] = jnp.where(seen.first, old[axis], kept(jnp.maximum(new, least), old[axis])[0])
+        return made
 
     def renewed(
-        self, g: Array, count: Array, averages: Sequence[Array], bases: Sequence[Array], values: Sequence[Any]
-    ) -> tuple[list[Array], list[Any], Array]:
-        """The bases, their eigenvalues if the averages need them, and how many were not finite and are the old ones."""
+        self, g: Array, count: Array, averages: Sequence[Array], bases: Sequence[Array]
+    ) -> tuple[list[Array], Array]:
+        """The bases, and how many were not finite and are the old ones."""
 
-        def by(step: Callable[[Array, Array], tuple[Array, Array]]) -> list[tuple[Array, Array]]:
-            return [step(averages[axis], bases[axis]) for axis in self.of(g)]
+        def by(step: Callable[..., tuple[Array, Array]], **options: bool) -> list[tuple[Array, Array]]:
+            return [step(averages[axis], bases[axis], **options) for axis in self.of(g)]
 
-        made = numerics.branch(count == 1, lambda: by(eigenbasis), lambda: by(power_step))
-        new_bases, new_values, failures = list(bases), list(values), jnp.zeros((), int)
+        made = numerics.branch(count == 1, lambda: by(eigenbasis), lambda: by(power_step, in_order=not self.kl))
+        new, failures = list(bases), jnp.zeros((), int)
         for axis, (basis, failed) in zip(self.of(g), made, strict=True):
-            new_bases[axis], failures = basis, failures + failed
-            if self.kl:
-                new_values[axis] = jnp.where(failed, values[axis], rayleigh(averages[axis], basis))
-        return new_bases, new_values, failures
+            new[axis], failures = basis, failures + failed
+        return new, failures

@@ -6,13 +6,10 @@ After one step this is the polar factor of g, which Muon computes without state:
 is the same with the diagonals of L and R, and the exponents of a vector.
 """
 
-import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from gradtx.averages import Weights, total, weights_after
@@ -22,8 +19,7 @@ from gradtx.core.elementary import transform
 from gradtx.core.fields import Field, Length
 from gradtx.core.formula import per_matrix
 from gradtx.core.rule import Rule
-from gradtx.matrices.kronecker.decompositions import gram, kept
-from gradtx.matrices.kronecker.roots import inverse_root, product
+from gradtx.matrices.kronecker.roots import inverse_root, product, transposed
 from gradtx.momentum import Step
 
 
@@ -37,34 +33,28 @@ def scale_by_shampoo(
     exponent: NonNegative | None = None,
     max_preconditioner_dim: PositiveInt | None = None,
     debias: bool = True,
-    kl: bool = False,
 ) -> Rule:
     """Multiplies a matrix by inverse roots of the averages of `g gᵀ` and `gᵀ g`.
 
         L <- b2 L + (1 - b2) g gᵀ;   R <- b2 R + (1 - b2) gᵀ g;   with b2 = 1 the sums, L + g gᵀ and R + gᵀ g
         P = (L / (1 - b2^t) + eps I)^(-p),   Q likewise of R, every f steps;   u = P x Q
-        kl: of an m x n matrix g, L gets g Q² gᵀ / n and R gets gᵀ P² g / m, with the P and Q of the step before
 
     with f = precondition_frequency, p = exponent, and x what flows, which is g unless it is in a sum. Before the first
     roots u = x.
 
     Source: Gupta, Koren, Singer 2018 (arXiv 1802.09568), algorithm 1; conventions as DistributedShampoo (Shi et al.
     2023, arXiv 2309.06497): eps is added after a negative smallest eigenvalue is shifted to 0, while the paper begins
-    with L = eps I. There a 1-sided form is an exponent of 0. kl: KL-Shampoo (Lin et al. 2025, arXiv 2509.03378), whose
-    factors minimize a divergence between Gaussians; DistributedShampoo does not divide by n and m, so that the sizes of
-    L and R drift apart where m is not n.
+    with L = eps I. There a 1-sided form is an exponent of 0.
 
     Args:
       b2: the decay in [0, 1], a number or a schedule; 1 for the sum.
       eps: >= 0. [gradient²]
       precondition_frequency: f, the number of steps from one computation of the roots to the next.
       start_preconditioning_step: the first step, counted from 1, that computes roots; None for f.
-      exponent: p >= 0; None for 1/(2k), where k is the number of factors: 1/4, and 1/2 for one; and for 1/2 with kl,
-        which allows no other.
+      exponent: p >= 0; None for 1/(2k), where k is the number of factors: 1/4, and 1/2 for one.
       max_preconditioner_dim: a longer side has no factor, so that the matrix has one, or none; None for no limit. For
         blocks instead, see `in_blocks`.
       debias: divide L and R by the sum of their weights.
-      kl: the averages of KL-Shampoo.
 
     A matrix with one row or one column is a vector: it has one factor, with p = 1/2.
 
@@ -81,15 +71,19 @@ def scale_by_shampoo(
     >>> print([[f"{x:.3f}" for x in row] for row in u])
     [['1.000', '0.000'], ['0.000', '-1.000']]
     """
-    if kl and exponent is not None:
-        raise ValueError("gradtx.scale_by_shampoo: exponent is given; with kl it is 1/2. Leave it out, or kl.")
     start = precondition_frequency if start_preconditioning_step is None else start_preconditioning_step
-    sides = functools.partial(_sides, max_preconditioner_dim)
 
-    def averages(g: Array, old: Sequence[Array], roots: Sequence[Array]) -> list[Array]:
-        weight, there = jnp.where(b2 == 1, 1, 1 - b2), sides(g.shape)
-        seen = _squares(g, roots, there) if kl else (gram(g, 0), gram(g, 1))
-        return [b2 * a + weight * x if use else a for a, x, use in zip(old, seen, there, strict=True)]
+    def sides(shape: tuple[int, ...]) -> tuple[bool, bool]:
+        """Whether rows and columns have a factor."""
+        short = [size <= (max_preconditioner_dim or size) for size in shape]
+        return shape[0] > 1 and short[0], (shape[1] > 1 or shape[0] == 1) and short[1]
+
+    def statistics(g: Array, left: Array, right: Array) -> tuple[Array, Array]:
+        weight = jnp.where(b2 == 1, 1, 1 - b2)
+        rows, columns = sides(g.shape)
+        left = b2 * left + weight * product(g, transposed(g)) if rows else left
+        right = b2 * right + weight * product(transposed(g), g) if columns else right
+        return left, right
 
     def once(*, count: Array, weights: Weights) -> dict[str, Any]:
         weights = weights_after(weights, b2)
@@ -108,25 +102,21 @@ def scale_by_shampoo(
         failures: Array,
         correction: Array,
     ) -> dict[str, Array]:
-        p = 0.5 / (1 if kl else max(1, sum(sides(u.shape)))) if exponent is None else exponent
+        p = 0.5 / max(1, sum(sides(u.shape))) if exponent is None else exponent
+        news = list(statistics(observed, left, right))
         roots, failed = [left_root, right_root], jnp.zeros((), bool)
-        news = averages(observed, (left, right), roots)
-        for i in np.flatnonzero(sides(u.shape)):
-            roots[i], bad = kept(inverse_root(correction * news[i] if debias else news[i], p, eps), roots[i])
-            failed |= bad
-        new = {"left_root": roots[0], "right_root": roots[1], "failures": failures + failed}
-        return new | ({"left": news[0], "right": news[1]} if kl else {})
+        for i, there in enumerate(sides(u.shape)):
+            if there:
+                root = inverse_root(correction * news[i] if debias else news[i], p, eps)
+                finite = jnp.isfinite(root).all()
+                roots[i], failed = jnp.where(finite, root, roots[i]), failed | ~finite
+        return {"left_root": roots[0], "right_root": roots[1], "failures": failures + failed}
 
-    def update(
-        u: Array, *, observed: Array, due: Array, left: Array, right: Array, left_root: Array, right_root: Array
-    ) -> Step:
-        news = averages(observed, (left, right), (left_root, right_root))
-        if kl:  # a refresh has renewed the averages too, with the roots of the step before
-            news = [jnp.where(due, old, new) for old, new in zip((left, right), news, strict=True)]
+    def update(u: Array, *, observed: Array, left: Array, right: Array, left_root: Array, right_root: Array) -> Step:
+        left, right = statistics(observed, left, right)
         rows, columns = sides(u.shape)
         u = product(left_root, u) if rows else u
-        u = product(u, right_root) if columns else u
-        return u, {"left": news[0], "right": news[1]}
+        return product(u, right_root) if columns else u, {"left": left, "right": right}
 
     return per_matrix(
         update,
@@ -141,19 +131,6 @@ def scale_by_shampoo(
         failures=fields.integer(),
         weights=fields.weights(),
     )
-
-
-def _sides(longest: int | None, shape: tuple[int, ...]) -> tuple[bool, bool]:
-    """Whether rows and columns have a factor."""
-    short = [size <= (longest or size) for size in shape]
-    return shape[0] > 1 and short[0], (shape[1] > 1 or shape[0] == 1) and short[1]
-
-
-def _squares(g: Array, roots: Sequence[Array], there: Sequence[bool]) -> tuple[Array, Array]:
-    """What KL-Shampoo's averages get: `g Q² gᵀ / n` and `gᵀ P² g / m`; a side without a factor has no root."""
-    of_rows = product(g, roots[1]) if there[1] else g
-    of_columns = product(roots[0], g) if there[0] else g
-    return gram(of_rows / math.sqrt(g.shape[1]), 0), gram(of_columns / math.sqrt(g.shape[0]), 1)
 
 
 def _factor(axis: int, sides: Callable[[tuple[int, ...]], tuple[bool, bool]], start: float) -> Field:
