@@ -128,13 +128,3 @@ def test_matrix_methods(run, tmp_path):
     runs = json.loads((tmp_path / "runs.json").read_text())["runs"]
     assert [found["method"] for found in runs] == methods
     assert all(np.isfinite(found["held_out"]).all() and len(found["held_out"]) == 6 for found in runs)
-
-
-@pytest.mark.thorough
-def test_matrix_methods_at_pinned_rates(run, tmp_path):
-    """At 300 steps Muon and SOAP are ahead of AdamW in each of three seeds, by more than a third of what was found."""
-    run("matrix_methods.py", "--pinned", "--out", "runs.json")
-    adamw, *others = (np.array(found["held_out"]) for found in json.loads((tmp_path / "runs.json").read_text())["runs"])
-    assert (adamw < 2.1).all()
-    for losses in others:
-        assert (adamw - losses > 0.08).all()
