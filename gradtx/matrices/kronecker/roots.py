@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gradtx.matrices import lapack
+
 
 def product(*factors: Array) -> Array:
     """The matrix product, in full precision on every device."""
@@ -53,7 +55,7 @@ def _inverse_root_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tu
 
 def _decomposed(a: Array, eps: Any) -> tuple[Array, Array, Array]:
     """The eigenvalues, the same after the shift, and the eigenvectors."""
-    plain, vectors = jnp.linalg.eigh(a)
+    plain, vectors = lapack.eigh(a)
     lowest = jnp.min(plain, axis=-1, keepdims=True)
     return plain, plain - jnp.minimum(lowest, 0) + eps, vectors
 
