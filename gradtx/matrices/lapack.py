@@ -1,45 +1,49 @@
-"""Decompositions of matrices; on a processor the matrices of a batch are decomposed one after the other.
+"""Decompositions of matrices: on processors the matrices of a batch one after another, elsewhere all at once.
 
-jaxlib 0.10 hands the matrices of a batch to the threads of a pool, and waits for them in a thread of the same pool.
-Where as many batches are decomposed at once as there are threads, all of them wait for ever. Accelerators take batches.
+Up to version 0.11.1, jaxlib on processors lets each call for a batch wait until other threads have done its parts. A
+program that makes as many such calls at a time as it has threads then waits for ever, as there is none left to do them
+(jaxlib/cpu/lapack_kernels.cc, `ParallelBatchMap`). Calls for one matrix do not wait.
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 
-def one_by_one(decompose: Callable[[Array], Any]) -> Callable[[Array], Any]:
-    """The same function of one matrix, which `jax.vmap` turns into a loop on processors."""
-    single = cast(Any, jax.custom_batching.custom_vmap(decompose))
+def _each_alone(decomposition: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """The decomposition of one matrix; under `vmap` on processors, of one after another."""
+    alone: Any = jax.custom_batching.custom_vmap(decomposition)
 
-    def of_batch(size: int, batched: list[bool], a: Array) -> tuple[Any, Any]:
-        del size, batched  # there is one argument
-        made = lax.platform_dependent(a, cpu=lambda a: lax.map(single, a), default=jax.vmap(decompose))
-        return made, jax.tree.map(lambda leaf: True, made)
+    def one_by_one(batch: Array) -> Any:
+        return jax.lax.map(alone, batch)
 
-    single.def_vmap(of_batch)
-    return single
+    @alone.def_vmap
+    def of_batch(size: int, batched: list[bool], batch: Array) -> tuple[Any, Any]:
+        del size, batched  # the only argument is batched
+        made = jax.lax.platform_dependent(batch, cpu=one_by_one, default=jax.vmap(decomposition))
+        return made, jax.tree.map(lambda _: True, made)
+
+    return alone
 
 
-@one_by_one
+@_each_alone
 def eigh(a: Array) -> tuple[Array, Array]:
-    """The eigenvalues of a symmetric matrix, the smallest first, and its eigenvectors, as columns."""
+    """The eigenvalues of a symmetric matrix, the smallest first, and its eigenvectors as columns."""
     values, vectors = jnp.linalg.eigh(a)
     return values, vectors
 
 
-@one_by_one
-def orthonormal(a: Array) -> Array:
-    """The orthonormal factor of a QR decomposition."""
+@_each_alone
+def qr(a: Array) -> Array:
+    """The orthonormal factor of a matrix."""
     return jnp.linalg.qr(a)[0]
 
 
-@one_by_one
+@_each_alone
 def svd(a: Array) -> tuple[Array, Array, Array]:
-    """The thin singular value decomposition: `a = u diag(s) vh`."""
-    u, s, vh = jnp.linalg.svd(a, full_matrices=False)
-    return u, s, vh
+    """The thin singular value decomposition: left vectors, values, and transposed right vectors."""
+    left, values, right = jnp.linalg.svd(a, full_matrices=False)
+    return left, values, right

@@ -40,9 +40,9 @@ def power_step(a: Array, basis: Array, *, in_order: bool = True) -> tuple[Array,
     basis = jax.lax.stop_gradient(basis)
     powers = product(a, basis)
     if not in_order:
-        return kept(lapack.orthonormal(powers), basis, usable)
+        return kept(lapack.qr(powers), basis, usable)
     order = jnp.argsort(-jnp.sum(basis * powers, axis=-2))
-    sorted_basis = lapack.orthonormal(powers[..., order])
+    sorted_basis = lapack.qr(powers[..., order])
     return kept(jnp.zeros_like(basis).at[..., order].set(sorted_basis), basis, usable)
 
 
