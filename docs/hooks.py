@@ -52,6 +52,7 @@ def on_pre_build(config: MkDocsConfig) -> None:
     pictures.races()
     pictures.training()
     pictures.steps()
+    pictures.matrix_methods()
     # The pages with pictures draw them, each in a process of its own; the others share one.
     others = [page for page in snippets.pages() if not snippets.has_pictures(page)]
     drawn = [[page] for page in snippets.pages() if snippets.has_pictures(page)]

@@ -211,8 +211,17 @@ def steps():
     picture.draw(rows, title, ASSETS / "steps.png")
 
 
+def matrix_methods():
+    """What the example of matrix methods found when it was last run in full."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    import evidence
+
+    save(evidence.picture(), "matrix_methods.png")
+
+
 if __name__ == "__main__":
     ASSETS.mkdir(exist_ok=True)
     races()
     training()
     steps()
+    matrix_methods()

@@ -16,6 +16,8 @@ from typing import Any
 
 import jax
 import optax
+from evidence import matrix_methods as matrix_methods
+from evidence import matrix_rates as matrix_rates
 
 import gradtx
 from gradtx.core import elsewhere

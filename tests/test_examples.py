@@ -1,11 +1,13 @@
 """Every example runs from end to end with --smoke, and the ones that claim something prove it."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.examples
@@ -117,3 +119,12 @@ def test_record_stack(run):
     source = (FOLDER / "record_stack.py").read_text()
     expression = source[source.index("\nrecord = ") + 1 : source.index("\n# fmt: on")]
     assert len(expression.splitlines()) <= 12
+
+
+def test_matrix_methods(run, tmp_path):
+    printed = run("matrix_methods.py", "--steps", "3", "--out", "runs.json")
+    methods = ["adamw", "muon", "normuon", "soap", "shampoo", "kron"]
+    assert re.findall(r"^(\w+) +[\d.]+e[+-]\d\d ", printed, re.MULTILINE) == methods
+    runs = json.loads((tmp_path / "runs.json").read_text())["runs"]
+    assert [found["method"] for found in runs] == methods
+    assert all(np.isfinite(found["held_out"]).all() and len(found["held_out"]) == 6 for found in runs)

@@ -147,8 +147,8 @@ class Compiled:
         """One step for each row; matrices of one shape run as one batch, if the formula says so."""
         if self.reach != "matrix":
             return [one(*row) for row in rows]
-        most = batches.MOST if self.stack and title != "measure" else 1
-        return batches.each(one, rows, [batches.axes_of(u) for u in us], most)
+        stack = self.stack and title != "measure"
+        return batches.each(one, rows, [batches.axes_of(u) for u in us], stack=stack)
 
     def run(self, title: str, real: Dtype, numbers: Numbers) -> Callable[..., Any]:
         """A pass as a program in this precision; another one inside shard_map, where sums go over axes of the mesh."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
@@ -47,9 +48,33 @@ def start(sharding: Any, size: int, txs: Transform, params: PyTree, model_state:
 def run(plan: Plan, txs: Transform, carry: Carry, data: PyTree, last: Any) -> tuple[Carry, dict[str, Any]]:
     """Run the steps of a block before step `last`; the records have axes (steps, seeds, optimizers)."""
     one = functools.partial(advancing.advance, plan)
-    over_txs = jax.vmap(one, in_axes=(0, _PER_TX, None, None), out_axes=(_PER_TX, 1))
-    over_seeds = jax.vmap(over_txs, in_axes=(None, _PER_SEED, None, None), out_axes=(_PER_SEED, 1))
+    over_txs = _over(one, in_axes=(0, _PER_TX, None, None), out_axes=(_PER_TX, 1))
+    over_seeds = _over(over_txs, in_axes=(None, _PER_SEED, None, None), out_axes=(_PER_SEED, 1))
     return over_seeds(txs, carry, data, last)
+
+
+def _over(function: Callable[..., Any], in_axes: Any, out_axes: Any) -> Callable[..., Any]:
+    """`vmap` of a function of `(txs, carry, data, last)`. An axis of one run is taken off instead, and put back.
+
+    Under vmap both branches of a condition run, such as a decomposition that is due every tenth step.
+    """
+
+    def mapped(*given: Any) -> Any:
+        if jax.tree.leaves(given[1]["params"])[0].shape[0] > 1:
+            return jax.vmap(function, in_axes, out_axes)(*given)
+        made = function(*_at_axes(jnp.squeeze, in_axes, given))
+        return _at_axes(jnp.expand_dims, out_axes, made)
+
+    return mapped
+
+
+def _at_axes(change: Callable[..., Array], axes: Any, values: PyTree) -> PyTree:
+    """Each array changed at its axis; `axes` is written as for `vmap`."""
+
+    def at(axis: int | None, part: PyTree) -> PyTree:
+        return part if axis is None else jax.tree.map(lambda x: change(x, axis), part)
+
+    return jax.tree.map(at, axes, values, is_leaf=lambda axis: axis is None)
 
 
 @functools.partial(jax.jit, static_argnums=0)
