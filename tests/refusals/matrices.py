@@ -200,6 +200,9 @@ def calls():
     call = lambda: first_update(gradtx.low_rank(asks(), 1), MATRIX, value_fn=jnp.sum)  # noqa: E731
     words = "low_rank: the transform inside evaluates a function of the params, but"
     yield Refusal("a loss behind a projection", call, TypeError, words)
+    call = lambda: gradtx.stored(gradtx.amsgrad(0.1), "bfloat16")  # noqa: E731
+    words = "scale_by_rms/nu_max of amsgrad(", "cannot be in bfloat16: ", "that may be: fields=('mu', 'nu')"
+    yield Refusal("a maximum stored low", call, ValueError, *words)
     call = lambda: gradtx.cautious(gradtx.master_weights(gradtx.sgd(0.1)))  # noqa: E731
     words = "gradtx.cautious: inner is master_weights(", "they must be applied unchanged. Put cautious inside it."
     yield Refusal("cautious around last words", call, TypeError, *words)
