@@ -69,8 +69,6 @@ GRADIENTS = {
     "condition 1e12": SOME | {"square": problem.factor(4, 1e12, 1), "layers": SOME["layers"] * 1e3 ** -np.arange(5)},
     "equal values": SOME | {"square": np.eye(4)},
 }
-OVERFLOW = ("'nu'", "['left']", "['right']")
-"""Squares of 1e20 are infinite. Where they are kept so, a step is 0 (Adam) or has the root from before (Shampoo)."""
 
 
 def typed(tree):
@@ -89,9 +87,8 @@ def test_hard_matrices_give_finite_steps(name):
             updates, state = step(given, state, params)
             assert kinds(updates) == kinds(params)
             assert all_finite(updates), what
-        kept = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(state)}
-        skipped = OVERFLOW if what == "1e20" else ()
-        assert all_finite({path: leaf for path, leaf in kept.items() if not any(one in path for one in skipped)}), what
+        leaves = jax.tree.leaves_with_path(state)  # in Adam squares of 1e20 are infinite, and such a step is 0
+        assert all_finite([leaf for path, leaf in leaves if what != "1e20" or "'nu'" not in str(path)]), what
 
 
 # What goes around --------------------------------------------------------------------------------------------------

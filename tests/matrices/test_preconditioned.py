@@ -165,12 +165,23 @@ def test_kron_whitens():
 
 
 def test_a_root_that_fails_keeps_the_previous_one_and_is_counted():
-    tx, g = gradtx.scale_by_shampoo(eps=0.0), jnp.eye(2)
+    tx, g = gradtx.scale_by_shampoo(eps=0.0), jnp.diag(jnp.array([1.0, 0.0]))
     _, state = tx.update(g, tx.init(g))
-    before = gradtx.find(state, "left_root")
-    _, state = tx.update(jnp.full((2, 2), jnp.inf), state)
-    np.testing.assert_array_equal(gradtx.find(state, "left_root"), before)
+    np.testing.assert_array_equal(gradtx.find(state, "left_root"), np.eye(2))
     assert gradtx.find(state, "failures") == 1
+
+
+@pytest.mark.parametrize("size", [1e200, np.inf, np.nan])
+def test_averages_that_are_not_finite_stay_as_they_were_and_roots_go_on(size):
+    tx, g = gradtx.scale_by_shampoo(0.9, 1e-3), jnp.eye(2)
+    _, state = tx.update(g, tx.init(g))
+    before = gradtx.find(state, "left"), gradtx.find(state, "right")
+    _, state = tx.update(jnp.full((2, 2), size), state)
+    assert gradtx.tree_equal((gradtx.find(state, "left"), gradtx.find(state, "right")), before)
+    assert gradtx.find(state, "failures") == 1
+    _, state = tx.update(2 * g, state)
+    assert gradtx.find(state, "failures") == 1
+    np.testing.assert_allclose(gradtx.find(state, "left"), 0.49 * np.eye(2), rtol=1e-12)
 
 
 def test_blocks_are_matrices_of_their_own():

@@ -19,7 +19,8 @@ from gradtx.core.elementary import transform
 from gradtx.core.fields import Field, Length
 from gradtx.core.formula import per_matrix
 from gradtx.core.rule import Rule
-from gradtx.matrices.kronecker.roots import inverse_root, product, transposed
+from gradtx.matrices.kronecker.decompositions import gram, kept
+from gradtx.matrices.kronecker.roots import inverse_root, product
 from gradtx.momentum import Step
 
 
@@ -59,8 +60,8 @@ def scale_by_shampoo(
     A matrix with one row or one column is a vector: it has one factor, with p = 1/2.
 
     State: for an m x n matrix `left` and `left_root` with m², `right` and `right_root` with n² numbers, 8 (m² + n²)
-    bytes; a side without a factor has one number. `failures`, one int32 for each matrix: how often a root was not
-    finite, so that the previous one was kept. `weights` and `count`, scalars.
+    bytes; a side without a factor has one number. `failures`, one int32 for each matrix: how often L, R or a root
+    was not finite when roots were due; then the one before is kept. `weights` and `count`, scalars.
 
     Errors: ValueError for an argument outside its range, and for leaves that are not matrices; TypeError for complex
     leaves.
@@ -78,12 +79,14 @@ def scale_by_shampoo(
         short = [size <= (max_preconditioner_dim or size) for size in shape]
         return shape[0] > 1 and short[0], (shape[1] > 1 or shape[0] == 1) and short[1]
 
-    def statistics(g: Array, left: Array, right: Array) -> tuple[Array, Array]:
-        weight = jnp.where(b2 == 1, 1, 1 - b2)
-        rows, columns = sides(g.shape)
-        left = b2 * left + weight * product(g, transposed(g)) if rows else left
-        right = b2 * right + weight * product(transposed(g), g) if columns else right
-        return left, right
+    def statistics(g: Array, *old: Array) -> tuple[list[Array], Array]:
+        """The averages with g, or those before if they are not finite; and whether one is not."""
+        weight, news, failed = jnp.where(b2 == 1, 1, 1 - b2), list(old), jnp.zeros((), bool)
+        for i, there in enumerate(sides(g.shape)):
+            if there:
+                news[i], bad = kept(b2 * old[i] + weight * gram(g, i), old[i])
+                failed |= bad
+        return news, failed
 
     def once(*, count: Array, weights: Weights) -> dict[str, Any]:
         weights = weights_after(weights, b2)
@@ -103,17 +106,15 @@ def scale_by_shampoo(
         correction: Array,
     ) -> dict[str, Array]:
         p = 0.5 / max(1, sum(sides(u.shape))) if exponent is None else exponent
-        news = list(statistics(observed, left, right))
-        roots, failed = [left_root, right_root], jnp.zeros((), bool)
+        roots, (news, failed) = [left_root, right_root], statistics(observed, left, right)
         for i, there in enumerate(sides(u.shape)):
             if there:
-                root = inverse_root(correction * news[i] if debias else news[i], p, eps)
-                finite = jnp.isfinite(root).all()
-                roots[i], failed = jnp.where(finite, root, roots[i]), failed | ~finite
+                roots[i], bad = kept(inverse_root(correction * news[i] if debias else news[i], p, eps), roots[i])
+                failed |= bad
         return {"left_root": roots[0], "right_root": roots[1], "failures": failures + failed}
 
     def update(u: Array, *, observed: Array, left: Array, right: Array, left_root: Array, right_root: Array) -> Step:
-        left, right = statistics(observed, left, right)
+        (left, right), _ = statistics(observed, left, right)
         rows, columns = sides(u.shape)
         u = product(left_root, u) if rows else u
         return product(u, right_root) if columns else u, {"left": left, "right": right}
