@@ -82,7 +82,7 @@ METHODS = {
     "normuon": (muon >> gradtx.scale_by_neuron_rms() >> gradtx.scale_by_fans(0.2), 8e-3, 2e-2),
     "soap": (gradtx.scale_by_soap(first_step="use"), 4e-3, 3e-2),
     "shampoo": (mean + roots, 4e-3, 3e-2),
-    "kron": (mean + gradtx.scale_by_kron() >> gradtx.clip_by_block_rms(1.1), 2e-3, 3e-2),
+    "kron": (mean + gradtx.scale_by_kron() >> gradtx.clip_by_block_rms(1.1), 2e-3, 1.5e-2),
 }
 
 
