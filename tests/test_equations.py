@@ -44,8 +44,8 @@ def test_transform_is_its_formula(record, number):
     assert np.isfinite(actual).all(), "an update is not finite"
     compared = slice(record.first_step.get(number, 1) - 1, None)
     at_least = record.at_least.get(number, 1.0)
-    products = tx.facts.reach == "matrix"
-    streams.compare(actual[compared], expected[compared], tolerance=TOLERANCE, at_least=at_least, products=products)
+    products, allowed = tx.facts.reach == "matrix", record.tolerance
+    streams.compare(actual[compared], expected[compared], tolerance=allowed, at_least=at_least, products=products)
 
 
 @pytest.mark.parametrize("scheduled", SCHEDULES, ids=lambda each: f"{each.name}-{each.arguments}")

@@ -65,8 +65,10 @@ NOT_OF_WRAPPERS = {
     "scan_is_loop",
     "vmap_is_loop",
 }
-# What concerns several leaves, of a transform of elements or matrices one by one: the others are asked of one leaf.
-OF_SEVERAL_LEAVES = {"dtypes_stay", "empty_leaves_pass", "integers_are_refused", "reads_what_it_says"}
+# What concerns several leaves, of a transform that works on each element by itself, or on each matrix: the others are
+# asked of one leaf.
+OF_SEVERAL_MATRICES = {"reads_what_it_says"}
+OF_SEVERAL_LEAVES = OF_SEVERAL_MATRICES | {"dtypes_stay", "empty_leaves_pass", "integers_are_refused"}
 UNDER_CHECKIFY_ONLY = OF_VALUES | {
     "dtypes_stay",
     "empty_leaves_pass",
@@ -131,11 +133,12 @@ def _short(value):
 def test_transform_obeys_law(law, tx):
     extra = {name: value for name, value in EXTRA.items() if name in tx.facts.extra}
     names = {"repr_is_code": {"names": FUNCTIONS}, "dtypes_stay": {"lower": LOWER}}
-    of_matrices = RECORDS[tx.name].matrices
-    one_by_one = of_matrices or (tx.facts.reads == "element" and not is_wrapper(tx))
-    alone = one_by_one and law not in OF_SEVERAL_LEAVES
-    several = MATRICES if of_matrices else PARAMS
-    testing.LAWS[law](tx, ONE_LEAF if alone else several, **names.get(law, {}), **extra)
+    if RECORDS[tx.name].matrices:
+        params = MATRICES if law in OF_SEVERAL_MATRICES else ONE_LEAF
+    else:
+        alone = tx.facts.reads == "element" and law not in OF_SEVERAL_LEAVES and not is_wrapper(tx)
+        params = ONE_LEAF if alone else PARAMS
+    testing.LAWS[law](tx, params, **names.get(law, {}), **extra)
 
 
 def statistics(tx):

@@ -240,7 +240,8 @@ def as_static(value: Any, parameter: Parameter, who: str) -> Any:
     if problems and len(problems) == len(parameter.types):
         words = " or ".join(map(str, problems)).replace(" or it must be ", " or ")
         hint = f" Round it: int({value})." if isinstance(value, float) and _asks_for_int(parameter) else ""
-        raise type(problems[0])(f"{who}: {parameter.name} is {value!r}; {words}.{hint}")
+        none = ", or None" if parameter.optional or parameter.default is None else ""
+        raise type(problems[0])(f"{who}: {parameter.name} is {value!r}; {words}{none}.{hint}")
     if isinstance(value, (list, Iterator)) and typing.get_origin(parameter.types[0]) in (tuple, Sequence):
         return tuple(typing.cast(Iterable[Any], value))
     if isinstance(value, (dict, list)):  # a copy, so that later changes by the caller do not affect the recorded value

@@ -28,22 +28,23 @@ def axes_of(leaf: Any) -> tuple[int, ...]:
     return jnp.shape(leaf)[:-2]
 
 
-def each(step: Callable[..., Any], rows: Sequence[Row], leads: Sequence[tuple[int, ...]], most: int) -> list[Any]:
-    """`step(x, named)` for the matrices of all rows, up to `most` of the same shape and dtype at a time.
+def each(step: Callable[..., Any], rows: Sequence[Row], leads: Sequence[tuple[int, ...]], *, stack: bool) -> list[Any]:
+    """`step(x, named)` for the matrices of all rows, those of one leaf in batches of up to `MOST`.
 
     Args:
       step: a function of a matrix, and of what belongs to it.
       rows: its arguments, leaf by leaf.
       leads: for each row, the lengths of the axes that count its matrices.
-      most: the most matrices in a batch.
+      stack: whether leaves of the same shape and dtype, which are one matrix each, run in such batches too.
     """
     made: list[Any] = [None] * len(rows)
     kinds: dict[str, list[int]] = {}
     for index, (row, lead) in enumerate(zip(rows, leads, strict=True)):
         if lead:
-            made[index] = _over_axes(step, row, lead, most)
+            made[index] = _over_axes(step, row, lead)
         else:
             kinds.setdefault(str(tree.shapes(row)), []).append(index)
+    most = MOST if stack else 1
     for same in kinds.values():
         for start in range(0, len(same), most):
             indices = same[start : start + most]
@@ -60,7 +61,7 @@ def _together(step: Callable[..., Any], rows: list[Row]) -> list[Any]:
     return [jax.tree.map(operator.itemgetter(n), made) for n in range(len(rows))]
 
 
-def _over_axes(step: Callable[..., Any], row: Row, lead: tuple[int, ...], most: int) -> Any:
+def _over_axes(step: Callable[..., Any], row: Row, lead: tuple[int, ...]) -> Any:
     """The step of all matrices of one leaf."""
 
     def spread(x: Any) -> Any:
@@ -71,10 +72,10 @@ def _over_axes(step: Callable[..., Any], row: Row, lead: tuple[int, ...], most: 
     row = jax.tree.map(spread, row)
     for _ in lead[1:]:
         step = jax.vmap(step)
-    if lead[0] <= most:
+    if lead[0] <= MOST:
         return jax.vmap(step)(*row)
 
     def one(row: Row) -> Any:
         return step(*row)
 
-    return cast(Any, jax.lax.map(one, row, batch_size=most))
+    return cast(Any, jax.lax.map(one, row, batch_size=MOST))

@@ -13,6 +13,7 @@ Rows are the axes that the layer sums over, columns those of its output. All oth
 import dataclasses
 import functools
 import math
+import operator
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
@@ -67,16 +68,21 @@ class Axes:
 
 
 def _as_axes(numbers: Any) -> Axes:
-    def several(axis: Any) -> tuple[int, ...]:
-        return tuple(int(one) for one in np.atleast_1d(axis))
+    def several(name: str, given: Any) -> tuple[int, ...]:
+        try:
+            return tuple(map(operator.index, np.atleast_1d(np.asarray(given))))
+        except (TypeError, ValueError):
+            words = f"{name} is {given!r}; it must be an int, or a tuple of ints"
+            raise TypeError(f"gradtx.MuonDimensionNumbers: {words}.") from None
 
     if numbers is None:
         return Axes()
-    parts = getattr(numbers, "parts", 1)
+    given = getattr(numbers, "parts", 1)
+    parts = several("parts", given)
     return Axes(
-        several(numbers.reduction_axis),
-        several(numbers.output_axis),
-        several(parts) if isinstance(parts, (tuple, list)) else int(parts),
+        several("reduction_axis", numbers.reduction_axis),
+        several("output_axis", numbers.output_axis),
+        parts if isinstance(given, (tuple, list)) else parts[0],
     )
 
 
@@ -154,7 +160,8 @@ def _resolved(who: str, path: str, axes: Axes, shape: tuple[int, ...]) -> tuple[
     rows, columns = (tuple(axis % ndim for axis in some) for some in (own, axes.columns))
     width = math.prod(shape[axis] for axis in columns)
     cut = axes.parts
-    if width % cut if isinstance(cut, int) and cut > 0 else cut != 0 and sum(cast(Any, cut)) != width:
+    fits = cut > 0 and width % cut == 0 if isinstance(cut, int) else min(cut, default=0) > 0 and sum(cut) == width
+    if not fits:
         raise ValueError(
             f"{who}: dimension_numbers has parts={cut} for the leaf {path!r}, which has {width} columns; it must be a "
             "number that divides them, or the numbers of columns of the parts."

@@ -123,9 +123,9 @@ class Compiled:
         for path, leaf in tree.named_leaves(values) if self.reach == "matrix" else ():
             if jnp.ndim(leaf) != 2 and not (jnp.ndim(leaf) > 2 and batches.declared.get()):
                 raise ValueError(
-                    f"{self.who}: the leaf at {path} has {jnp.ndim(leaf)} axes; it must be a matrix with 2 axes. Route "
-                    f"the others elsewhere: by_shape(matrix={self.who.removeprefix('gradtx.')}(...), other=adam(...)). "
-                    "Or say which axes are those of a matrix: by_shape(..., dimension_numbers=...)."
+                    f"{self.who}: the leaf at {path} has the shape {jnp.shape(leaf)}; it must be a matrix, with 2 "
+                    f"axes. Route the others elsewhere: by_shape(matrix={self.who.removeprefix('gradtx.')}(...), "
+                    "other=adam(...)). Or say which axes are those of a matrix: by_shape(..., dimension_numbers=...)."
                 )
 
     def each(self, title: str, step: Step, us: list[Any], shared: Any, columns: Columns) -> list[Any]:
@@ -147,8 +147,8 @@ class Compiled:
         """One step for each row; matrices of one shape run as one batch, if the formula says so."""
         if self.reach != "matrix":
             return [one(*row) for row in rows]
-        most = batches.MOST if self.stack and title != "measure" else 1
-        return batches.each(one, rows, [batches.axes_of(u) for u in us], most)
+        stack = self.stack and title != "measure"
+        return batches.each(one, rows, [batches.axes_of(u) for u in us], stack=stack)
 
     def run(self, title: str, real: Dtype, numbers: Numbers) -> Callable[..., Any]:
         """A pass as a program in this precision; another one inside shard_map, where sums go over axes of the mesh."""

@@ -232,9 +232,10 @@ def _spread(question: _Question, values: PyTree) -> tuple[Any, ...]:
     # Params without leaves accept any mask: optax's tree_map_params uses such params.
     found = _by_leaf(question, values) if question.paths else []
     if found is None:
+        one = {bool: "one bool", str: "one str"}.get(question.kind, "MuonDimensionNumbers or None")
         raise ValueError(
             f"{question.what} has the structure {jax.tree.structure(values)}, the params have "
-            f"{jax.tree.structure(question.shapes)}; it must have one {question.kind.__name__} for each leaf of the "
+            f"{jax.tree.structure(question.shapes)}; it must have {one} for each leaf of the "
             "params (or each branch of their upper part). Or give a function of (path, leaf), or path patterns."
         )
     return _checked(question, found)

@@ -55,10 +55,10 @@ class Stored(Transparent):
             raise ValueError(f"{who}: inner is {self.inner!r}; it must be a transform that has statistics.")
         for place, field in self._places:
             if field.exact is not None and self.dtype == "bfloat16":
-                may = ", ".join(repr(name) for name, other in known.items() if other.exact is None) or "none"
+                others = tuple(name for name, other in known.items() if other.exact is None)
+                hint = f" Name the fields that may be: fields={others!r}." if others else ""
                 raise ValueError(
-                    f"{who}: {'/'.join(place)} of {self.inner!r} cannot be in bfloat16: {field.exact}. Name the fields "
-                    f"that may be: fields= some of {may}."
+                    f"{who}: {'/'.join(place)} of {self.inner!r} cannot be in bfloat16: {field.exact}.{hint}"
                 )
 
     @property

@@ -256,7 +256,7 @@ class View:
             raise ValueError(f"gradtx.View: every is {every!r}; it must be an int of at least 1.")
         self.passes: dict[str, Pass] = {"down": down, "up": up, "observe": observe, "refresh": refresh}
         self.every, self.before, self.move = every, before, move
-        self.stack = reach == "matrix"
+        self.stack = False  # a batch is copied in and out at each pass, of which most are two products
         self.reach: Reach = reach
         self.form, self.fields = form, fields
         if reach == "matrix":

@@ -68,7 +68,15 @@ def qk_clip(threshold: Positive = 100.0, exponent: Fraction = 0.5, *, head_axis:
     def update(updates: PyTree, state: State, params: PyTree, *, max_logits: PyTree) -> tuple[PyTree, State]:
         if isinstance(max_logits, Array):
             max_logits = jax.tree.map(lambda _: max_logits, updates)
-        each = jax.tree.map(lambda u, one: None if u is None else one, updates, max_logits, is_leaf=lambda u: u is None)
+        try:
+            each = jax.tree.map(
+                lambda u, one: None if u is None else one, updates, max_logits, is_leaf=lambda u: u is None
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"gradtx.qk_clip: max_logits has the structure {jax.tree.structure(max_logits)}, the params "
+                f"{jax.tree.structure(updates)}; it must be one array (heads,), or a tree of arrays like the params."
+            ) from error
         return tree.map(clipped, updates, params, each, threshold=threshold, exponent=exponent), state
 
     return Rule(update=update, reach="leaf", traits=("real",))

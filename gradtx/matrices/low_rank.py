@@ -25,6 +25,7 @@ from gradtx.core.routing import by_shape
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform
 from gradtx.core.views import View, through
+from gradtx.matrices import lapack
 from gradtx.numerics import divide, root
 
 Side = Literal["std", "reverse_std", "left", "right"]
@@ -55,7 +56,7 @@ def singular_vectors(g: Array, rank: int, axis: int) -> Array:
     They do not depend on the size of g, which may be 1e-20 or 1e20.
     """
     g = jax.lax.stop_gradient(g)
-    u, _, vh = jnp.linalg.svd(divide(g, jnp.max(jnp.abs(g), initial=0)), full_matrices=False)
+    u, _, vh = lapack.svd(divide(g, jnp.max(jnp.abs(g), initial=0)))
     return u[:, :rank] if axis == 0 else vh[:rank].conj().T
 
 

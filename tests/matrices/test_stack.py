@@ -19,12 +19,12 @@ def run(tx, gradients):
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
-def test_two_momenta_are_one_to_the_bit_up_to_the_switch_and_another_then(nesterov):
+def test_two_momenta_are_one_up_to_the_switch_and_another_then(nesterov):
     _, gradients = streams.stream(12)
     one = run(gradtx.scale_by_momentum(0.95, form="average", nesterov=nesterov), gradients)
     two = run(gradtx.scale_by_two_momenta(start_step=7, nesterov=nesterov), gradients)
-    np.testing.assert_array_equal(two[:8], one[:8])
-    assert np.all(np.any(two[8:] != one[8:], axis=-1))
+    np.testing.assert_allclose(two[:8], one[:8], rtol=1e-6)
+    assert np.all(np.abs(two[8:] - one[8:]).max(axis=-1) > 1e-3 * np.abs(one[8:]).max(axis=-1))
 
 
 def test_the_mean_age_of_a_gradient_is_thirty_updates():

@@ -73,6 +73,7 @@ class Record:
         at_least: dict[int, float] | float | None = None,
         first_step: dict[int, int] | None = None,
         matrices: bool = False,
+        tolerance: float = 1e-12,
     ):
         self.name, self.step, self.peers = name, step, tuple(peers)
         self.variants = variants or ({},)
@@ -86,6 +87,8 @@ class Record:
         """By variant: the first step to compare, if not 1."""
         self.matrices = matrices
         """Whether it refuses leaves that are no matrices."""
+        self.tolerance = tolerance
+        """What rounding may be of an update: more if an update is a difference of params that are much larger."""
 
 
 # What a transcription needs ------------------------------------------------------------------------------------------

@@ -56,17 +56,18 @@ def floor_updates(s, g, t, w, *, floor, per_output=True) -> Array:
 
 
 RATE = {"learning_rate": 0.02}
-SMALL = Scheduled("inverse_time_schedule", (5e-5, 0.02))  # so that no step along w is as long as w
+SMALL = Scheduled("inverse_time_schedule", (5e-4, 0.01))  # so that no step along w is as long as w
 RADIUS = [
     Record("qk_clip", None, {}, matrices=True),  # needs the logits: tests/matrices/test_attention.py
     Record("hyperball", hyperball, RATE, {"learning_rate": FALLING}, at_least=0.8, matrices=True),
     Record(
         "pin_radius",
         pin_radius,
-        {"learning_rate": 1e-5},
+        {"learning_rate": 3e-4},
         {"learning_rate": SMALL, "weight_decay": 0.1},
-        {"learning_rate": 1e-5, "weight_decay": FALLING},
-        at_least=0.8,
+        {"learning_rate": 3e-4, "weight_decay": FALLING},
+        at_least=0.9,
+        tolerance=1e-11,
         matrices=True,
     ),
     Record(

@@ -341,9 +341,9 @@ for name, call, error, *words in [
             "a vector for a matrix",
             stepped(lambda u: u, per=gradtx.per_matrix),
             ValueError,
-            "the leaf at ['b'] has 0 axes",
+            "the leaf at ['b'] has the shape ()",
         ),
-        *("gradtx.breaks: ", "it must be a matrix with 2 axes", "by_shape(matrix=breaks(...), other=adam(...))"),
+        *("gradtx.breaks: ", "it must be a matrix, with 2 axes", "by_shape(matrix=breaks(...), other=adam(...))"),
     ),
     (
         *(
@@ -370,7 +370,7 @@ for name, call, error, *words in [
     ),
     (
         *("a vector without a state", lambda: registered(square)().update(PARAMS, {}), ValueError),
-        *("gradtx.square: the leaf at ['b'] has 0 axes; it must be a matrix",),
+        *("gradtx.square: the leaf at ['b'] has the shape (); it must be a matrix",),
     ),
     (
         "a branch in a formula",

@@ -64,9 +64,10 @@ METHODS = sorted(
     for name, factory in gradtx.registry.items()
     if factory.__module__.startswith("gradtx.optimizers") and factory.node._kind is Kind.TRANSFORM
 )
-REPRESENTATIVES = {  # by what they read: one element, a leaf, the tree
+REPRESENTATIVES = {  # by what they read: one element, a leaf, a matrix with another route for the rest, the tree
     "element": gradtx.adam(0.1),
     "leaf": gradtx.lars(0.1),
+    "matrix": gradtx.muon(0.1, form="sum"),
     "tree": gradtx.clip_by_global_norm(1.0) >> gradtx.sgd(0.1),
 }
 around_each = pytest.mark.parametrize("wrapper", WRAPPERS)
@@ -146,9 +147,10 @@ def runs_around(wrapper, inner):
 
 
 def is_refused(wrapper, inner) -> bool:
-    """In one bucket leaves have one norm together, and no rows or columns, which are all that Adafactor keeps."""
+    """In one bucket leaves have one norm together, and no rows or columns, which Adafactor and matrices need."""
     factored = any("factored" in "/".join(place) for place in inner.declared)
-    if not {"in_buckets": not inner.facts.joinable, "pack": factored}.get(wrapper, False):
+    matrices = inner.facts.reach == "matrix"
+    if not {"in_buckets": not inner.facts.joinable, "pack": factored or matrices}.get(wrapper, False):
         return False
     with pytest.raises(TypeError, match=f"gradtx.{wrapper}: .* needs the leaves one by one"):
         around(wrapper, inner)

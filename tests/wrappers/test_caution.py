@@ -54,10 +54,3 @@ def test_the_gradient_is_what_it_is_given_and_decay_stays_outside():
     w = jnp.array([10.0, 10.0])
     tx = gradtx.cautious(gradtx.scale(1.0)) >> gradtx.add_decayed_weights(0.5) >> gradtx.scale_by_learning_rate(1.0)
     np.testing.assert_array_equal(tx.update(jnp.array([-1.0, 1.0]), tx.init(w), w)[0], [-4.0, -6.0])
-
-
-def test_complex_leaves_and_updates_that_must_not_change_are_refused():
-    with pytest.raises(TypeError, match=r"complex"):
-        gradtx.cautious(gradtx.scale(1.0)).init(jnp.ones(2, jnp.complex64))
-    with pytest.raises(TypeError, match=r"gradtx.cautious: inner .* applied unchanged. Put cautious inside it."):
-        gradtx.cautious(gradtx.master_weights(gradtx.sgd(0.1)))

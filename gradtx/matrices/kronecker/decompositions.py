@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gradtx.matrices import lapack
 from gradtx.matrices.kronecker.roots import product, transposed
 
 
@@ -21,7 +22,7 @@ def eigenbasis(a: Array, basis: Array) -> tuple[Array, Array]:
       basis: the basis to keep, where a or its decomposition is not finite.
     """
     a, usable = _normalized(a)
-    vectors = jnp.linalg.eigh(a)[1][..., ::-1]
+    vectors = lapack.eigh(a)[1][..., ::-1]
     return kept(vectors, basis, usable)
 
 
@@ -39,9 +40,9 @@ def power_step(a: Array, basis: Array, *, in_order: bool = True) -> tuple[Array,
     basis = jax.lax.stop_gradient(basis)
     powers = product(a, basis)
     if not in_order:
-        return kept(jnp.linalg.qr(powers)[0], basis, usable)
+        return kept(lapack.qr(powers), basis, usable)
     order = jnp.argsort(-jnp.sum(basis * powers, axis=-2))
-    sorted_basis = jnp.linalg.qr(powers[..., order])[0]
+    sorted_basis = lapack.qr(powers[..., order])
     return kept(jnp.zeros_like(basis).at[..., order].set(sorted_basis), basis, usable)
 
 

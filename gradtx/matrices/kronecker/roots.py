@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gradtx.matrices import lapack
+
 
 def product(*factors: Array) -> Array:
     """The matrix product, in full precision on every device."""
@@ -25,7 +27,7 @@ def inverse_root(a: Array, exponent: Any, eps: Any) -> Array:
     """`(a - min(λ, 0) I + eps I)^-exponent`, where λ is the smallest eigenvalue of a symmetric matrix a.
 
     Args:
-      a: a symmetric matrix, or a batch of them. Rounding may have made some of its eigenvalues negative.
+      a: a symmetric matrix. Rounding may have made some of its eigenvalues negative.
       exponent: 1/2 for the inverse square root, 1/4 for the inverse fourth root.
       eps: >= 0, added to all eigenvalues. [a]
     """
@@ -53,7 +55,7 @@ def _inverse_root_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tu
 
 def _decomposed(a: Array, eps: Any) -> tuple[Array, Array, Array]:
     """The eigenvalues, the same after the shift, and the eigenvectors."""
-    plain, vectors = jnp.linalg.eigh(a)
+    plain, vectors = lapack.eigh(a)
     lowest = jnp.min(plain, axis=-1, keepdims=True)
     return plain, plain - jnp.minimum(lowest, 0) + eps, vectors
 
