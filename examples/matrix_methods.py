@@ -82,7 +82,7 @@ METHODS = {
     "normuon": (muon >> gradtx.scale_by_neuron_rms() >> gradtx.scale_by_fans(0.2), 8e-3, 2e-2),
     "soap": (gradtx.scale_by_soap(first_step="use"), 4e-3, 3e-2),
     "shampoo": (mean + roots, 4e-3, 3e-2),
-    "kron": (mean + gradtx.scale_by_kron() >> gradtx.clip_by_block_rms(1.1), 2e-3, 3e-2),
+    "kron": (mean + gradtx.scale_by_kron() >> gradtx.clip_by_block_rms(1.1), 2e-3, 1.5e-2),
 }
 
 
@@ -111,7 +111,7 @@ for name in ["adamw", "muon", "soap"] if options.pinned else options.methods.spl
         run = {"method": name, "rate": rate, "aux": aux, "held_out": losses.tolist(), "curve": curve, "ms": cost}
         gain = [*report["runs"], run][0]["held_out"] - losses
         spread, of_gain = (x.std(ddof=int(SEEDS > 1)) for x in (losses, gain))
-        t, signs = gain.mean() / max(of_gain, 1e-9) * SEEDS**0.5, f"{(gain > 0).sum()} / {SEEDS}"
+        t, signs = gain.mean() / (of_gain or np.inf) * SEEDS**0.5, f"{(gain > 0).sum()} / {SEEDS}"
         start = f"{name:8} {rate:7.1e} {aux:7.1e}  {losses.mean():.3f} ({spread:.3f})"
         print(f"{start}  {gain.mean():6.3f} ({of_gain:.3f})  {t:6.1f}  {signs}  {cost:13.0f}", flush=True)
         report["runs"].append(run)

@@ -23,3 +23,13 @@ def test_muon_and_soap_are_ahead_of_adamw_in_each_seed(tmp_path):
     assert (adamw < 2.1).all()
     assert (adamw - muon > 0.1).all()
     assert (adamw - soap > 0.08).all()
+
+
+def test_the_best_rates_are_those_evaluated_and_not_at_an_edge():
+    results = json.loads((EXAMPLE.parent.parent / "docs" / "evidence.json").read_text())
+    for evaluated in results["300"]:
+        tried = [run for run in results["tuning"] if run["method"] == evaluated["method"]]
+        best = min(tried, key=lambda run: run["held_out"])
+        for axis in ("rate", "aux"):
+            assert best[axis] == evaluated[axis]
+            assert min(run[axis] for run in tried) < best[axis] < max(run[axis] for run in tried)

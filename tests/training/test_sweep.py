@@ -353,3 +353,21 @@ def test_settings_of_this_thread_reach_another():
     with pool:
         assert [pool.submit(blocks.settings).result() for _ in range(3)] == [changed] * 3
     assert blocks.settings() == before
+
+
+def test_a_block_of_one_run_takes_only_the_branch_that_is_due(one_device):
+    """Under vmap both branches run: a decomposition that is due every fourth step would be made at every step."""
+    made = []
+
+    def decomposed(g):
+        return jax.pure_callback(lambda x: made.append(1) or x, g, g, vmap_method="sequential")
+
+    def update(updates, state, params=None):
+        step = state + 1
+        due = step % 4 == 0
+        return jax.tree.map(lambda g: -0.1 * jax.lax.cond(due, decomposed, lambda g: g, g), updates), step
+
+    tx = gradtx.foreign(optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update))
+    result = sweep(bowl, lambda key: jnp.ones(3), [tx], steps=12, seeds=2, at_once=1)
+    assert result.at_once == 1
+    assert len(made) == 2 * 3
