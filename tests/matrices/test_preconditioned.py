@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gradtx
-from gradtx.matrices.kronecker import kron, roots
+from gradtx.matrices.kronecker import kron
 from tests.records import matrix_problem as problem
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -112,12 +112,6 @@ def test_the_lower_bound_of_a_norm():
     for name, value in PATHS["kron: norm lower bound"]["values"].items():
         a = np.zeros((5, 5)) if name == "zero" else problem.factor(5, 10, int(name.split()[1]))
         np.testing.assert_allclose(kron.norm_lower_bound(jnp.asarray(a @ a.T)), value, rtol=1e-14)
-
-
-@pytest.mark.parametrize("n", [1, 2, 5, 8, 13])
-def test_the_inverse_of_a_triangle(n):
-    q = np.triu(problem.scattered((n, n), n)) + 2 * np.eye(n)
-    np.testing.assert_allclose(jax.jit(roots.inverse_of_triangle)(q), np.linalg.inv(q), rtol=0, atol=1e-14)
 
 
 def test_a_side_of_two_has_a_triangular_factor():

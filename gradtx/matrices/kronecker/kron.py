@@ -20,7 +20,8 @@ from gradtx.core.elementary import transform
 from gradtx.core.fields import Field, Length
 from gradtx.core.formula import per_matrix
 from gradtx.core.rule import Rule
-from gradtx.matrices.kronecker.roots import inverse_of_triangle, product, transposed
+from gradtx.matrices import lapack
+from gradtx.matrices.kronecker.roots import product, transposed
 
 Factors = tuple[Array, Array]
 DAMPING = 2.0**-11.5
@@ -201,7 +202,7 @@ def times(q: Array, x: Array) -> Array:
 
 def divided(q: Array, x: Array) -> Array:
     """`q^-ᵀ x` with a triangular or a diagonal factor."""
-    return x / q[:, None] if q.ndim == 1 else product(transposed(inverse_of_triangle(q)), x)
+    return x / q[:, None] if q.ndim == 1 else lapack.divided_by_transpose(q, x)
 
 
 def on_both_sides(function: Callable[[Array, Array], Array], factors: Factors, x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Inverse roots of symmetric matrices, which may be singular and may have equal eigenvalues; inverses of triangles."""
+"""Inverse roots of symmetric matrices, which may be singular and may have equal eigenvalues."""
 
 from typing import Any
 
@@ -63,21 +63,3 @@ def _decomposed(a: Array, eps: Any) -> tuple[Array, Array, Array]:
 def _with_values(vectors: Array, values: Array) -> Array:
     """The symmetric matrix with these eigenvectors and eigenvalues."""
     return product(vectors * values[..., None, :], transposed(vectors))
-
-
-def inverse_of_triangle(q: Array) -> Array:
-    """The inverse of an upper triangular matrix, by products of ever larger blocks along its diagonal.
-
-    XLA's triangular solve of a batch takes many times as long on processors.
-    """
-    n = q.shape[-1]
-    size = 1 << (n - 1).bit_length()
-    whole = jnp.eye(size, dtype=q.dtype).at[:n, :n].set(q)
-    inverses = 1 / jnp.diagonal(whole)[:, None, None]
-    while (length := inverses.shape[-1]) < size:
-        pairs = jnp.arange(size // (2 * length))
-        blocks = whole.reshape(len(pairs), 2 * length, len(pairs), 2 * length)
-        corners = blocks[pairs, :length, pairs, length:]
-        first, second = inverses[0::2], inverses[1::2]
-        inverses = jnp.block([[first, -product(first, corners, second)], [jnp.zeros_like(first), second]])
-    return inverses[0, :n, :n]
