@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from pydoc_data.topics import topics
 
-os.environ |= {"OPENBLAS_NUM_THREADS": "1", "PJRT_NPROC": "16"}  # see the page: else slow, and jaxlib 0.10 may hang
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # with two, eigh took a hundred times as long where others use the cores
 
 import jax
 import jax.numpy as jnp
