@@ -38,8 +38,6 @@ def test_a_batch_is_decomposed_matrix_by_matrix(name, batch):
         calls = re.findall(rf"custom_call @lapack_\w{NAMES[name]}_ffi\((?:.|\n)*?: \((tensor<[^>]*>)", text)
         assert calls
         assert set(calls) == {"tensor<5x5xf32>"}
-<<<<<<< HEAD
-=======
 
 
 @pytest.mark.parametrize("way", [jnp.asarray, lambda q: jnp.stack([q, 2 * q])], ids=["one", "batch"])
@@ -58,7 +56,6 @@ def test_a_triangle_divides(batch, way):
         made, right = (jax.value_and_grad(f, argument)(q, x) for f in (ours, inverse))
         for a, b in zip(made, right, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
->>>>>>> a73583d82ac025a2862c180c263509ca98a79999
 
 
 def test_decompositions_are_those_they_are_called(batch):
