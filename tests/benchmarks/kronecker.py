@@ -52,7 +52,7 @@ class Ours:
 
     def __init__(self, tx: Any, params: PyTree, gradients: list[PyTree], **options: Any):
         begin = time.process_time()
-        program = pairs.Program(pairs.step_of(tx), params, tx.init(params), gradients[0], **options)
+        program: Any = pairs.Program(pairs.step_of(tx), params, tx.init(params), gradients[0], **options)
         self.program, self.gradients = program, gradients
         compiled = program.step.lower(program.params, program.state, program.grads).compile()
         self.build = time.process_time() - begin
