@@ -19,6 +19,7 @@ from tests import compiler
 
 os.environ["XLA_FLAGS"] = compiler.flags(os.environ.get("XLA_FLAGS", ""))
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # several wait for each other without giving up their cores
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import pytest
