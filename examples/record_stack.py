@@ -3,9 +3,9 @@
     python examples/record_stack.py
 
 The optimizer is that of github.com/KellerJordan/modded-nanogpt, records/track_3_optimization, for a GPT whose matrices
-are in blocks; here it trains a small network. Left out are its gate between the eigenbasis and plain momentum for the
-output projections of attention, which the record's page says is not known to help; giving back the norm of a whitened
-update, which the orthogonalization removes; and that its first update is not whitened.
+are in blocks; here it trains a small network. Three things are left out. The record has a gate between the eigenbasis
+and plain momentum for the output projections of attention; its page says that the gate is not known to help. It gives a
+whitened update its norm back, which the orthogonalization removes again. And it does not whiten the first update.
 """
 
 # %% Schedules and groups

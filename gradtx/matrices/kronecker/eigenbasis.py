@@ -145,7 +145,7 @@ def in_eigenbasis(
         right_values: Any = None,
     ) -> State:
         values = sides.along(0, g, left_values), sides.along(1, g, right_values)
-        seen = Seen(count == 1, g, (left_basis, right_basis), values)
+        seen = Observed(count == 1, g, (left_basis, right_basis), values)
         new, failed = sides.averages(seen, (left, right))
         made = {"left": new[0], "right": new[1], "failures": failures + failed}
         if kl:
@@ -164,7 +164,7 @@ def in_eigenbasis(
     ) -> State:
         bases, both = (left_basis, right_basis), (left, right)
         if starts:  # at the first step the averages are zero
-            first, _ = sides.averages(Seen(jnp.ones((), bool), g, bases), both)
+            first, _ = sides.averages(Observed(jnp.ones((), bool), g, bases), both)
             both = [jnp.where(count == 1, new, old) for new, old in zip(first, both, strict=True)]
         bases, failed = sides.renewed(g, count, both, bases)
         return {"left_basis": bases[0], "right_basis": bases[1], "failures": failures + failed}
@@ -177,7 +177,7 @@ def in_eigenbasis(
     return dataclasses.replace(through(view, inner), traits=("leaves", "real"))
 
 
-class Seen(NamedTuple):
+class Observed(NamedTuple):
     """A gradient, whether it is the first, and what has been learned before it: bases, and with kl eigenvalues."""
 
     first: Array
@@ -217,7 +217,7 @@ class Sides:
         x = product(transposed(by[0]), x) if 0 in self.of(x) else x
         return product(x, by[1]) if 1 in self.of(x) else x
 
-    def averages(self, seen: Seen, old: Sequence[Array]) -> tuple[list[Array], Array]:
+    def averages(self, seen: Observed, old: Sequence[Array]) -> tuple[list[Array], Array]:
         """The averages after one more gradient, and whether one is not finite; then the old one is kept."""
         made, failed = list(old), jnp.zeros((), bool)
         for axis in self.of(seen.g):
@@ -225,7 +225,7 @@ class Sides:
             failed |= bad
         return made, failed
 
-    def _added(self, seen: Seen, axis: int) -> Array:
+    def _added(self, seen: Observed, axis: int) -> Array:
         """What the average of a side gets: `g gᵀ`; with kl `g R⁻¹ gᵀ / n`."""
         g, other = seen.g, 1 - axis
         if not self.kl:
@@ -241,7 +241,7 @@ class Sides:
             return 1.0
         return values[None, :] if axis else values[:, None]
 
-    def eigenvalues(self, seen: Seen, old: Sequence[Array]) -> list[Array]:
+    def eigenvalues(self, seen: Observed, old: Sequence[Array]) -> list[Array]:
         """Those of both sides after one more gradient; the first one changes nothing."""
         squares, made = self.turned(seen.g, seen.bases) ** 2, list(old)
         for axis in self.of(seen.g):
