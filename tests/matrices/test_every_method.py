@@ -30,14 +30,16 @@ def or_a_row(path, leaf):
 
 numbered, factors = {"dimension_numbers": last_two}, {"dimension_numbers": or_a_row}
 
+used = {"precondition_frequency": 1, "first_step": "use", "weight_decay": 0.0}
+"""Of methods whose first step may be skipped. Their decay follows the step, so that it is not linear in the rate."""
 METHODS = {
     "muon": functools.partial(gradtx.muon, muon_weight_dimension_numbers=last_two),
     "normuon": functools.partial(gradtx.normuon, **numbered),
     "dion2": functools.partial(gradtx.dion2, **numbered),
     "scion": functools.partial(gradtx.scion, **numbered),
     "shampoo": functools.partial(gradtx.shampoo, **factors),
-    "soap": functools.partial(gradtx.soap, precondition_frequency=1, **numbered),
-    "kl_shampoo": functools.partial(gradtx.kl_shampoo, precondition_frequency=1, **numbered),
+    "soap": functools.partial(gradtx.soap, **used, **numbered),
+    "kl_shampoo": functools.partial(gradtx.kl_shampoo, **used, **numbered),
     "kron": functools.partial(gradtx.kron, **factors),
     "came": gradtx.came,
     "galore": functools.partial(gradtx.galore, rank=2, update_proj_gap=2, weight_dimension_numbers=last_two),
