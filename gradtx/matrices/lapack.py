@@ -1,6 +1,6 @@
 """Decompositions and triangles: on processors the matrices of a batch one after another, elsewhere all at once.
 
-Up to version 0.11.1, jaxlib on processors lets each call for a batch wait until other threads have done its parts. A
+In version 0.10.2 jaxlib on processors lets each call for a batch wait until other threads have done its parts. A
 program that makes as many such calls at a time as it has threads then waits for ever, as there is none left to do them
 (jaxlib/cpu/lapack_kernels.cc, `ParallelBatchMap`). Calls for one matrix do not wait.
 """
