@@ -60,6 +60,15 @@ def _normalized(a: Array) -> tuple[Array, Array]:
     return jnp.where(usable, scaled, jnp.eye(a.shape[-1], dtype=a.dtype)), usable
 
 
+def kept_gram(new: Array, old: Array) -> tuple[Array, Array]:
+    """A Gram matrix, or an average of some, if it is finite, else the old one; and whether it is not.
+
+    No element is larger than the largest on the diagonal, but for rounding: 2 leaves room for it.
+    """
+    fine = jnp.isfinite(2 * jnp.diagonal(new)).all()
+    return jnp.where(fine, new, old), ~fine
+
+
 def kept(new: Array, old: Any, usable: Any = True) -> tuple[Array, Array]:
     """What is new if it is finite, else the old one; and whether it is not."""
     fine = usable & jnp.isfinite(new).all()

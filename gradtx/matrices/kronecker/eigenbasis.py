@@ -24,7 +24,7 @@ from gradtx.core.fields import Field, Length
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform
 from gradtx.core.views import View, through
-from gradtx.matrices.kronecker.decompositions import eigenbasis, gram, kept, power_step
+from gradtx.matrices.kronecker.decompositions import eigenbasis, gram, kept, kept_gram, power_step
 from gradtx.matrices.kronecker.roots import product, transposed
 
 PyTree = Any
@@ -221,7 +221,7 @@ class Sides:
         """The averages after one more gradient, and whether one is not finite; then the old one is kept."""
         made, failed = list(old), jnp.zeros((), bool)
         for axis in self.of(seen.g):
-            made[axis], bad = kept(average(old[axis], self._added(seen, axis), self.decay), old[axis])
+            made[axis], bad = kept_gram(average(old[axis], self._added(seen, axis), self.decay), old[axis])
             failed |= bad
         return made, failed
 
