@@ -70,13 +70,15 @@ def matrix_methods(steps: str) -> str:
         losses, line = np.array(run["held_out"]), [NAMES[run["method"]]]
         line += [f"{losses.mean():.3f} ({losses.std(ddof=1):.3f})"]
         if run is base:
-            line += ["", "", "", steps]
+            line, needed = [*line, "", "", ""], int(steps)
         else:
             mean, spread, t, counts = gain(run, base)
             line += [f"{mean:+.3f} ({spread:.3f})", f"{t:.1f}", "yes" if counts else "no"]
-            line += [str(reached(run, base, int(steps)) or "not")]
-        rows.append([*line, f"{run['ms']:.0f}"])
-    head = ["method", "held-out loss (sd)", "less than AdamW (sd)", "t", "counts", "steps to AdamW's loss", "ms a step"]
+            needed = reached(run, base, int(steps))
+        ms = run["ms"]
+        rows.append([*line, f"{ms:.0f}", *([str(needed), f"{needed * ms / 1e3:.0f}"] if needed else ["not", ""])])
+    head = ["method", "held-out loss (sd)", "less than AdamW (sd)", "t", "counts", "ms a step"]
+    head += ["steps to AdamW's loss", "seconds"]
     return _table(head, rows)
 
 

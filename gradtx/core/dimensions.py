@@ -110,7 +110,8 @@ def hidden_matrices(path: str, leaf: Any) -> MuonDimensionNumbers | None:
     """The rule of `muon`: leaves with two axes, unless their path names an embedding, a head, a norm or a bias.
 
     A leaf is no hidden matrix if a name in its path contains "embed" or "norm", is or ends with "head", "bias" or
-    "logits", or is "wte", "wpe", "vocab" or "classifier". Give dimension numbers of your own for other names.
+    "logits", or is "wte", "wpe", "vocab", "classifier", "output_layer" or "readout". Give dimension numbers of your own
+    for other names.
 
     Args:
       path: the leaf's path, "dense/kernel".
@@ -124,7 +125,7 @@ def hidden_matrices(path: str, leaf: Any) -> MuonDimensionNumbers | None:
     return None if other else matrices_alone(path, leaf)
 
 
-_OTHER = r"embed|norm|(^|_)(head|bias|logits)$|^(wte|wpe|vocab|classifier)$"
+_OTHER = r"embed|norm|(^|_)(head|bias|logits)$|^(wte|wpe|vocab|classifier|output_layer|readout)$"
 
 
 def every_leaf(path: str, leaf: Any) -> MuonDimensionNumbers:

@@ -299,9 +299,10 @@ def test_the_groups_of_a_transformer():
         },
         "token_embedder": {"embedding": jnp.zeros((50, 4))},
         "lm_head": {"kernel": jnp.zeros((4, 50))},
+        "output_layer": {"kernel": jnp.zeros((4, 50))},
     }
     leaves = zip(selection.paths(params), jax.tree.leaves(params), strict=True)
     chosen = {path for path, leaf in leaves if gradtx.hidden_matrices(path, leaf)}
     assert chosen == {"block_0/attention/query/kernel", "block_0/mlp_head_gate/kernel"}
     table = gradtx.groups(gradtx.muon(0.02), params)
-    assert [(group.name, group.leaves) for group in table] == [("matrix", 2), ("other", 5)]
+    assert [(group.name, group.leaves) for group in table] == [("matrix", 2), ("other", 6)]
