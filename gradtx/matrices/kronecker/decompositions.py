@@ -51,6 +51,17 @@ def gram(g: Array, axis: int) -> Array:
     return product(transposed(g), g) if axis else product(g, transposed(g))
 
 
+def grown(old: Array, g: Array, axis: int, keep: Any, add: Any) -> tuple[Array, Array]:
+    """`keep old + add gram(g)` if that is finite, else the old one; and whether it is not.
+
+    The diagonal tells: in a sum of Gram matrices no element is larger than the largest there, but for rounding, for
+    which 2 leaves room. So nothing waits for the whole matrix, and it can be written over the old one.
+    """
+    diagonal = keep * jnp.diagonal(old) + add * jnp.sum(g * g, axis=1 - axis)
+    fine = jnp.isfinite(2 * diagonal).all()
+    return jnp.where(fine, keep * old + add * gram(g, axis), old), ~fine
+
+
 def _normalized(a: Array) -> tuple[Array, Array]:
     """A matrix divided by its largest element, and whether it is finite; the identity if it is not."""
     a = jax.lax.stop_gradient(a)
@@ -58,15 +69,6 @@ def _normalized(a: Array) -> tuple[Array, Array]:
     usable = jnp.isfinite(size)
     scaled = a / jnp.where(usable & (size > 0), size, 1)
     return jnp.where(usable, scaled, jnp.eye(a.shape[-1], dtype=a.dtype)), usable
-
-
-def kept_gram(new: Array, old: Array) -> tuple[Array, Array]:
-    """A Gram matrix, or an average of some, if it is finite, else the old one; and whether it is not.
-
-    No element is larger than the largest on the diagonal, but for rounding: 2 leaves room for it.
-    """
-    fine = jnp.isfinite(2 * jnp.diagonal(new)).all()
-    return jnp.where(fine, new, old), ~fine
 
 
 def kept(new: Array, old: Any, usable: Any = True) -> tuple[Array, Array]:

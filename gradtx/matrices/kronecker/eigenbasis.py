@@ -24,7 +24,7 @@ from gradtx.core.fields import Field, Length
 from gradtx.core.rule import Rule
 from gradtx.core.transform import Transform
 from gradtx.core.views import View, through
-from gradtx.matrices.kronecker.decompositions import eigenbasis, gram, kept, kept_gram, power_step
+from gradtx.matrices.kronecker.decompositions import eigenbasis, grown, kept, power_step
 from gradtx.matrices.kronecker.roots import product, transposed
 
 PyTree = Any
@@ -221,19 +221,18 @@ class Sides:
         """The averages after one more gradient, and whether one is not finite; then the old one is kept."""
         made, failed = list(old), jnp.zeros((), bool)
         for axis in self.of(seen.g):
-            made[axis], bad = kept_gram(average(old[axis], self._added(seen, axis), self.decay), old[axis])
+            number = seen.g.shape[1 - axis] if self.kl else 1
+            made[axis], bad = grown(old[axis], self._whitened(seen, axis), axis, self.decay, (1 - self.decay) / number)
             failed |= bad
         return made, failed
 
-    def _added(self, seen: Observed, axis: int) -> Array:
-        """What the average of a side gets: `g gᵀ`; with kl `g R⁻¹ gᵀ / n`."""
+    def _whitened(self, seen: Observed, axis: int) -> Array:
+        """The gradient; with kl `g R^-1/2` for the average of a row's side, `L^-1/2 g` for that of a column's."""
         g, other = seen.g, 1 - axis
-        if not self.kl:
-            return gram(g, axis)
-        if other in self.of(g):
+        if self.kl and other in self.of(g):
             g = product(transposed(seen.bases[0]), g) if axis else product(g, seen.bases[1])
             g = g / jnp.where(seen.first, 1, jnp.sqrt(seen.values[other]))
-        return gram(g, axis) / g.shape[other]
+        return g
 
     def along(self, axis: int, x: Array, values: Array | None) -> Any:
         """The eigenvalues of a side, so that they divide what lies along it; 1 for a side that is not turned."""

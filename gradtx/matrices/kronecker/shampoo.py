@@ -19,7 +19,7 @@ from gradtx.core.elementary import transform
 from gradtx.core.fields import Field, Length
 from gradtx.core.formula import per_matrix
 from gradtx.core.rule import Rule
-from gradtx.matrices.kronecker.decompositions import gram, kept, kept_gram
+from gradtx.matrices.kronecker.decompositions import grown, kept
 from gradtx.matrices.kronecker.roots import inverse_root, product
 from gradtx.momentum import Step
 
@@ -84,7 +84,7 @@ def scale_by_shampoo(
         weight, news, failed = jnp.where(b2 == 1, 1, 1 - b2), list(old), jnp.zeros((), bool)
         for i, there in enumerate(sides(g.shape)):
             if there:
-                news[i], bad = kept_gram(b2 * old[i] + weight * gram(g, i), old[i])
+                news[i], bad = grown(old[i], g, i, b2, weight)
                 failed |= bad
         return news, failed
 
