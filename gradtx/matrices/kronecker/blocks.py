@@ -46,20 +46,17 @@ def in_blocks(inner: Transform, block_size: PositiveInt = 1024) -> Rule:
         check.refuse_shards("gradtx.in_blocks", values)
         return jax.tree.map(lambda leaf: _cut(leaf, block_size), values)
 
-    def up(values: PyTree, like: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf, blocks: _joined(leaf, blocks, block_size), like, values)
-
     def init(params: PyTree) -> State:
         with batches.declared(True):
             return {"inner": inner.init(down(params))}
 
     def update(updates: PyTree, state: State, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
-        like = updates if params is None else params
+        def back(values: PyTree) -> PyTree:
+            return jax.tree.map(lambda leaf, blocks: _joined(leaf, blocks, block_size), updates, values)
+
         with batches.declared(True):
-            made, new = views.inside(
-                inner, updates, state["inner"], params, extra, down, lambda values: up(values, like)
-            )
-        return up(made, updates), {"inner": new}
+            made, new = views.inside(inner, updates, state["inner"], params, extra, down, back)
+        return back(made), {"inner": new}
 
     return Rule(init=init, update=update, reach="matrix", traits=("leaves",))
 
