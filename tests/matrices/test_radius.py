@@ -51,6 +51,8 @@ def test_neither_the_size_of_the_gradient_nor_of_the_matrix_changes_the_angle(fa
     tx, expected = gradtx.hyperball(0.1), stepped(gradtx.hyperball(0.1), G, W)
     np.testing.assert_allclose(stepped(tx, factor * G, W), expected, rtol=1e-13)
     np.testing.assert_allclose(stepped(tx, G, factor * W), factor * expected, rtol=1e-13)
+    unit = np.eye(6, 4, 1) * (np.arange(4) == 2)  # of length 1
+    np.testing.assert_allclose(stepped(tx, unit, W), stepped(tx, factor * unit, W), rtol=1e-13)
 
 
 def test_a_matrix_of_zeros_makes_the_plain_step_and_keeps_its_length_from_then_on():
