@@ -186,3 +186,12 @@ def test_blocks_are_matrices_of_their_own():
         for columns in (slice(0, 3), slice(3, 5)):
             block = g[rows, columns]
             np.testing.assert_allclose(found[rows, columns], part.update(block, part.init(block))[0], atol=1e-13)
+
+
+def test_a_batch_of_matrices_is_cut_matrix_by_matrix():
+    g = jnp.asarray(problem.scattered((2, 6, 5), 1))
+    blocks = gradtx.in_blocks(gradtx.scale_by_shampoo(eps=1e-3), 3)
+    batch = gradtx.as_matrices(blocks, gradtx.MuonDimensionNumbers(1, 2))
+    found = batch.update(g, batch.init(g))[0]
+    for number, one in enumerate(g):
+        np.testing.assert_allclose(found[number], blocks.update(one, blocks.init(one))[0], atol=1e-6)
