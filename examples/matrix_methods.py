@@ -77,7 +77,7 @@ muon, mean = gradtx.scale_by_muon(), gradtx.scale_by_momentum(0.9)
 roots = gradtx.graft(gradtx.scale_by_shampoo(0.95, precondition_frequency=10), gradtx.scale_by_rms(0.95), 10)
 METHODS = {
     "adamw": (gradtx.scale_by_adam(0.9, 0.95), 2e-3, 6e-2),
-    "muon": (muon >> gradtx.scale_by_fans(0.2), 8e-3, 4e-2),
+    "muon": (muon >> gradtx.scale_by_fans(0.2), 8e-3, 2e-2),
     "normuon": (muon >> gradtx.scale_by_neuron_rms() >> gradtx.scale_by_fans(0.2), 8e-3, 2e-2),
     "soap": (gradtx.scale_by_soap(first_step="use"), 4e-3, 3e-2),
     "shampoo": (mean + roots, 4e-3, 3e-2),
