@@ -54,8 +54,9 @@ def gram(g: Array, axis: int) -> Array:
 def grown(old: Array, g: Array, axis: int, keep: Any, add: Any) -> tuple[Array, Array]:
     """`keep old + add gram(g)` if that is finite, else the old one; and whether it is not.
 
-    The diagonal tells: in a sum of Gram matrices no element is larger than the largest there, but for rounding, for
-    which 2 leaves room. So nothing waits for the whole matrix, and it can be written over the old one.
+    The diagonal decides: no element of a sum of Gram matrices is larger than the largest on its diagonal. Rounding may
+    exceed it a little, for which the factor 2 leaves room. So the check needs no product of matrices, and the sum can
+    be written over the old one.
     """
     diagonal = keep * jnp.diagonal(old) + add * jnp.sum(g * g, axis=1 - axis)
     fine = jnp.isfinite(2 * diagonal).all()

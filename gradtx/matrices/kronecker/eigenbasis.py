@@ -227,7 +227,7 @@ class Sides:
         return made, failed
 
     def _whitened(self, seen: Observed, axis: int) -> Array:
-        """The gradient; with kl `g R^-1/2` for the average of a row's side, `L^-1/2 g` for that of a column's."""
+        """The gradient; with kl `g R^-1/2` for the average of the rows, `L^-1/2 g` for that of the columns."""
         g, other = seen.g, 1 - axis
         if self.kl and other in self.of(g):
             g = product(transposed(seen.bases[0]), g) if axis else product(g, seen.bases[1])
