@@ -137,6 +137,11 @@ from gradtx.relatives import scale_by_rectified_rms as scale_by_rectified_rms
 from gradtx.relatives import scale_by_rprop as scale_by_rprop
 from gradtx.relatives import scale_by_yogi as scale_by_yogi
 
+# Curvature
+from gradtx.curvature.linesearches import scale_by_backtracking_linesearch as scale_by_backtracking_linesearch
+from gradtx.curvature.linesearches import scale_by_zoom_linesearch as scale_by_zoom_linesearch
+from gradtx.curvature.quasi_newton import scale_by_lbfgs as scale_by_lbfgs
+
 # Effects
 from gradtx.effects.clipping import adaptive_grad_clip as adaptive_grad_clip
 from gradtx.effects.clipping import clip as clip
@@ -167,6 +172,7 @@ from gradtx.optimizers.adam_family import adamw as adamw
 from gradtx.optimizers.adam_family import amsgrad as amsgrad
 from gradtx.optimizers.adam_family import nadam as nadam
 from gradtx.optimizers.adam_family import nadamw as nadamw
+from gradtx.optimizers.curvature_family import lbfgs as lbfgs
 from gradtx.optimizers.descent import sgd as sgd
 from gradtx.optimizers.factored_family import adafactor as adafactor
 from gradtx.optimizers.factored_family import came as came

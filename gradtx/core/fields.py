@@ -198,14 +198,15 @@ def basis(axis: int) -> Field:
 
 
 def history(
-    length: int, *, per: Literal["leaf", "tree"] = "leaf", nonnegative: bool = False, exact: str | None = None
+    *lengths: int, per: Literal["leaf", "tree"] = "leaf", nonnegative: bool = False, exact: str | None = None
 ) -> Field:
-    """The last `length` arrays like the parameter, along a new first axis; of a tree, the last numbers."""
-    if not isinstance(cast(Any, length), int) or length < 1:
-        raise ValueError(f"gradtx.fields.history: length is {length!r}; it must be an int of at least 1.")
+    """The last arrays like the parameter, along a new first axis of this length (or axes); of a tree, the last numbers."""
+    for length in lengths or (0,):
+        if not isinstance(cast(Any, length), int) or length < 1:
+            raise ValueError(f"gradtx.fields.history: length is {length!r}; it must be an int of at least 1.")
 
     def axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (Length(length), *range(len(shape)))
+        return (*map(Length, lengths), *range(len(shape)))
 
     return Field(axes=axes, per=per, nonnegative=nonnegative, exact=exact)
 

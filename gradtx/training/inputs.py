@@ -10,10 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from gradtx import tree
 from gradtx.core.transform import Transform
-from gradtx.training import losses, minibatches
+from gradtx.training import losses, minibatches, solving
 from gradtx.training.advancing import Carry, Plan, Sampling
 
 PyTree = Any
@@ -125,8 +127,10 @@ def count(who: str, name: str, value: Any, *, least: int = 0) -> int:
     return value
 
 
-def total_steps(who: str, source: Source, *, epochs: int | None, steps: int | None) -> int | None:
-    """The number of updates to make; None means until the stream ends."""
+def total_steps(
+    who: str, source: Source, *, epochs: int | None, steps: int | None, most: int | None = None
+) -> int | None:
+    """The number of updates to make; None means until the stream ends. A run that ends by itself makes at most `most`."""
     if epochs is not None and steps is not None:
         raise ValueError(f"{who}: epochs={epochs} and steps={steps} are both given. Give one of them.")
     if steps is not None:
@@ -141,9 +145,45 @@ def total_steps(who: str, source: Source, *, epochs: int | None, steps: int | No
                 "that starts again at each pass, such as a loader, or an object with __iter__."
             )
         return None if source.per_epoch is None else epochs * source.per_epoch
+    if most is not None:
+        return most
     if source.stream is None:
         raise ValueError(f"{who}: how long? Give steps=..." + (" or epochs=..." if source.sampling else ""))
     return source.per_epoch
+
+
+# Runs that end by themselves ------------------------------------------------------------------------------------------
+
+
+def read_problem(
+    who: str, loss: Any, residuals: Any, tx: Transform, *, has_aux: bool, has_data: bool
+) -> tuple[losses.Loss, losses.Outputs | None]:
+    """The loss, and the residuals or outputs that it is a function of, if they are given or tx needs them."""
+    if residuals is None and "residual_fn" in tx.facts.required:
+        loss, residuals = None, loss
+    if residuals is None:
+        return losses.read_loss(who, loss, has_aux=has_aux, has_data=has_data), None
+    return losses.read_outputs(who, loss, residuals, has_data=has_data)
+
+
+def ends_by_itself(
+    who: str, loss: losses.Loss, outputs: losses.Outputs | None, tx: Transform, source: Source
+) -> solving.Problem | None:
+    """The problem, if tx evaluates the loss by itself and the loss is always the same; else None."""
+    entry = solving.searches(tx)
+    whole = source.stream is None and (source.sampling is None or source.sampling.whole)
+    if entry is None or not whole or loss.has_aux or loss.wants_key or loss.wants_model_state:
+        return None
+    return solving.Problem(loss, outputs, entry)
+
+
+def read_tolerance(who: str, tolerance: Any, params: PyTree) -> Any:
+    """The tolerance; None is 1e-8 in float64, 1e-4 in less."""
+    if tolerance is None:
+        return jnp.asarray(1e-8 if tree.precision(params) == np.float64 else 1e-4)
+    if not isinstance(tolerance, jax.core.Tracer) and not tolerance >= 0:
+        raise ValueError(f"{who}: tolerance is {tolerance!r}; it must be a number of at least 0.")
+    return jnp.asarray(tolerance)
 
 
 # The rest -------------------------------------------------------------------------------------------------------------
@@ -194,9 +234,9 @@ def key_like() -> jax.ShapeDtypeStruct:
     return jax.eval_shape(jax.random.key, 0)
 
 
-def check_loss(who: str, plan: Plan, carry: Carry, example: PyTree) -> None:
+def check_loss(who: str, loss: losses.Loss, carry: Carry, example: PyTree) -> None:
     """Trace the loss once: refuse it if it returns no real scalar, and warn of params that it does not read."""
-    if unread := losses.check_loss(who, plan.loss, carry["params"], example, key_like(), carry["model_state"]):
+    if unread := losses.check_loss(who, loss, carry["params"], example, key_like(), carry["model_state"]):
         warnings.warn(
             f"{who}: the loss does not read params at {', '.join(unread)}; their gradient is 0.",
             UserWarning,

@@ -53,6 +53,30 @@ class Loss:
         return self.function(*arguments, **wanted, **({"model_state": model_state} if self.wants_model_state else {}))
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """The residuals or outputs of a model, and the cost of them; without a cost it is half the sum of their squares."""
+
+    outputs: Loss
+    cost: Loss | None
+
+    def __call__(self, params: PyTree, *batch: PyTree) -> Array:
+        return self.value(self.outputs.function(params, *batch), *batch)
+
+    def value(self, outputs: PyTree, *batch: PyTree) -> Array:
+        """The cost of outputs."""
+        if self.cost is not None:
+            return self.cost.function(outputs, *batch)
+        outputs = tree.to_compute_dtype(outputs)
+        return functools.reduce(jnp.add, [0.5 * jnp.sum(x * x) for x in jax.tree.leaves(outputs)])
+
+    def functions(self, data: PyTree) -> dict[str, Callable[..., Any]]:
+        """The extra arguments `residual_fn(params)` and, if there is a cost, `cost_fn(outputs)`."""
+        batch = (data,) if self.outputs.wants_batch else ()
+        given = {"residual_fn": lambda params: self.outputs.function(params, *batch)}
+        return given if self.cost is None else given | {"cost_fn": lambda outputs: self.value(outputs, *batch)}
+
+
 _returned = jax.jit(Loss.returned, static_argnums=0)  # under jit, so that a loss is traced once for its shapes
 
 
@@ -92,6 +116,17 @@ def read_loss(who: str, function: Any, *, has_aux: bool, has_data: bool) -> Loss
     except TypeError:  # a callable object without a hash: compiled again for each call
         function = functools.partial(function)
     return Loss(function, has_aux, wants_batch, "key" in names, "model_state" in names)
+
+
+def read_outputs(who: str, cost: Any, residuals: Any, *, has_data: bool) -> tuple[Loss, Outputs]:
+    """The loss that a cost makes of residuals; the cost is a function, or None for half the sum of squares."""
+    of = read_loss(who, residuals, has_aux=False, has_data=has_data)
+    costs = None if cost is None else read_loss(who, cost, has_aux=False, has_data=has_data)
+    for name, read in (("residuals", of), ("loss", costs)):
+        if read is not None and (read.wants_key or read.wants_model_state):
+            raise TypeError(f"{who}: {name} takes a key or model_state; with residuals it must be deterministic.")
+    both = Outputs(of, costs)
+    return Loss(both, has_aux=False, wants_batch=of.wants_batch, wants_key=False, wants_model_state=False), both
 
 
 def check_loss(who: str, loss: Loss, params: PyTree, batch: PyTree, key: Any, model_state: PyTree) -> list[str]:

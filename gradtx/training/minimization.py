@@ -26,9 +26,8 @@ from gradtx import tree
 from gradtx.core import check
 from gradtx.core.foreign import as_transform
 from gradtx.core.transform import Transform
-from gradtx.training import advancing, chunks, inputs
+from gradtx.training import advancing, chunks, ending, inputs, solving
 from gradtx.training.advancing import Carry, Plan
-from gradtx.training.losses import read_loss
 from gradtx.training.progress import Progress
 from gradtx.wrappers.guards import has_failed
 
@@ -44,14 +43,23 @@ class Result(NamedTuple):
       params: the parameters after the last update.
       state: a dict from which `minimize(..., state=state)` continues the run: the optimizer's state ("tx"),
         "model_state", the number of updates made ("step") and the bits of the key ("key").
-      history: a dict of arrays. "loss", and each entry that the loss returns with `has_aux`, has one value per step,
+      history: a dict of arrays, empty inside `jit` or `vmap`. "loss", and each entry that the loss returns with `has_aux`, has one value per step,
         including a step whose loss ended the run. Each entry that `evaluate` returns has one value per evaluation;
         "evaluated_at" has the number of updates made before each evaluation.
+      evaluations: how often the loss was evaluated, with or without its gradient; for least squares, the residuals.
+      code: why the run ended, as a number; of a batch of runs, an array.
     """
 
     params: PyTree
     state: dict[str, Any]
     history: dict[str, np.ndarray[Any, Any]]
+    evaluations: Any
+    code: Any
+
+    @property
+    def reason(self) -> Any:
+        """Why the run ended, a word and what it means; of a batch of runs, an array of them."""
+        return ending.sentences(self.code)
 
 
 def minimize(
@@ -75,6 +83,9 @@ def minimize(
     stop: Callable[[dict[str, Any]], bool] | None = None,
     nonfinite: str | None = None,
     steps_per_call: int | None = None,
+    tolerance: Any = None,
+    residuals: Callable[..., Any] | None = None,
+    implicit_diff: bool = True,
 ) -> Result:
     """Minimize a loss with any optimizer, in compiled chunks of steps.
 
@@ -132,27 +143,59 @@ def minimize(
     """
     tx = inputs.one_optimizer(_WHO, as_transform(tx, f"{_WHO}: tx"))
     source = inputs.read_data(_WHO, data, batch_size=batch_size, replacement=replacement, drop_last=drop_last)
-    read = read_loss(_WHO, loss, has_aux=has_aux, has_data=data is not None)
+    read, outputs = inputs.read_problem(_WHO, loss, residuals, tx, has_aux=has_aux, has_data=data is not None)
     inputs.check_callable(_WHO, "evaluate", evaluate, "the params")
     inputs.check_callable(_WHO, "stop", stop, "the history")
-    nonfinite = ("continue" if "nonfinite" in tx.facts else "stop") if nonfinite is None else nonfinite
-    stops = inputs.choice(_WHO, "nonfinite", nonfinite, ("stop", "continue")) == "stop"
-    total = inputs.total_steps(_WHO, source, epochs=epochs, steps=steps)
+    problem = inputs.ends_by_itself(_WHO, read, outputs, tx, source)
+    total = inputs.total_steps(_WHO, source, epochs=epochs, steps=steps, most=problem and solving.MOST_STEPS)
     chunk = None if steps_per_call is None else inputs.positive(_WHO, "steps_per_call", steps_per_call)
     every = source.per_epoch if evaluate_every is None else inputs.positive(_WHO, "evaluate_every", evaluate_every)
     every = None if evaluate is None and stop is None else every
-    begin = _begin(tx, params, key, state, model_state)
-    goes_back = source.stream is None and _bytes(params) <= _KEPT_BYTES
-    plan = Plan(read, source.sampling, source.stream is not None, stops and not goes_back, "nonfinite" in tx.facts)
+    if problem is not None:
+        plan, stops = problem, False
+        begin = _begin_solving(tx, params, state, inputs.read_tolerance(_WHO, tolerance, params))
+    else:
+        nonfinite = ("continue" if "nonfinite" in tx.facts else "stop") if nonfinite is None else nonfinite
+        stops = inputs.choice(_WHO, "nonfinite", nonfinite, ("stop", "continue")) == "stop"
+        begin = _begin(tx, params, key, state, model_state)
+        goes_back = source.stream is None and _bytes(params) <= _KEPT_BYTES
+        plan = Plan(read, source.sampling, source.stream is not None, stops and not goes_back, "nonfinite" in tx.facts)
     like = tree.shapes({"params": params, "model_state": model_state if state is None else state["model_state"]})
-    inputs.check_loss(_WHO, plan, like, source.example)
+    inputs.check_loss(_WHO, read, like, source.example)
     if evaluate is not None:
         inputs.check_names(_WHO, evaluate, like, advancing.records_like(plan, like, source.example))
+    if problem is not None and solving.is_traced(problem, tx, params, source.data, (state, tolerance)):
+        return _traced(problem, tx, begin(), source.data, total, implicit_diff)
     feed = source.feed(epochs or (1 if steps is None else None))
     run = _Run(plan, tx, begin(), feed, stops, evaluate, stop)
     with Progress("minimize", total, show=progress) as bar, _ctrl_c() as pressed:
         run.to_the_end(total, every, chunk, bar, pressed)
     return run.result()
+
+
+def _begin_solving(tx: Transform, params: PyTree, state: Any, tolerance: Array) -> Callable[[], Carry]:
+    """A function that makes the first carry of a run that ends by itself."""
+    check.check_leaves(_WHO, "params", params)
+    if state is None:
+        return functools.partial(solving.start, tx, params, tolerance)
+    _check_state(state, {"tx", "model_state", "step", "ends"})
+    return functools.partial(solving.go_on, state, params, tolerance)
+
+
+def _traced(problem: solving.Problem, tx: Transform, carry: Carry, data: PyTree, total: int, implicit: bool) -> Result:
+    """The result of a run inside a trace."""
+    carry = solving.traced(problem, tx, carry, data, total, implicit=implicit)
+    state = {name: carry[name] for name in ("tx", "model_state", "step", "ends")}
+    return Result(carry["params"], state, {}, solving.evaluations(problem, carry), carry["ends"].code)
+
+
+def _check_state(state: Any, names: set[str]) -> None:
+    if not isinstance(state, dict) or state.keys() != names:
+        received = f"a dict of {', '.join(map(str, state)) or 'nothing'}" if isinstance(state, dict) else repr(state)
+        raise ValueError(
+            f"{_WHO}: state is {received}; it must be that of an earlier result, result.state, with "
+            f"{', '.join(sorted(names))}."
+        )
 
 
 def _begin(tx: Transform, params: PyTree, key: Any, state: Any, model_state: PyTree) -> Callable[[], Carry]:
@@ -162,9 +205,7 @@ def _begin(tx: Transform, params: PyTree, key: Any, state: Any, model_state: PyT
         return functools.partial(advancing.start, tx, params, model_state, inputs.read_key(_WHO, key))
     if key is not None or model_state is not None:
         raise ValueError(f"{_WHO}: a state brings its own key and model_state. Pass either the state or these.")
-    if not isinstance(state, dict) or state.keys() != {"tx", "model_state", "step", "key"}:
-        received = f"a dict of {', '.join(map(str, state)) or 'nothing'}" if isinstance(state, dict) else repr(state)
-        raise ValueError(f"{_WHO}: state is {received}; it must be that of an earlier result, result.state.")
+    _check_state(state, {"tx", "model_state", "step", "key"})
     return functools.partial(advancing.go_on, state, params)
 
 
@@ -182,7 +223,7 @@ class _Run:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: Plan | solving.Problem,
         tx: Transform,
         carry: Carry,
         feed: Iterator[PyTree],
@@ -196,6 +237,9 @@ class _Run:
         self.records: list[Any] = []
         self.evaluations: list[Any] = []
         self.evaluated_at: list[int] = []
+        self.solves = isinstance(plan, solving.Problem)
+        self.before = int(solving.evaluations(plan, carry)) if self.solves and carry["step"] > 0 else 0
+        self.word = "steps"
 
     def to_the_end(
         self, total: int | None, every: int | None, fixed: int | None, bar: Progress, pressed: threading.Event
@@ -215,13 +259,15 @@ class _Run:
             pace.seconds = (time.perf_counter() - begun) / steps
             if self.records:
                 bar.update(self.step - self.first, f"loss {self.records[-1]['loss'][-1]:.4g}")
+            self.word = "data" if ended else "interrupted" if pressed.is_set() else "steps"
             over = ended or pressed.is_set() or self.step == end
-            if self.step == due or over:
-                over = self._stops_after_evaluation() or over
+            if (self.step == due or over) and self._stops_after_evaluation() and not over:
+                over, self.word = True, "stop"
 
     def _advance(self, until: int, steps: int) -> bool:
         """Run the steps before step `until`; True if a loss, a guard or the end of the data ended the run earlier."""
-        run = functools.partial(chunks.advance, advancing.run, self.plan, self.tx)
+        program: Any = solving.run if self.solves else advancing.run
+        run = functools.partial(chunks.advance, program, self.plan, self.tx)
         kept = advancing.copied(self.carry) if self.stops and not self.plan.stop_at_nonfinite else None
         self.carry, rows = run(self.carry, self.feed, until=until, steps=steps)
         losses = rows["loss"]
@@ -253,13 +299,15 @@ class _Run:
 
     def result(self) -> Result:
         """The result. Warns if a loss was not finite, or if `skip_nonfinite` gave up."""
-        history = self.history()
+        history, ends = self.history(), self.carry.get("ends")
         losses = history.get("loss", np.zeros(0))
         bad = np.flatnonzero(~np.isfinite(losses))
+        code = ending.CODE[self.word]
         if len(bad):
             at = self.first + int(bad[0])
             what = "the run ended there, with the params before it" if self.stops else "it went on"
             warnings.warn(f"{_WHO}: the loss was {losses[bad[0]]} after {at} updates; {what}.", RuntimeWarning, 3)
+            code = ending.CODE["nonfinite"] if self.stops else code
         if self.plan.stop_when_failed and has_failed(self.carry["tx"]):
             warnings.warn(
                 f"{_WHO}: more steps in a row were not finite than skip_nonfinite allows; the run ended after "
@@ -267,8 +315,15 @@ class _Run:
                 RuntimeWarning,
                 3,
             )
-        state = {name: self.carry[name] for name in ("tx", "model_state", "step", "key")}
-        return Result(self.carry["params"], state, history)
+            code = ending.CODE["failed"]
+        if ends is not None:
+            last = np.asarray(self.carry["tx"][self.plan.entry]["value"])
+            history["loss"] = np.append(losses, last).astype(last.dtype)
+            code = int(ends.code) or code
+        made = self.step - self.first
+        evaluations = int(solving.evaluations(self.plan, self.carry)) - self.before if self.solves else made
+        state = {name: value for name, value in self.carry.items() if name not in ("params", "ok")}
+        return Result(self.carry["params"], state, history, evaluations, code)
 
 
 def _joined(parts: list[Any]) -> list[Any]:

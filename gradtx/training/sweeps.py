@@ -213,7 +213,7 @@ _run_begin_on_cpu = jax.jit(_begin, static_argnums=0, compiler_options={"xla_bac
 def _check(plan: Plan, like: PyTree, source: inputs.Source, model_state: PyTree, evaluate: Any, best_by: str) -> None:
     check.check_leaves(_WHO, "params from init", like)
     one = tree.shapes(like, drop=1)
-    inputs.check_loss(_WHO, plan, {"params": one, "model_state": model_state}, source.example)
+    inputs.check_loss(_WHO, plan.loss, {"params": one, "model_state": model_state}, source.example)
     known = ["final_loss", "best_loss"]
     if evaluate is not None:
         known += jax.eval_shape(functools.partial(inputs.evaluated_now, evaluate), one, model_state)

@@ -1,0 +1,76 @@
+"""Trees as vectors: inner products, norms and steps, in one dtype of at least float32.
+
+For complex leaves the inner product is that of the real and imaginary parts, `Re(conj(a) b)`. Then `<gradient, d>` is
+the slope of a real function along d, as for real leaves.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradtx import sharding, tree
+
+PyTree = Any
+
+
+def dot(a: PyTree, b: PyTree) -> Array:
+    """`<a, b>`, over all leaves."""
+    dtype = tree.precision(a, b)
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return functools.reduce(jnp.add, [_dot(x, y).astype(dtype) for x, y in leaves], jnp.zeros((), dtype))
+
+
+def gram(*vectors: PyTree) -> Array:
+    """The inner products of several trees with each other, as one matrix."""
+    dtype = tree.precision(*vectors)
+    products = jax.tree.map(lambda *leaves: _gram(jnp.stack(leaves)).astype(dtype), *vectors)
+    return functools.reduce(jnp.add, jax.tree.leaves(products), jnp.zeros((len(vectors), len(vectors)), dtype))
+
+
+def _gram(rows: Array) -> Array:
+    if tree.is_complex(rows):
+        return _gram(rows.real) + _gram(rows.imag)
+    axes = tuple(range(1, rows.ndim))
+    return sharding.summed(jax.lax.dot_general(rows, rows, ((axes, axes), ((), ())), precision="highest"))
+
+
+def _dot(x: Array, y: Array) -> Array:
+    if tree.is_complex(x):
+        return _dot(x.real, y.real) + _dot(x.imag, y.imag)
+    return sharding.summed(jnp.sum(x * y))
+
+
+def size(a: PyTree) -> Array:
+    """The largest absolute value of all elements, 0 for an empty tree; NaN if one is NaN."""
+    dtype = tree.precision(a)
+    sizes = [sharding.largest(jnp.max(jnp.abs(x), initial=0)).astype(dtype) for x in jax.tree.leaves(a)]
+    return functools.reduce(jnp.maximum, sizes, jnp.zeros((), dtype))
+
+
+def plus(a: PyTree, factor: Any, b: PyTree) -> PyTree:
+    """`a + factor b`."""
+    return tree.map(lambda x, y, k: x + k * y, a, b, k=factor)
+
+
+def times(factor: Any, a: PyTree) -> PyTree:
+    """`factor a`."""
+    return tree.map(lambda x, k: k * x, a, k=factor)
+
+
+def choose(which: Array, a: PyTree, b: PyTree) -> PyTree:
+    """`a` if `which` is true, else `b`."""
+    return jax.tree.map(functools.partial(jnp.where, which), a, b)
+
+
+def gradient(g: PyTree) -> PyTree:
+    """The direction of steepest ascent, in at least float32. For complex params, `jax.grad` returns its conjugate."""
+    return jax.tree.map(lambda x: x.conj() if tree.is_complex(x) else x, tree.to_compute_dtype(g))
+
+
+def number(x: Any, dtype: np.dtype[Any]) -> Array:
+    """A real number in this dtype."""
+    return jnp.asarray(x).astype(dtype)

@@ -1,0 +1,92 @@
+"""When a run ends by itself, and why: a word, and what it means."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradtx.curvature import vectors
+
+REASONS = {
+    "steps": "it has made all its steps",
+    "gradient": "the gradient is at most the tolerance",
+    "change": "neither the loss nor the gradient gets smaller, except by rounding",
+    "search": "no step that was tried lowers the loss",
+    "nonfinite": "the loss or its gradient is not finite",
+    "unbounded": "the loss falls without limit",
+    "stop": "`stop` returned True",
+    "interrupted": "Ctrl-C",
+    "data": "the data ended",
+    "failed": "more steps in a row were not finite than skip_nonfinite allows",
+}
+CODE = {word: number for number, word in enumerate(REASONS)}
+
+
+def sentence(code: int) -> str:
+    """The word and its meaning."""
+    word = list(REASONS)[code]
+    return f"{word}: {REASONS[word]}"
+
+
+def sentences(codes: Any) -> Any:
+    """The sentence of a code; of an array of codes, an array of sentences."""
+    codes = np.asarray(codes)
+    return sentence(int(codes)) if codes.ndim == 0 else np.vectorize(sentence, otypes=[object])(codes)
+
+
+_STALLED = 5  # steps in a row without progress
+_FAILURES = 2  # in a row; after the first, a method starts again
+
+
+class Ends(NamedTuple):
+    """How near the run is to its end."""
+
+    code: Array
+    """0 while it goes on, else why it ended (`reasons`)."""
+    tolerance: Array
+    first: Array
+    """The largest element of the first gradient; -1 before it is known."""
+    lowest: Array
+    flattest: Array
+    """The lowest loss and the smallest gradient so far."""
+    stalled: Array
+    """Steps since one of them improved."""
+
+
+def begun(tolerance: Array, real: np.dtype[Any]) -> Ends:
+    """Before the first loss is known."""
+    unknown = jnp.full((), jnp.inf, real)
+    zero = jnp.zeros((), jnp.int32)
+    return Ends(zero, tolerance.astype(real), -jnp.ones((), real), unknown, unknown, zero)
+
+
+def at_first(ends: Ends, known: dict[str, Any]) -> Ends:
+    """At the first loss and gradient."""
+    size = vectors.size(known["grad"]).astype(ends.first.dtype)
+    ends = ends._replace(first=size, lowest=known["value"].astype(size.dtype), flattest=size)
+    sound = jnp.isfinite(size) & jnp.isfinite(ends.lowest)
+    return ends._replace(code=jnp.where(sound, _flat(ends, size), CODE["nonfinite"]).astype(jnp.int32))
+
+
+def _flat(ends: Ends, size: Array) -> Array:
+    """The code of a small gradient, else 0."""
+    return jnp.where(size <= ends.tolerance * jnp.minimum(ends.first, 1), CODE["gradient"], 0)
+
+
+def after(ends: Ends, now: dict[str, Any]) -> Ends:
+    """After a step."""
+    value, size = now["value"].astype(ends.first.dtype), vectors.size(now["grad"]).astype(ends.first.dtype)
+    limits = jnp.finfo(value.dtype)
+    better = (value < ends.lowest - limits.eps * jnp.abs(ends.lowest)) | (size < ends.flattest / 2)
+    stays = now["failures"] > 0
+    stalled = jnp.where(better, 0, ends.stalled + ~stays)
+    code = _flat(ends, size)
+    for holds, word in (
+        (stalled >= _STALLED, "change"),
+        (now["failures"] >= _FAILURES, "search"),
+        (value < -(limits.max ** 0.5), "unbounded"),
+    ):
+        code = jnp.where((code == 0) & holds, CODE[word], code)
+    lowest, flattest = jnp.minimum(ends.lowest, value), jnp.minimum(ends.flattest, size)
+    return ends._replace(code=code.astype(jnp.int32), lowest=lowest, flattest=flattest, stalled=stalled)
