@@ -322,6 +322,18 @@ def functions() -> str:
     return _table(["function", "what it is", "minima", "saddles", "maxima"], rows)
 
 
+def problems() -> str:
+    """The test problems for smooth minimization, with their sizes and the values of their minima."""
+    from gradtx.landscape import problems as known
+
+    rows = []
+    for name, problem in known.EVERY.items():
+        title = problem.__doc__.partition(" (")[0]
+        minima = ", ".join(f"{value:g}" for value in problem.minima)
+        rows.append([f'`problems.EVERY["{name}"]`', title, f"{problem.dimension}", minima])
+    return _table(["problem", "name", "n", "known minima"], rows)
+
+
 def chapters() -> str:
     """The chapters and their public names, linked."""
     rows: dict[str, list[str]] = {}

@@ -12,7 +12,7 @@ import gradtx
 from gradtx import landscape, plot, testing
 
 FILE = pathlib.Path(__file__).parent / "golden" / "signatures.txt"
-MODULES = (gradtx, landscape, landscape.functions, plot, testing)
+MODULES = (gradtx, landscape, landscape.functions, landscape.problems, plot, testing)
 
 
 def shown(name: str, function: Any) -> str:

@@ -7,6 +7,7 @@
 - Slices: `slice_1d` and `slice_2d` evaluate a loss on a line or a plane: `random_plane`, `curved_plane`,
   `trajectory_plane`, `plane_through`, `plane_along`.
 - `functions`: Beale's, Rosenbrock's and others, with their minima and saddles. `trajectory`: the path of an optimizer.
+- `problems`: sums of squares with standard starts, to compare methods of smooth minimization on.
 
 Params are any tree of real arrays, and a loss is `loss(params)` or `loss(params, batch)`, as for `gradtx.minimize`.
 `gradtx.plot` draws the results.
@@ -18,6 +19,7 @@ Params are any tree of real arrays, and a loss is `loss(params)` or `loss(params
 """
 
 from gradtx.landscape import functions as functions
+from gradtx.landscape import problems as problems
 from gradtx.landscape.critical import Classification as Classification
 from gradtx.landscape.critical import Evidence as Evidence
 from gradtx.landscape.critical import classify as classify

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gradtx.landscape import arguments
 from gradtx.training import minibatches
 
 Points = np.ndarray[Any, np.dtype[np.float64]]
@@ -82,12 +83,15 @@ class Function:
         if unknown := [name for name, _ in self.parameters if name not in recipe.defaults]:
             raise TypeError(f"{who}: no parameter {unknown[0]!r}; allowed: {', '.join(recipe.defaults) or 'none'}.")
         every, least = recipe.defaults | dict(self.parameters), {"dimension": recipe.smallest, "condition": 1}
-        checked = tuple((k, _number(who, k, v, least[k], type(recipe.defaults[k]))) for k, v in every.items())
+        kinds = {k: type(value) for k, value in recipe.defaults.items()}
+        checked = tuple((k, arguments.read_number(who, k, v, least[k], kinds[k])) for k, v in every.items())
         object.__setattr__(self, "parameters", checked)
         object.__setattr__(self, "__doc__", recipe.formula.__doc__)
 
     def __call__(self, x: Any) -> Array:
-        return _recipes[self.name].formula(_read(self, x), **dict(self.parameters))
+        sized = "dimension" in dict(self.parameters)
+        point = arguments.read_point(f"{_WHO}.{self.name}", x, self.dimension, sized)
+        return _recipes[self.name].formula(point, **dict(self.parameters))
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.parameters)
@@ -156,31 +160,6 @@ def _function(start: Sequence[float], domain: Domain, known: Callable[[int], _Kn
         return Function(formula.__name__)
 
     return make
-
-
-def _number(who: str, name: str, value: Any, least: float, kind: type) -> Any:
-    kinds, words = ((int, np.integer), "an int") if kind is int else ((int, float, np.number), "a finite number")
-    said = f"{who}: {name} is {value!r}; it must be {words}, at least {least}."
-    if isinstance(value, bool | complex | np.complexfloating) or not isinstance(value, kinds):
-        raise TypeError(said)
-    if not least <= value < math.inf:
-        raise ValueError(said)
-    return kind(value)
-
-
-def _read(function: Function, x: Any) -> Array:
-    who, n = f"{_WHO}.{function.name}", function.dimension
-    try:
-        point = jnp.asarray(x)
-    except (TypeError, ValueError):
-        raise TypeError(f"{who}: x is {x!r:.60}, a {type(x).__name__}; it must be an array of {n} floats.") from None
-    if not jnp.issubdtype(point.dtype, jnp.floating):
-        fix = "Take its real part: x.real." if point.dtype.kind == "c" else "Make it float: jnp.asarray(x, float)."
-        raise TypeError(f"{who}: x has dtype {point.dtype}; allowed: real floating-point numbers. {fix}")
-    if point.shape != (n,):
-        fix = " For another length: replace(dimension=...)." if "dimension" in dict(function.parameters) else ""
-        raise ValueError(f"{who}: x has shape {point.shape}; allowed: ({n},), one point. For many: jax.vmap.{fix}")
-    return point
 
 
 def _only(*minimum: float) -> Callable[[int], _Known]:
@@ -397,4 +376,4 @@ def noisy(function: Function, scale: float) -> Noisy:
     """
     if not isinstance(cast(Any, function), Function):
         raise TypeError(f"{_WHO}.noisy: function is {function!r}; it must be one of {_WHO}, such as {_WHO}.beale.")
-    return Noisy(function, _number(f"{_WHO}.noisy", "scale", scale, 0, float))
+    return Noisy(function, arguments.read_number(f"{_WHO}.noisy", "scale", scale, 0, float))

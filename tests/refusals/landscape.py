@@ -8,7 +8,16 @@ import numpy as np
 
 from gradtx import landscape as land
 from gradtx import sgd
-from gradtx.landscape import functions, plane_along, plane_through, random_plane, slice_1d, slice_2d, trajectory_plane
+from gradtx.landscape import (
+    functions,
+    plane_along,
+    plane_through,
+    problems,
+    random_plane,
+    slice_1d,
+    slice_2d,
+    trajectory_plane,
+)
 from tests.refusals import Refusal
 
 KEY, ONES = jax.random.key(0), np.ones(2, np.float32)
@@ -343,7 +352,32 @@ for _call, _error, _words, _arguments, _options in (
     ("beale", V, "x has shape (1,)", (_noisy, [1.0]), {"key": KEY}),
 ):
     refused(f"{_who}.{_call}", _words, _error, *_arguments, **_options)
+
+# Problems -------------------------------------------------------------------------------------------------------------
+
+_who, _watson, _residuals = "problems", problems.watson, problems.watson.residuals
+for _x in (jnp.zeros(3), 0.5, jnp.zeros((1, 4)), []):
+    _words = f"x has shape {np.shape(_x)}; allowed: (4,), one point. For many: jax.vmap."
+    refused(f"{_who}.wood", _words, V, problems.wood, _x)
+for _call in (_watson, _residuals):
+    refused(f"{_who}.watson", "(6,), one point. For many: jax.vmap. For another length: replace", V, _call, [1.0, 2.0])
+    refused(f"{_who}.watson", "x has dtype int32; allowed: real ... Make it float", T, _call, [1, 2])
+refused(f"{_who}.beale", "x is 'xy', a str; it must be an array of 2 floats.", T, problems.beale, "xy")
+for _problem, _n, _error, _words in (
+    (problems.wood, 5, V, "dimension is 5; allowed: 4."),
+    (problems.wood, 3, V, "dimension is 3; it must be an int, at least 4."),
+    (_watson, 32, V, "dimension is 32; allowed: 2 to 31."),
+    (_watson, 1, V, "dimension is 1; it must be an int, at least 2."),
+    (problems.extended_rosenbrock, 3, V, "dimension is 3; allowed: 2 or more, a multiple of 2."),
+    (problems.extended_powell_singular, 6, V, "dimension is 6; allowed: 4 or more, a multiple of 4."),
+    (problems.chebyquad, 0, V, "dimension is 0; it must be an int, at least 1."),
+    *((_watson, n, T, f"dimension is {n!r}; it must be an int, at least 2.") for n in (True, 6.0, "6", None)),
+):
+    refused(f"{_who}.{_problem.name}", _words, _error, _problem.replace, _n)
+refused(f"{_who}.Problem", "name is 'mine'; allowed: helical_valley, biggs,", V, problems.Problem, "mine", 2)
+
 for _name, _call, _words in (
+    ("a problem's name that is set", lambda: setattr(problems.wood, "name", "mine"), "name"),
     ("a name that is set", lambda: setattr(_beale, "name", "mine"), "name"),
     ("a minimum that is set", lambda: _beale.minima.__setitem__(0, 1.0), "read-only"),
 ):
