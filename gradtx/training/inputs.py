@@ -202,6 +202,9 @@ def check_loss(who: str, plan: Plan, carry: Carry, example: PyTree) -> None:
             UserWarning,
             stacklevel=3,
         )
+    if plan.sampled_loss is not None:
+        given = carry["params"], example, key_like(), carry["model_state"]
+        losses.check_sampled_loss(who, plan.sampled_loss, *given)
 
 
 def evaluated_now(evaluate: Callable[..., Any], params: PyTree, model_state: PyTree) -> dict[str, Any]:

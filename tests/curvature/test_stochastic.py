@@ -325,3 +325,56 @@ def test_wrappers_pass_the_functions_on_in_the_form_that_the_method_sees(tx):
     looking["sampled_grad_fn"] = lambda w, key: seen.append(w["a"].dtype) or slope_at_labels(w, key)
     last(gradtx.master_weights(tx), looking, params=low)
     assert set(seen) == {jnp.dtype(jnp.bfloat16)}
+
+
+# In training ----------------------------------------------------------------------------------------------------------
+
+DATA = {"x": SAMPLES, "y": (SAMPLES[:, 0] > SAMPLES[:, 1]).astype(np.float32)}
+
+
+def of_batch(w, batch):
+    logits = batch["x"] @ w
+    return jnp.mean(jnp.logaddexp(0, logits) - batch["y"] * logits)
+
+
+def with_drawn_labels(w, batch, *, key):
+    labels = jax.random.bernoulli(key, jax.nn.sigmoid(batch["x"] @ w)).astype(np.float32)
+    return of_batch(w, batch | {"y": labels})
+
+
+SOPHIA_G = gradtx.sophia(0.1, gamma=1.0, update_interval=2, batch_size=4.0, **BARTLETT)
+
+
+def by_hand(tx, steps):
+    """The loop that one would write oneself."""
+    w, state = jnp.zeros(3), tx.init(jnp.zeros(3))
+    for step in range(steps):
+        epoch, place = divmod(step, 4)
+        order = gradtx.sample_batches(jax.random.fold_in(jax.random.key(0), epoch), 16, 4).full[place]
+        batch = {name: jnp.asarray(rows)[order] for name, rows in DATA.items()}
+        functions = {"grad_fn": jax.grad(lambda w, batch=batch: of_batch(w, batch))}
+        functions["sampled_grad_fn"] = lambda w, key, batch=batch: jax.grad(with_drawn_labels)(w, batch, key=key)
+        updates, state = tx.update(functions["grad_fn"](w), state, w, **extra_of(tx, functions))
+        w = gradtx.apply_updates(w, updates)
+    return w
+
+
+@pytest.mark.parametrize("tx", [gradtx.sophia(0.1, gamma=1.0, update_interval=2), SOPHIA_G, gradtx.adahessian()])
+def test_minimize_provides_the_functions_at_the_batch_of_the_step(tx):
+    sampled = {"sampled_loss": with_drawn_labels} if "sampled_grad_fn" in tx.facts.extra else {}
+    result = gradtx.minimize(of_batch, jnp.zeros(3), tx, DATA, batch_size=4, steps=6, **sampled)
+    np.testing.assert_allclose(result.params, by_hand(tx, 6), rtol=1e-4, atol=1e-6)
+    if sampled:
+        scaled = gradtx.loss_scaling(tx, 8.0)
+        again = gradtx.minimize(of_batch, jnp.zeros(3), scaled, DATA, batch_size=4, steps=6, **sampled)
+        np.testing.assert_allclose(again.params, result.params, rtol=1e-4, atol=1e-6)
+
+
+def test_a_sweep_gives_the_sampled_loss_to_those_that_need_it():
+    options = {"data": DATA, "batch_size": 4, "steps": 6, "sampled_loss": with_drawn_labels}
+    rates = jnp.array([0.05, 0.1])
+    kinds = [jax.vmap(lambda rate: SOPHIA_G.replace(learning_rate=rate))(rates), gradtx.adam(0.1)]
+    result = gradtx.sweep(of_batch, lambda key: jnp.zeros(3), kinds, **options)
+    key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))[1]
+    alone = gradtx.minimize(of_batch, jnp.zeros(3), SOPHIA_G, key=key, **options)
+    np.testing.assert_allclose(result.history["loss"][1], alone.history["loss"], rtol=1e-5)
