@@ -87,7 +87,12 @@ REFUSALS = [
         f"{WHO}: what sampled_grad_fn returns do not match params",
     ),
     *(
-        Refusal(f"complex leaves of {tx.name}", lambda tx=tx: tx.init(jnp.ones(3, jnp.complex64)), T, "is complex (complex64)")
+        Refusal(
+            f"complex leaves of {tx.name}",
+            lambda tx=tx: tx.init(jnp.ones(3, jnp.complex64)),
+            T,
+            "is complex (complex64)",
+        )
         for tx in (gradtx.scale_by_hessian_diagonal(), gradtx.scale_by_hessian_rms())
     ),
     Refusal("a power above 1", lambda: gradtx.adahessian(hessian_power=1.5), V, "hessian_power is 1.5", "in [0, 1]"),
