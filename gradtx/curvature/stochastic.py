@@ -114,7 +114,8 @@ def scale_by_hessian_diagonal(
     Update takes one extra argument, which `minimize` and `sweep` provide. For hutchinson `grad_fn`: `grad_fn(params)`
     returns the gradients at any params on the same batch; JAX differentiates it. For gauss_newton_bartlett
     `sampled_grad_fn`: `sampled_grad_fn(params, key)` returns the gradients on the same batch at labels that are drawn
-    with this key from the model's own prediction. Under vmap an estimate is made at each step.
+    with this key from the model's own prediction. With a batch on several devices they take the mean over devices.
+    Under vmap an estimate is made at each step.
 
     State: `hessian`, like the params in at least float32: 4 bytes per parameter; `key` and `count`, scalars. It needs
     the params.
