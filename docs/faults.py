@@ -70,7 +70,8 @@ def _gradtx_guarded(tx: Any) -> Any:
 
 
 def _gradtx_update(tx: Any, gradient: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
-    extra = {"value": 1.0} if "value" in tx.facts.extra else {}
+    offered = {"value": 1.0, "grad_fn": lambda params: params}  # everywhere the curvature 1
+    extra = {name: given for name, given in offered.items() if name in tx.facts.extra}
     return tx.update(gradient, state, params, **extra)
 
 
@@ -284,6 +285,7 @@ def _methods() -> dict[str, Any]:
 def _hyperparameters(name: str, factory: Any) -> Numbers:
     """The numbers that a factory takes, none of them 0: its default where that is one."""
     kinds = {p.name: p.kind for p in type(_methods()[name](RATE))._parameters}
+    kinds.pop("batch_size", None)  # a number of Sophia-G only
     found = {
         parameter.name: RATE if parameter.default is parameter.empty else parameter.default or 0.5
         for parameter in inspect.signature(factory).parameters.values()

@@ -73,6 +73,8 @@ _SCALINGS: dict[str, Callable[[Any], str]] = {
     "scale_by_adadelta": lambda part: "√(average of past steps²) / √(average of g²)",
     "scale_by_infinity_norm": lambda part: "1 / (decayed maximum of abs g)",
     "scale_by_sign": lambda part: "1 / abs of the direction",
+    "scale_by_hessian_diagonal": lambda part: "1 / (average of the Hessian's diagonal, estimated), clipped",
+    "scale_by_hessian_rms": lambda part: "1 / √(debiased average of the Hessian's diagonal², estimated)",
     "scale_by_trust_ratio": lambda part: "norm of w / norm of the step, leaf by leaf",
 }
 _BESIDES: dict[str, Callable[[Any], str]] = {

@@ -131,6 +131,10 @@ from gradtx.matrices.radius import brake_radius as brake_radius
 from gradtx.matrices.radius import floor_updates as floor_updates
 from gradtx.matrices.radius import hyperball as hyperball
 from gradtx.matrices.radius import pin_radius as pin_radius
+from gradtx.curvature.stochastic import scale_by_adahessian as scale_by_adahessian
+from gradtx.curvature.stochastic import scale_by_hessian_diagonal as scale_by_hessian_diagonal
+from gradtx.curvature.stochastic import scale_by_hessian_rms as scale_by_hessian_rms
+from gradtx.curvature.stochastic import scale_by_sophia as scale_by_sophia
 from gradtx.relatives import scale_by_belief as scale_by_belief
 from gradtx.relatives import scale_by_radam as scale_by_radam
 from gradtx.relatives import scale_by_rectified_rms as scale_by_rectified_rms
@@ -172,7 +176,9 @@ from gradtx.optimizers.adam_family import adamw as adamw
 from gradtx.optimizers.adam_family import amsgrad as amsgrad
 from gradtx.optimizers.adam_family import nadam as nadam
 from gradtx.optimizers.adam_family import nadamw as nadamw
+from gradtx.optimizers.curvature_family import adahessian as adahessian
 from gradtx.optimizers.curvature_family import lbfgs as lbfgs
+from gradtx.optimizers.curvature_family import sophia as sophia
 from gradtx.optimizers.descent import sgd as sgd
 from gradtx.optimizers.factored_family import adafactor as adafactor
 from gradtx.optimizers.factored_family import came as came

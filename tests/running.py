@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gradtx
+from gradtx.core.transform import Transform
 from tests.records import Scheduled, schedules, streams
 
 
@@ -21,10 +22,26 @@ def transcribed(arguments: dict[str, Any]) -> dict[str, Any]:
     return {key: value.of(schedules) if isinstance(value, Scheduled) else value for key, value in arguments.items()}
 
 
+def slope(params: Any) -> Any:
+    """A gradient at any params; `tests.records.curvature` has its derivative."""
+    return jax.tree.map(lambda w: 2 * jnp.arctan(w) - w, params)
+
+
+def slope_at_labels(params: Any, key: Any) -> Any:
+    """The same at labels that a model has drawn, always the same ones."""
+    return jax.tree.map(lambda w: w / (1 + w**2) + 0.5, params)
+
+
+FUNCTIONS = {"grad_fn": slope, "sampled_grad_fn": slope_at_labels}
+
+
 def _updates(tx: Any, params: Any, gradients: Any) -> Any:
+    asked = tx.facts.extra if isinstance(tx, Transform) else ()
+    extra = {name: function for name, function in FUNCTIONS.items() if name in asked}
+
     def step(carry, gradient):
         params, state = carry
-        updates, state = tx.update(gradient, state, params)
+        updates, state = tx.update(gradient, state, params, **extra)
         return (jax.tree.map(jnp.add, params, updates), state), updates
 
     return jax.lax.scan(step, (params, tx.init(params)), gradients)[1]

@@ -27,8 +27,7 @@ from gradtx.core.record import children
 from gradtx.core.transform import Transform
 from tests.records import RECORDS, SCHEDULES, Scheduled
 from tests.records.wrappers import FUNCTIONS
-from tests.running import transform
-from tests.wrappers.runs import pulled
+from tests.running import slope, transform
 
 # A matrix whose rows 8 devices divide, and a scalar.
 PARAMS = {
@@ -41,7 +40,17 @@ ONE_LEAF = {"kernel": PARAMS["kernel"]}
 MATRICES = ONE_LEAF | {"square": jnp.asarray(np.random.default_rng(4).normal(size=(8, 8)).astype(np.float32))}
 
 
-EXTRA = {"grad_fn": jax.tree_util.Partial(pulled), "value": jnp.float32(0.7), "max_logits": jnp.full(1, 150.0)}
+def sampled(params, key):
+    """A gradient at any params, at labels drawn with a key."""
+    return jax.tree.map(lambda w: w + jax.random.normal(key, (), w.dtype), params)
+
+
+EXTRA = {
+    "grad_fn": jax.tree_util.Partial(slope),
+    "sampled_grad_fn": jax.tree_util.Partial(sampled),
+    "value": jnp.float32(0.7),
+    "max_logits": jnp.full(1, 150.0),
+}
 # Fields of the state that are meant to have fewer bits: stored low, of the params' dtype, or numbers for a logger.
 LOWER = ("mu", "nu", "slow", "accumulated", "compensation", "loss_scale", "metrics", "initial")
 
@@ -156,7 +165,8 @@ def with_statistics():
 
 @pytest.mark.parametrize("tx", list(with_statistics()))
 def test_statistics_are_declared_nonnegative_if_they_are(tx):
-    states = testing.runs.trajectory(tx, ONE_LEAF, testing.gradients(ONE_LEAF, 3), {})["state"][tx.name]
+    extra = {name: EXTRA[name] for name in tx.facts.required}
+    states = testing.runs.trajectory(tx, ONE_LEAF, testing.gradients(ONE_LEAF, 3), extra)["state"][tx.name]
     declared = {name: field.nonnegative for name, field in statistics(tx).items()}
     assert {name: (states[name]["kernel"] >= 0).all() for name in declared} == declared
 

@@ -69,7 +69,8 @@ value_and_grad_from_state""",
     "a gradtx schedule is already a value": "WrappedSchedule",
     "jnp.where(count < 2**31 - 1, count + 1, count); gradtx counts by itself": "safe_increment safe_int32_increment",
     "what gradtx also has is at the top level: gradtx.schedule_free, gradtx.sam, "
-    "gradtx.reduce_on_plateau, gradtx.split_real_and_imaginary; for the rest stay with optax.contrib": "contrib",
+    "gradtx.reduce_on_plateau, gradtx.split_real_and_imaginary, gradtx.muon, gradtx.sophia; for the rest "
+    "stay with optax.contrib": "contrib",
     "any hyperparameter may be a schedule; for one with a state of its own stay with optax": (
         "inject_stateful_hyperparams"
     ),
@@ -102,7 +103,7 @@ ARGUMENTS: Final = {
     "every": "accumulate.every_k_schedule",
     "skip_nonfinite=True": "accumulate.should_skip_update_fn",
     "stored(accumulate(...), dtype, ('accumulated',))": "accumulate.accumulator_dtype",
-    "mask": "adadelta.weight_decay_mask",
+    "mask": "adadelta.weight_decay_mask sophia.weight_decay_mask",
     "key, an int": "add_noise.seed",
     "leave it out, or write scale_by_momentum(b1, form=...) + scale_by_rms(b2, eps, maximum='corrected', "
     "debias=...) >> scale_by_learning_rate(learning_rate)": "amsgrad.bias_correction_mu amsgrad.bias_correction_nu",
@@ -131,6 +132,10 @@ ARGUMENTS: Final = {
         "schedule_free_adamw.warmup_steps schedule_free_sgd.warmup_steps"
     ),
     "max_consecutive": "skip_nonfinite.max_consecutive_errors",
+    "estimator, 'hutchinson' or 'gauss_newton_bartlett'": "sophia.hessian_diagonal_fn",
+    "leave it out; the win rate is (abs(u) < clip_threshold).mean() for what scale_by_sophia returns": (
+        "sophia.verbose sophia.print_win_rate_every_n_steps"
+    ),
     "mask, the opposite: it selects the trained leaves": "train_only.freeze_mask",
 }
 """What to write instead of the arguments that only optax's functions have."""

@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding
 
 from gradtx import sharding, tree
 from gradtx.core import check
-from gradtx.core.rule import Params, State, Updates
+from gradtx.core.rule import OF_PARAMS, Params, State, Updates
 
 Path = tuple[Any, ...]
 
@@ -66,7 +66,7 @@ def together(
 
     known = dict(extra)
     for name, value in extra.items():
-        if name in ("value_fn", "grad_fn") and params is not None:
+        if name in OF_PARAMS and params is not None:
             known[name] = asked_as_given(value)
         elif check.same_structure(value, updates):
             known[name] = moved(value)

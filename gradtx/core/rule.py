@@ -80,6 +80,10 @@ class Rule:
 
 OFFERED = frozenset({"observed", "params", "count"})
 """The inputs that every update may name."""
+GRADIENTS = frozenset({"grad_fn", "sampled_grad_fn"})
+"""The extra arguments that are functions from params to gradients; the second also takes a random key."""
+OF_PARAMS = GRADIENTS | {"value_fn"}
+"""The extra arguments that are functions of the params."""
 
 
 class Wants(NamedTuple):

@@ -8,8 +8,8 @@ may be refreshed every few steps; then it defines how the state of the inner tra
     return through(View(down, up, observe, refresh, every=10, move=move, left=fields.basis(0), ...), inner)
 
 Extra arguments are converted with the gradients: trees like the params (`grad`, `observed`) by `down`, like gradients;
-functions of the params (`value_fn`, `grad_fn`) are called with the result of `up` on the inner params. Others, such as
-`value`, pass unchanged.
+functions of the params (`value_fn`, `grad_fn`, `sampled_grad_fn`) are called with the result of `up` on the inner
+params. Others, such as `value`, pass unchanged.
 """
 
 import functools
@@ -27,7 +27,7 @@ from gradtx.core.arguments import set_in
 from gradtx.core.fields import Field, Place, at, of_matrix
 from gradtx.core.formula import check_fields, names_of
 from gradtx.core.program import Body, Columns, Compiled, Numbers, Pass, Step, as_dict
-from gradtx.core.rule import Reach, Rule, State, Wants
+from gradtx.core.rule import GRADIENTS, OF_PARAMS, Reach, Rule, State, Wants
 
 PyTree = Any
 Extra = dict[str, Any]
@@ -57,11 +57,11 @@ def translated(extra: Extra, like: PyTree, down: Turn, up: Turn) -> Extra:
     def translate(name: str, value: Any) -> Any:
         def at_inner(params: PyTree, *args: Any, **kwargs: Any) -> Any:
             made = value(up(params), *args, **kwargs)
-            return down(made) if name == "grad_fn" else made
+            return down(made) if name in GRADIENTS else made
 
         if value is None:
             return None
-        if name in ("value_fn", "grad_fn"):
+        if name in OF_PARAMS:
             return at_inner
         return down(value) if name in _TREES or (name != "value" and _alike(value, like)) else value
 

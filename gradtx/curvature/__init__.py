@@ -1,1 +1,1 @@
-"""What needs more than a gradient: line searches, quasi-Newton methods, Newton's method, least squares."""
+"""Methods that need more than a gradient: the curvature of the loss, or its values along a line."""

@@ -19,6 +19,7 @@ from jax import Array
 
 from gradtx import tree
 from gradtx.core.apply import apply_updates
+from gradtx.core.rule import GRADIENTS, OF_PARAMS
 from gradtx.core.state import find
 from gradtx.core.transform import Transform
 from gradtx.training.losses import Loss
@@ -64,6 +65,7 @@ class Plan:
     streamed: bool = False
     stop_at_nonfinite: bool = False
     stop_when_failed: bool = False
+    sampled_loss: Loss | None = None
 
     @property
     def capacity(self) -> int:
@@ -118,16 +120,20 @@ def one_step(plan: Plan, tx: Transform, carry: Carry, batch: PyTree) -> tuple[Ca
         "value_fn": lambda params: value_at(params)[0],
         "grad_fn": lambda params: _ascent(jax.grad(scaled_at, has_aux=True)(params)[0]),
     }
+    if plan.sampled_loss is not None:
+        offered["sampled_grad_fn"] = functools.partial(_sampled_gradient, plan.sampled_loss, tx, carry, batch)
     # Only foreign transforms take any argument, and the line searches of optax refuse the unknown name `grad_fn`.
     extra = {
-        name: offered[name] for name in offered if name in tx.facts.extra or (tx.facts.any_extra and name != "grad_fn")
+        name: offered[name]
+        for name in offered
+        if name in tx.facts.extra or (tx.facts.any_extra and name not in GRADIENTS)
     }
 
     if "nonfinite" in tx.facts:  # a non-finite model_state must not outlive a skipped step
         state = jax.tree.map(functools.partial(jnp.where, _is_sound(state)), state, carry["model_state"])
 
     def moved() -> Carry:
-        update = _update_and_apply if {"value_fn", "grad_fn"} & extra.keys() else _traced_once
+        update = _update_and_apply if OF_PARAMS & extra.keys() else _traced_once
         after, tx_state = update(tx, grads, carry["tx"], params, extra)
         moved = carry | {"params": after, "tx": tx_state, "model_state": state, "step": carry["step"] + 1}
         return moved | {"ok": carry["ok"] & ~has_failed(tx_state)} if plan.stop_when_failed else moved
@@ -138,6 +144,16 @@ def one_step(plan: Plan, tx: Transform, carry: Carry, batch: PyTree) -> tuple[Ca
     ok = carry["ok"] & jnp.isfinite(value)
     after = jax.lax.cond(ok, moved, lambda: carry)
     return after | {"ok": ok & after["ok"]}, record
+
+
+def _sampled_gradient(loss: Loss, tx: Transform, carry: Carry, batch: PyTree, params: PyTree, key: Array) -> PyTree:
+    """The gradient on a batch at labels that the model draws with this key, scaled like that of the loss."""
+
+    def value_at(params: PyTree) -> Array:
+        value = loss.returned(params, batch, key, carry["model_state"])
+        return _scaled(value, find(carry["tx"], "loss_scale")) if "first" in tx.facts else value
+
+    return _ascent(jax.grad(value_at)(params))
 
 
 def _scaled(value: Array, scale: Array) -> Array:

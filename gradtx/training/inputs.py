@@ -234,14 +234,17 @@ def key_like() -> jax.ShapeDtypeStruct:
     return jax.eval_shape(jax.random.key, 0)
 
 
-def check_loss(who: str, loss: losses.Loss, carry: Carry, example: PyTree) -> None:
+def check_loss(who: str, plan: Plan | solving.Problem, carry: Carry, example: PyTree) -> None:
     """Trace the loss once: refuse it if it returns no real scalar, and warn of params that it does not read."""
-    if unread := losses.check_loss(who, loss, carry["params"], example, key_like(), carry["model_state"]):
+    if unread := losses.check_loss(who, plan.loss, carry["params"], example, key_like(), carry["model_state"]):
         warnings.warn(
             f"{who}: the loss does not read params at {', '.join(unread)}; their gradient is 0.",
             UserWarning,
             stacklevel=3,
         )
+    if plan.sampled_loss is not None:
+        given = carry["params"], example, key_like(), carry["model_state"]
+        losses.check_sampled_loss(who, plan.sampled_loss, *given)
 
 
 def evaluated_now(evaluate: Callable[..., Any], params: PyTree, model_state: PyTree) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from jax import Array
 from jax.interpreters import partial_eval
 
 from gradtx import tree
+from gradtx.core.transform import Transform
 
 PyTree = Any
 _KEYWORDS = ("key", "model_state")
@@ -127,6 +128,34 @@ def read_outputs(who: str, cost: Any, residuals: Any, *, has_data: bool) -> tupl
             raise TypeError(f"{who}: {name} takes a key or model_state; with residuals it must be deterministic.")
     both = Outputs(of, costs)
     return Loss(both, has_aux=False, wants_batch=of.wants_batch, wants_key=False, wants_model_state=False), both
+
+
+def read_sampled_loss(who: str, function: Any, txs: list[Transform], *, has_data: bool) -> Loss | None:
+    """`sampled_loss` as a `Loss`, or None if no optimizer needs it; an error if one does and it is missing."""
+    needed = [tx.name for tx in txs if "sampled_grad_fn" in tx.facts.required]
+    if function is None and needed:
+        raise TypeError(
+            f"{who}: {needed[0]} needs the gradient at labels that the model draws. Pass sampled_loss=..., a function "
+            "sampled_loss(params, batch, *, key): the loss at labels drawn with the key from the model's prediction."
+        )
+    if function is None:
+        return None
+    if not any("sampled_grad_fn" in tx.facts.extra for tx in txs):
+        raise ValueError(
+            f"{who}: sampled_loss is given, and no optimizer uses it; it is for "
+            "sophia(..., estimator='gauss_newton_bartlett'). Leave it out."
+        )
+    loss = read_loss(f"{who}: sampled_loss", function, has_aux=False, has_data=has_data)
+    if not loss.wants_key:
+        raise TypeError(f"{who}: sampled_loss does not take a key; it must be sampled_loss(params, batch, *, key).")
+    return loss
+
+
+def check_sampled_loss(who: str, loss: Loss, params: PyTree, batch: PyTree, key: Any, model_state: PyTree) -> None:
+    """Trace it once, and refuse it if it returns no real scalar."""
+    returned = jax.eval_shape(loss.returned, params, batch, key, model_state)
+    if not (hasattr(returned, "shape") and returned.shape == () and jnp.issubdtype(returned.dtype, jnp.floating)):
+        raise TypeError(f"{who}: sampled_loss returns {returned}; it must be a real scalar, a mean over the labels.")
 
 
 def check_loss(who: str, loss: Loss, params: PyTree, batch: PyTree, key: Any, model_state: PyTree) -> list[str]:

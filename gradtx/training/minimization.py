@@ -28,6 +28,7 @@ from gradtx.core.foreign import as_transform
 from gradtx.core.transform import Transform
 from gradtx.training import advancing, chunks, ending, inputs, solving
 from gradtx.training.advancing import Carry, Plan
+from gradtx.training.losses import read_sampled_loss
 from gradtx.training.progress import Progress
 from gradtx.wrappers.guards import has_failed
 
@@ -86,6 +87,7 @@ def minimize(
     tolerance: Any = None,
     residuals: Callable[..., Any] | None = None,
     implicit_diff: bool = True,
+    sampled_loss: Callable[..., Any] | None = None,
 ) -> Result:
     """Minimize a loss with any optimizer, in compiled chunks of steps.
 
@@ -126,6 +128,8 @@ def minimize(
         (`skip_nonfinite`, `loss_scaling`), else "stop". If `skip_nonfinite` gives up, the run ends in either case.
       steps_per_call: steps per chunk, at most 1024. Progress is shown, and Ctrl-C takes effect, between chunks. None is
         as many steps as take about 0.3 s.
+      sampled_loss: `sampled_loss(params, batch, *, key)`, the loss at labels that are drawn with the key from the
+        model's own prediction. For optimizers that need it: `sophia(..., estimator="gauss_newton_bartlett")`.
 
     Returns:
       `Result(params, state, history)`; after Ctrl-C, the result so far.
@@ -158,10 +162,11 @@ def minimize(
         nonfinite = ("continue" if "nonfinite" in tx.facts else "stop") if nonfinite is None else nonfinite
         stops = inputs.choice(_WHO, "nonfinite", nonfinite, ("stop", "continue")) == "stop"
         begin = _begin(tx, params, key, state, model_state)
+        sampled = read_sampled_loss(_WHO, sampled_loss, [tx], has_data=data is not None)
         goes_back = source.stream is None and _bytes(params) <= _KEPT_BYTES
-        plan = Plan(read, source.sampling, source.stream is not None, stops and not goes_back, "nonfinite" in tx.facts)
+        plan = Plan(read, source.sampling, source.stream is not None, stops and not goes_back, "nonfinite" in tx.facts, sampled)
     like = tree.shapes({"params": params, "model_state": model_state if state is None else state["model_state"]})
-    inputs.check_loss(_WHO, read, like, source.example)
+    inputs.check_loss(_WHO, plan, like, source.example)
     if evaluate is not None:
         inputs.check_names(_WHO, evaluate, like, advancing.records_like(plan, like, source.example))
     if problem is not None and solving.is_traced(problem, tx, params, source.data, (state, tolerance)):

@@ -50,6 +50,7 @@ class Problem:
     streamed = False
     stop_at_nonfinite = True
     stop_when_failed = False
+    sampled_loss = None
     capacity = 1024
     """Steps in one call of the program."""
 

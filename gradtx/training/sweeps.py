@@ -13,7 +13,7 @@ import importlib
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +27,7 @@ from gradtx.core.foreign import as_transform
 from gradtx.core.transform import Transform
 from gradtx.training import blocks, inputs, tables
 from gradtx.training.advancing import Plan
-from gradtx.training.losses import read_loss
+from gradtx.training.losses import read_loss, read_sampled_loss
 from gradtx.training.members import Job, Runs, pick
 from gradtx.training.progress import Progress
 from gradtx.training.tables import Results
@@ -111,6 +111,7 @@ def sweep(
     best_by: str = "final_loss",
     highest: bool = False,
     halve_at: tuple[int, ...] = (),
+    sampled_loss: Callable[..., Any] | None = None,
 ) -> SweepResult:
     """Train with many optimizers and seeds in one program, and compare the runs.
 
@@ -138,6 +139,7 @@ def sweep(
       highest: whether the best run has the highest value, as for an accuracy, instead of the lowest.
       halve_at: numbers of steps after which the worse half of the optimizers is stopped (successive halving). They are
         compared by their mean loss over the epoch before and over the seeds.
+      sampled_loss: as in `minimize`; for those of the optimizers that need it.
 
     Returns: a `SweepResult`. Ctrl-C raises KeyboardInterrupt after the current chunks of steps.
 
@@ -173,6 +175,8 @@ def sweep(
     rounds = _rounds(halve_at, total)
     inputs.check_callable(_WHO, "evaluate", evaluate, "the params")
     kinds = _read_optimizers(txs)
+    sampled = read_sampled_loss(_WHO, sampled_loss, [pick(tx, 0) for _, tx in kinds], has_data=data is not None)
+    plan = replace(plan, sampled_loss=sampled)
     run_begin = _run_begin_on_cpu if blocks.devices()[0].platform == "cpu" else _run_begin
     given = init, inputs.read_key(_WHO, key), np.arange(seeds)
     _check(plan, run_begin.eval_shape(*given)[0], source, model_state, evaluate, best_by)
@@ -213,7 +217,7 @@ _run_begin_on_cpu = jax.jit(_begin, static_argnums=0, compiler_options={"xla_bac
 def _check(plan: Plan, like: PyTree, source: inputs.Source, model_state: PyTree, evaluate: Any, best_by: str) -> None:
     check.check_leaves(_WHO, "params from init", like)
     one = tree.shapes(like, drop=1)
-    inputs.check_loss(_WHO, plan.loss, {"params": one, "model_state": model_state}, source.example)
+    inputs.check_loss(_WHO, plan, {"params": one, "model_state": model_state}, source.example)
     known = ["final_loss", "best_loss"]
     if evaluate is not None:
         known += jax.eval_shape(functools.partial(inputs.evaluated_now, evaluate), one, model_state)

@@ -22,7 +22,7 @@ from gradtx.core.annotations import PositiveInt
 from gradtx.core.apply import apply_updates
 from gradtx.core.elementary import transform
 from gradtx.core.formula import per_element
-from gradtx.core.rule import Rule
+from gradtx.core.rule import OF_PARAMS, Rule
 from gradtx.core.transform import Transform
 from gradtx.wrappers.placing import refuse_final, refuse_first
 
@@ -52,7 +52,7 @@ def _all_fine(updates: PyTree, result: PyTree, old: tuple[State, PyTree], new: t
 
 def _is_light(tx: Transform) -> bool:
     """Whether running it twice costs little: element-wise arithmetic and clips, no random draws, no loss calls."""
-    if tx.facts.random or tx.facts.takes("value_fn") or tx.facts.takes("grad_fn"):
+    if tx.facts.random or any(map(tx.facts.takes, OF_PARAMS)):
         return False
     tx = tx.expand(deep=True)
     inside = [child for _, child in record.children(tx.arguments) if isinstance(child, Transform)]

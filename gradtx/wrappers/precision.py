@@ -23,7 +23,7 @@ from gradtx import numerics, tree
 from gradtx.core import fields, selection, views
 from gradtx.core.annotations import NonNegativeInt, PositiveInt
 from gradtx.core.elementary import transform
-from gradtx.core.rule import Rule
+from gradtx.core.rule import GRADIENTS, Rule
 from gradtx.core.transform import Transform
 from gradtx.wrappers.guards import update_if_finite
 from gradtx.wrappers.placing import refuse_final, refuse_first
@@ -142,8 +142,8 @@ def master_weights(inner: Transform) -> Rule:
     they were loaded, clipped or exchanged), W is taken from them.
 
     Args:
-      inner: any optimizer. It sees float32 gradients and float32 params; a `value_fn` or `grad_fn` is called with the
-        params in their own dtype.
+      inner: any optimizer. It sees float32 gradients and float32 params; a function of the params,
+        such as `grad_fn`, is called with the params in their own dtype.
 
     State: `{"master_weights": {"master": W, 4 bytes per parameter in bfloat16 or float16 (None for other dtypes);
     "inner": inner's state}}`. It needs the params, and returns float32 updates.
@@ -250,8 +250,8 @@ def loss_scaling(
             return tree.map(lambda g, inverse: inverse * g, gradients, inverse=1 / s)
 
         known = extra | {name: unscaled(extra[name]) for name in ("grad", "observed") if name in extra}
-        if "grad_fn" in extra:
-            known["grad_fn"] = lambda params: unscaled(extra["grad_fn"](params))
+        for name in GRADIENTS & extra.keys():
+            known[name] = lambda *given, scaled=extra[name]: unscaled(scaled(*given))
         if not dynamic:
             result, inner_state = inner.update(unscaled(updates), state["inner"], params, **known)
             return result, {"loss_scale": s, "inner": inner_state}

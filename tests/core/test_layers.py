@@ -11,7 +11,8 @@ from gradtx.core.annotations import Kind
 
 ROOT = pathlib.Path(gradtx.__file__).parent
 CHAPTERS = ["scoped", "sharding", "numerics", "tree", "core", "schedules", "averages", "momentum", "adaptive"]
-CHAPTERS += ["relatives", "matrices", "effects", "optimizers", "wrappers", "training", "landscape", "plot", "testing"]
+CHAPTERS += ["relatives", "matrices", "curvature"]
+CHAPTERS += ["effects", "optimizers", "wrappers", "training", "landscape", "plot", "testing"]
 RUNTIME = {"jax", "jaxlib", "chex", "numpy", "gradtx"} | sys.stdlib_module_names
 OPTIONAL = {
     ("core/foreign.py", "optax"),  # inside to_optax only
