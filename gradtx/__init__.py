@@ -131,10 +131,6 @@ from gradtx.matrices.radius import brake_radius as brake_radius
 from gradtx.matrices.radius import floor_updates as floor_updates
 from gradtx.matrices.radius import hyperball as hyperball
 from gradtx.matrices.radius import pin_radius as pin_radius
-from gradtx.curvature.stochastic import scale_by_adahessian as scale_by_adahessian
-from gradtx.curvature.stochastic import scale_by_hessian_diagonal as scale_by_hessian_diagonal
-from gradtx.curvature.stochastic import scale_by_hessian_rms as scale_by_hessian_rms
-from gradtx.curvature.stochastic import scale_by_sophia as scale_by_sophia
 from gradtx.relatives import scale_by_belief as scale_by_belief
 from gradtx.relatives import scale_by_radam as scale_by_radam
 from gradtx.relatives import scale_by_rectified_rms as scale_by_rectified_rms
@@ -142,9 +138,19 @@ from gradtx.relatives import scale_by_rprop as scale_by_rprop
 from gradtx.relatives import scale_by_yogi as scale_by_yogi
 
 # Curvature
+from gradtx.curvature.least_squares import levenberg_marquardt as levenberg_marquardt
+from gradtx.curvature.least_squares import scale_by_gauss_newton as scale_by_gauss_newton
 from gradtx.curvature.linesearches import scale_by_backtracking_linesearch as scale_by_backtracking_linesearch
+from gradtx.curvature.linesearches import scale_by_hager_zhang_linesearch as scale_by_hager_zhang_linesearch
 from gradtx.curvature.linesearches import scale_by_zoom_linesearch as scale_by_zoom_linesearch
+from gradtx.curvature.linesearches import value_and_grad_from_state as value_and_grad_from_state
+from gradtx.curvature.newton import newton_cg as newton_cg
+from gradtx.curvature.nonlinear_cg import scale_by_nonlinear_cg as scale_by_nonlinear_cg
 from gradtx.curvature.quasi_newton import scale_by_lbfgs as scale_by_lbfgs
+from gradtx.curvature.stochastic import scale_by_adahessian as scale_by_adahessian
+from gradtx.curvature.stochastic import scale_by_hessian_diagonal as scale_by_hessian_diagonal
+from gradtx.curvature.stochastic import scale_by_hessian_rms as scale_by_hessian_rms
+from gradtx.curvature.stochastic import scale_by_sophia as scale_by_sophia
 
 # Effects
 from gradtx.effects.clipping import adaptive_grad_clip as adaptive_grad_clip
@@ -177,7 +183,9 @@ from gradtx.optimizers.adam_family import amsgrad as amsgrad
 from gradtx.optimizers.adam_family import nadam as nadam
 from gradtx.optimizers.adam_family import nadamw as nadamw
 from gradtx.optimizers.curvature_family import adahessian as adahessian
+from gradtx.optimizers.curvature_family import gauss_newton as gauss_newton
 from gradtx.optimizers.curvature_family import lbfgs as lbfgs
+from gradtx.optimizers.curvature_family import nonlinear_cg as nonlinear_cg
 from gradtx.optimizers.curvature_family import sophia as sophia
 from gradtx.optimizers.descent import sgd as sgd
 from gradtx.optimizers.factored_family import adafactor as adafactor

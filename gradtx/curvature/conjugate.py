@@ -1,6 +1,6 @@
 """Conjugate gradients: the minimum of a quadratic function from products with its matrix, also within a radius.
 
-    m(p) = <g, p> + <p, H p> / 2,   |p| <= radius
+m(p) = <g, p> + <p, H p> / 2,   |p| <= radius
 """
 
 from collections.abc import Callable

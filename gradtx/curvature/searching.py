@@ -1,15 +1,15 @@
-"""The engine of all line searches: one loop that evaluates the loss along a direction, and a rule that says where.
+"""The engine of all line searches: one loop that evaluates the loss along a path, and a rule that says where.
 
-    trial = loss and slope at params + step * direction
+    trial = loss and slope after a step along the path
     rule(memory, trial) -> (the next memory, the next step, whether this trial is accepted)
 
 A rule works on numbers only: steps, losses, slopes. So a search is a few lines, and the program has the loss once,
-whatever the search. The engine does the rest: it keeps the trial with the lowest finite loss, shortens steps to where
-the loss is not finite, and stops at the limit.
+whatever the search. The engine does the rest: it keeps the trial with the lowest finite loss, counts, and stops at the
+limit. A loss that is not finite counts as infinitely high, so that the rule shortens the step.
 """
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -23,31 +23,41 @@ Memory = Any
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Trial:
-    """A point along the direction, as one array: the step to it, and the loss and its slope there."""
+    """A point on the path: the step to it, and the loss and its slope there. One array: one kernel for a choice."""
 
     numbers: Array
 
-    @classmethod
-    def of(cls, step: Array, value: Array, slope: Array) -> "Trial":
-        return cls(jnp.stack([step, value, slope]))
-
     @property
     def step(self) -> Array:
+        """How far along the path, in lengths of the direction."""
         return self.numbers[0]
 
     @property
     def value(self) -> Array:
+        """The loss."""
         return self.numbers[1]
 
     @property
     def slope(self) -> Array:
+        """The derivative of the loss by the step."""
         return self.numbers[2]
 
+    @property
+    def fall(self) -> Array:
+        """The change of the loss that its first gradient predicts: `<gradient, displacement>`, below 0."""
+        return self.numbers[3]
 
-Rule = Callable[[Memory, Trial], tuple[Memory, Array, Array]]
-Evaluate = Callable[[Array], tuple[Array, PyTree]]
+
+class Point(NamedTuple):
+    """What an evaluation on the path returns."""
+
+    value: Array
+    slope: Array
+    fall: Array
+    grad: PyTree
+    """The gradient of the loss by the params."""
 
 
 class Found(NamedTuple):
@@ -67,24 +77,37 @@ class _Loop(NamedTuple):
     found: Found
 
 
+def beginning(value: Array, slope: Array, grad: PyTree) -> Found:
+    """The params themselves, as the best so far."""
+    zero = jnp.zeros_like(slope)
+    numbers = jnp.stack([zero, value, slope, zero])
+    return Found(Trial(numbers), grad, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+
+
 def search(
-    evaluate: Evaluate, direction: PyTree, start: Found, memory: Memory, first: Array, rule: Rule, limit: int
+    at: Callable[[Array], Point],
+    start: Found,
+    memory: Memory,
+    first: Array,
+    rule: Callable[[Memory, Trial], tuple[Memory, Array, Array]],
+    limit: int,
 ) -> Found:
-    """Search along a direction from the trial `start` of step 0. `evaluate(step)` gives the loss and the gradient."""
+    """Search along a path: `at(step)` evaluates it, and `first` is the first step, 0 for none."""
 
     def goes_on(loop: _Loop) -> Array:
         moves = (loop.step > 0) & jnp.isfinite(loop.step)
         return ~loop.found.accepted & (loop.found.evaluations < limit) & moves
 
     def one(loop: _Loop) -> _Loop:
-        value, grad = evaluate(loop.step)
-        numbers = jnp.stack([value.astype(loop.step.dtype), vectors.dot(grad, direction)])
+        found, point = loop.found, at(loop.step)
+        numbers = jnp.stack([point.value, point.slope])
         finite = jnp.isfinite(numbers).all()
-        trial = Trial(jnp.concatenate([loop.step[None], jnp.where(finite, numbers, jnp.inf)]))
+        numbers = jnp.where(finite, numbers, jnp.inf)
+        trial = Trial(jnp.concatenate([loop.step[None], numbers, point.fall[None]]))
         memory, step, accepted = rule(loop.memory, trial)
-        found, accepted = loop.found, accepted & finite
+        accepted = accepted & finite
         better = accepted | (trial.value < found.trial.value)
-        kept = vectors.choose(better, (trial, grad), (found.trial, found.grad))
+        kept = vectors.choose(better, (trial, point.grad), (found.trial, found.grad))
         return _Loop(memory, step, Found(*kept, accepted, found.evaluations + 1))
 
     return jax.lax.while_loop(goes_on, one, _Loop(memory, first, start)).found

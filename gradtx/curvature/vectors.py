@@ -51,6 +51,21 @@ def size(a: PyTree) -> Array:
     return functools.reduce(jnp.maximum, sizes, jnp.zeros((), dtype))
 
 
+def length(a: PyTree) -> Array:
+    """`|a|`, over all leaves."""
+    return jnp.sqrt(dot(a, a))
+
+
+def finite(a: PyTree) -> Array:
+    """Whether all elements are finite."""
+    return tree.all_finite(a)
+
+
+def elements(a: PyTree) -> int:
+    """The number of elements of all leaves."""
+    return sum(leaf.size for leaf in jax.tree.leaves(a))
+
+
 def plus(a: PyTree, factor: Any, b: PyTree) -> PyTree:
     """`a + factor b`."""
     return tree.map(lambda x, y, k: x + k * y, a, b, k=factor)

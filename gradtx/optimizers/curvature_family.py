@@ -1,8 +1,10 @@
 """Methods that measure the curvature of the loss.
 
-lbfgs       Newton's method with curvature that is learned from how the gradient changes along the steps
-sophia      an average of gradients, divided by an average of the Hessian's diagonal, clipped
-adahessian  Adam, with the Hessian's diagonal in place of the gradient in its scaling
+lbfgs         curvature that is learned from how the gradient changes along the steps
+nonlinear_cg  conjugate directions
+gauss_newton  the curvature of the cost of a model's outputs
+sophia        an average of gradients, divided by an average of the Hessian's diagonal, clipped
+adahessian    Adam, with the Hessian's diagonal in place of the gradient in its scaling
 """
 
 from typing import Any
@@ -10,7 +12,9 @@ from typing import Any
 from gradtx.core.annotations import Dtype, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Unit
 from gradtx.core.elementary import transform
 from gradtx.core.transform import Transform
-from gradtx.curvature.linesearches import scale_by_zoom_linesearch
+from gradtx.curvature.least_squares import scale_by_gauss_newton
+from gradtx.curvature.linesearches import scale_by_hager_zhang_linesearch, scale_by_zoom_linesearch
+from gradtx.curvature.nonlinear_cg import Method, scale_by_nonlinear_cg
 from gradtx.curvature.quasi_newton import scale_by_lbfgs
 from gradtx.curvature.stochastic import Distribution, Estimator, scale_by_adahessian, scale_by_sophia
 from gradtx.effects.decay import add_decayed_weights
@@ -146,8 +150,125 @@ def lbfgs(
     memory_size: PositiveInt = 10,
     scale_init_precond: bool = True,
     linesearch: Transform | None = scale_by_zoom_linesearch(20, initial_guess_strategy="one"),
+    *,
+    damped: bool = False,
+    bounds: Any = None,
 ) -> Transform:
-    """..."""
+    """L-BFGS: quasi-Newton steps from the last gradients, with a line search.
+
+        w <- w - t H g;   H: inverse Hessian from the last `memory_size` steps;   t from the line search
+
+    For losses that are the same at each step: `minimize(loss, params, lbfgs())` ends by itself at the minimum.
+
+    Source: Liu and Nocedal 1989; see `scale_by_lbfgs` and `scale_by_zoom_linesearch`. As optax.lbfgs. With `bounds` the
+    steps go along the projected path, and H is that of the params that are free (Bertsekas 1982); L-BFGS-B of SciPy
+    chooses the free params along the path of the gradient first (Byrd, Lu, Nocedal, Zhu 1995).
+
+    Args:
+      learning_rate: None, or a number or a schedule >= 0 that multiplies the direction: the first step of the search, or
+        the step without a search.
+      memory_size, scale_init_precond, damped: as `scale_by_lbfgs`.
+      linesearch: a line search; None for the step of `learning_rate`, or of 1, as for mini-batches.
+      bounds: None, or `(lower, upper)`, each None, a number, or a tree like the params; not with `linesearch`, unless
+        that has them too.
+
+    Update's extra arguments: those of the line search.
+
+    State: that of `scale_by_lbfgs` and of the line search; 8 m + 12 bytes per parameter.
+
+    Errors: as `scale_by_lbfgs` and the line search; ValueError for bounds with a line search that does not have them.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> def rosenbrock(w):
+    ...     return jnp.sum((1 - w[:-1]) ** 2 + 100 * (w[1:] - w[:-1] ** 2) ** 2)
+    >>> result = gradtx.minimize(rosenbrock, jnp.zeros(10), gradtx.lbfgs())
+    >>> print(f"{jnp.abs(result.params - 1).max():.0e}", result.reason)
+    0e+00 gradient: the gradient is at most the tolerance
+    >>> bounded = gradtx.minimize(rosenbrock, jnp.zeros(2), gradtx.lbfgs(bounds=(None, 0.5)))
+    >>> print(bounded.params)
+    [0.5  0.25]
+    """
     rate = scale(-1.0) if learning_rate is None else scale_by_learning_rate(learning_rate)
-    direction = scale_by_lbfgs(memory_size, scale_init_precond) >> rate
-    return direction if linesearch is None else direction >> linesearch
+    direction = scale_by_lbfgs(memory_size, scale_init_precond, damped=damped, bounds=bounds) >> rate
+    if linesearch is None:
+        return direction
+    if bounds is not None and "bounds" in linesearch.arguments and linesearch.arguments["bounds"] is None:
+        linesearch = linesearch.replace(bounds=bounds)
+    return direction >> linesearch
+
+
+@transform
+def nonlinear_cg(
+    method: Method = "polak_ribiere",
+    linesearch: Transform = scale_by_hager_zhang_linesearch(
+        30, slope_rtol=0.05, curv_rtol=0.1, initial_guess_strategy="one"
+    ),
+) -> Transform:
+    """Nonlinear conjugate gradients, with a line search.
+
+        w <- w - t u;   u <- g + β u_old;   t from the line search
+
+    For losses that are the same at each step: `minimize(loss, params, nonlinear_cg())` ends by itself. It takes more
+    evaluations than L-BFGS, and less memory.
+
+    Source: see `scale_by_nonlinear_cg` and `scale_by_hager_zhang_linesearch`, which is asked for a flatter end here than
+    for quasi-Newton methods, as conjugate directions need an exact search.
+
+    Args:
+      method: "polak_ribiere" or "hager_zhang".
+      linesearch: a line search.
+
+    Update's extra arguments: those of the line search.
+
+    State: that of `scale_by_nonlinear_cg` and of the line search; 16 bytes per parameter.
+
+    Errors: as these two.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> loss = lambda w: jnp.sum(jnp.arange(1.0, 11.0) * (w - 1.0) ** 2)
+    >>> result = gradtx.minimize(loss, jnp.zeros(10), gradtx.nonlinear_cg())
+    >>> print(f"{jnp.abs(result.params - 1).max() < 1e-4}")
+    True
+    """
+    return scale_by_nonlinear_cg(method) >> scale(-1.0) >> linesearch
+
+
+@transform
+def gauss_newton(
+    damping: NonNegative = 0.0,
+    linesearch: Transform = scale_by_zoom_linesearch(20, initial_guess_strategy="one"),
+    *,
+    max_cg_steps: PositiveInt | None = None,
+    dense_below: NonNegativeInt = 200,
+) -> Transform:
+    """Gauss-Newton: Newton's method with the curvature of the cost of a model's outputs alone, with a line search.
+
+        w <- w - t u;   (JᵀCJ + damping I) u = g;   J: outputs by params, C: Hessian of the cost by the outputs
+
+    The matrix has no negative eigenvalue if the cost is convex, so u descends. `minimize(residuals, params,
+    gauss_newton())` fits least squares; `minimize(cost, params, gauss_newton(), data, residuals=model)` any cost of a
+    model's outputs.
+
+    Source: see `scale_by_gauss_newton`.
+
+    Args:
+      damping, max_cg_steps, dense_below: as `scale_by_gauss_newton`.
+      linesearch: a line search.
+
+    Update's extra arguments: `residual_fn`, with a cost also `cost_fn`, and those of the line search.
+
+    State: that of the line search; 4 bytes per parameter.
+
+    Errors: as these two.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> x = jnp.linspace(-1.0, 1.0, 50)
+    >>> labels = (x > 0.2).astype(x.dtype)
+    >>> model = lambda w: w[0] + w[1] * x
+    >>> cost = lambda logits: jnp.mean(jnp.logaddexp(0.0, logits) - labels * logits) + 0.01 * jnp.mean(logits**2)
+    >>> result = gradtx.minimize(cost, jnp.zeros(2), gradtx.gauss_newton(), residuals=model)
+    >>> print(result.reason, result.evaluations < 12)
+    gradient: the gradient is at most the tolerance True
+    """
+    direction = scale_by_gauss_newton(damping, max_cg_steps, dense_below)
+    return direction >> scale(-1.0) >> linesearch

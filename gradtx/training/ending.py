@@ -85,7 +85,7 @@ def after(ends: Ends, now: dict[str, Any]) -> Ends:
     for holds, word in (
         (stalled >= _STALLED, "change"),
         (now["failures"] >= _FAILURES, "search"),
-        (value < -(limits.max ** 0.5), "unbounded"),
+        (value < -(limits.max**0.5), "unbounded"),
     ):
         code = jnp.where((code == 0) & holds, CODE[word], code)
     lowest, flattest = jnp.minimum(ends.lowest, value), jnp.minimum(ends.flattest, size)

@@ -164,7 +164,9 @@ def minimize(
         begin = _begin(tx, params, key, state, model_state)
         sampled = read_sampled_loss(_WHO, sampled_loss, [tx], has_data=data is not None)
         goes_back = source.stream is None and _bytes(params) <= _KEPT_BYTES
-        plan = Plan(read, source.sampling, source.stream is not None, stops and not goes_back, "nonfinite" in tx.facts, sampled)
+        plan = Plan(
+            read, source.sampling, source.stream is not None, stops and not goes_back, "nonfinite" in tx.facts, sampled
+        )
     like = tree.shapes({"params": params, "model_state": model_state if state is None else state["model_state"]})
     inputs.check_loss(_WHO, plan, like, source.example)
     if evaluate is not None:
