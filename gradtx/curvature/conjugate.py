@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradtx import tree
-from gradtx.curvature import vectors
-from gradtx.curvature.vectors import choose, dot, plus, times
+from gradtx.curvature.vectors import dot, plus, times
 
 PyTree = Any
 Product = Callable[[PyTree], PyTree]
@@ -75,7 +74,7 @@ def to_boundary(p: PyTree, d: PyTree, radius: Any) -> Array:
 
 
 def solve(product: Product, right: PyTree) -> PyTree:
-    """x with H x = right, for a positive definite H. Linear in `right`, with derivatives."""
+    """X with H x = right, for a positive definite H. Linear in `right`, with derivatives."""
     elements = sum(leaf.size for leaf in jax.tree.leaves(right))
     eps = float(jnp.finfo(tree.precision(right)).eps)
 

@@ -182,8 +182,8 @@ def lbfgs(
     >>> def rosenbrock(w):
     ...     return jnp.sum((1 - w[:-1]) ** 2 + 100 * (w[1:] - w[:-1] ** 2) ** 2)
     >>> result = gradtx.minimize(rosenbrock, jnp.zeros(10), gradtx.lbfgs())
-    >>> print(f"{jnp.abs(result.params - 1).max():.0e}", result.reason)
-    0e+00 gradient: the gradient is at most the tolerance
+    >>> print(jnp.abs(result.params - 1).max() < 1e-5, result.reason)
+    True gradient: the gradient is at most the tolerance
     >>> bounded = gradtx.minimize(rosenbrock, jnp.zeros(2), gradtx.lbfgs(bounds=(None, 0.5)))
     >>> print(bounded.params)
     [0.5  0.25]

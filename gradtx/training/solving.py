@@ -34,7 +34,7 @@ Carry = dict[str, Any]
 
 def searches(tx: Transform) -> str | None:
     """The name of the entry in the state that has the loss and the gradient; None if tx does not evaluate the loss."""
-    found = [place for place, part in tx.parts.items() if len(place) == 1 and KEPT <= part.fields.keys()]
+    found = [place for place, part in tx.parts.items() if len(place) == 1 and part.fields.keys() >= KEPT]
     return found[0][0] if len(found) == 1 else None
 
 
