@@ -6,7 +6,7 @@ for those that can be told so. What a solver counts is said where it is made; No
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ class Task:
     value_and_grad: Callable[[np.ndarray], tuple[float, np.ndarray]]
     hessian: Callable[[np.ndarray], np.ndarray]
     product: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    calls: Callable[[], int] | None = None  # how often NumPy has been called for a value, where it is counted
+    calls: list[int] = field(default_factory=lambda: [0])  # how often NumPy has been called for a value, where counted
 
 
 # SciPy ----------------------------------------------------------------------------------------------------------------
