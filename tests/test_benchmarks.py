@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import gradtx
-from tests.benchmarks import contenders, pairs, steps, trees
+from tests.benchmarks import contenders, curvature, pairs, steps, trees
 
 # Parameters (and parameter tensors) of torchvision 0.x's models, of GPT-2's released checkpoint, and by hand.
 KNOWN = {
@@ -129,6 +129,56 @@ def test_trees_that_no_cache_holds_have_their_bytes_for_a_limit(tmp_path, monkey
     monkeypatch.setattr(steps, "LARGE", 12)
     found = {(row.one, row.over) for row in run(tmp_path, "--trees", "3x4", "--methods", "sgd", "--measures", "step")}
     assert found >= {(one, limit) for one in ("gradtx", "optax") for limit in ("floor", "bytes", "copy")}
+
+
+def test_what_counts_as_solved_and_its_table():
+    assert [curvature.is_solved(value, (0.0, 5.0)) for value in (9e-7, -9e-7, 5.0004, np.nan)] == [True] * 3 + [False]
+    assert not any(curvature.is_solved(value, (1e-9, 5.0)) for value in (2e-6, 5.0006))
+    tries = {
+        "one": {"a": curvature.Try(0.0, 10, 1.0, 0.1), "b": curvature.Try(5.0, 30, 3.0, 0.3)},
+        "other": {"a": curvature.Try(1.0, 99, 1.0, 0.2), "b": curvature.Try(5.0, 7, 3.0, 0.4)},
+    }
+    assert curvature.lowest(tries) == {"a": (0.0,), "b": (5.0,)}
+    lines = curvature.table(tries, curvature.lowest(tries)).splitlines()
+    assert lines[2:] == [
+        "| one | 2 of 2 | 20 | 2.00 | 0.2 |",
+        "| other | 1 of 2 | 7 | 2.00 | 0.3 |",
+        "",
+        "other: not a",
+    ]
+
+
+@pytest.mark.thorough
+def test_minimizers_of_scipy_and_optax_on_two_problems():
+    chosen = ["SciPy BFGS", "trust-exact", "least_squares", "optax L-BFGS"]
+    printed = curvature.main(["mgh", "--repeat", "1", "--problems", "wood", "beale", "--solvers", *chosen])
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines()[2:7]]
+    assert {name: solved for name, solved, *_ in rows} == {
+        "SciPy BFGS": "2 of 2",
+        "optax L-BFGS": "2 of 2",
+        "optax L-BFGS, backtracking": "1 of 2",
+        "SciPy trust-exact": "2 of 2",
+        "SciPy least_squares, lm": "2 of 2",
+    }
+    assert all(2 < float(row[2]) < 200 and float(row[4]) < float(row[3]) for row in rows)
+    assert not jax.config.jax_enable_x64
+
+
+def test_a_function_of_numpy_has_two_derivatives_and_one_call_for_value_and_gradient():
+    calls = []
+
+    def both(x):
+        calls.append(1)
+        return np.sum(x**4), 4 * x**3
+
+    loss = curvature.called(lambda x: both(x)[0], both, lambda x, v: 12 * x**2 * v)
+    with jax.enable_x64(True):
+        x = jnp.array([1.0, -2.0])
+        value, slope = jax.jit(jax.value_and_grad(loss))(x)
+        assert (float(value), slope.tolist(), len(calls)) == (17.0, [4.0, -32.0], 1)
+        product = jax.jit(lambda v: jax.jvp(jax.grad(loss), (x,), (v,))[1])(jnp.array([1.0, 0.5]))
+        assert product.tolist() == [12.0, 24.0]
+        assert float(loss(x)) == 17.0
 
 
 @pytest.mark.bench

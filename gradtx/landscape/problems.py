@@ -181,8 +181,9 @@ def helical_valley(x: Array) -> Array:
 
     ρ and 2πθ are the polar coordinates of (x1, x2), with θ from -1/4 to 3/4. Minimum: 0 at (1, 0, 0).
     """
-    turns = jnp.arctan2(-x[0], x[1]) / (2 * math.pi) + 0.25  # the jump is on the negative x2 axis
-    return jnp.stack([10 * (x[2] - 10 * turns), 10 * (jnp.hypot(x[0], x[1]) - 1), x[2]])
+    x1, x2, x3 = x
+    turns = jnp.arctan2(-x1, x2) / (2 * math.pi) + 0.25  # the jump is on the negative x2 axis
+    return jnp.stack([10 * (x3 - 10 * turns), 10 * (jnp.hypot(x1, x2) - 1), x3])
 
 
 @_of_one_size((1.0, 2.0, 1.0, 1.0, 1.0, 1.0), 0.0, 5.65565e-3, 0.306367)
@@ -192,9 +193,10 @@ def biggs(x: Array) -> Array:
     t_i = 0.1 i and y_i = exp(-t_i) - 5 exp(-10 t_i) + 3 exp(-4 t_i). Minima: 0 at (1, 10, 1, 5, 4, 3), 5.65565e-3, and
     0.306367, a flat one where x1 = x2 = x5 = 1.2276, which is not in the paper but in the tests of SolvOpt and gonum.
     """
+    x1, x2, x3, x4, x5, x6 = x
     t = _count(x, 1, 13) / 10
     y = jnp.exp(-t) - 5 * jnp.exp(-10 * t) + 3 * jnp.exp(-4 * t)
-    return x[2] * jnp.exp(-t * x[0]) - x[3] * jnp.exp(-t * x[1]) + x[5] * jnp.exp(-t * x[4]) - y
+    return x3 * jnp.exp(-t * x1) - x4 * jnp.exp(-t * x2) + x6 * jnp.exp(-t * x5) - y
 
 
 @_of_one_size((0.4, 1.0, 0.0), 1.12793e-8)
@@ -203,9 +205,10 @@ def gaussian(x: Array) -> Array:
 
     Minimum: 1.12793e-8.
     """
+    x1, x2, x3 = x
     half = [0.0009, 0.0044, 0.0175, 0.0540, 0.1295, 0.2420, 0.3521]
     t, y = (8 - _count(x, 1, 15)) / 2, jnp.array([*half, 0.3989, *half[::-1]], x.dtype)
-    return x[0] * jnp.exp(-x[1] * (t - x[2]) ** 2 / 2) - y
+    return x1 * jnp.exp(-x2 * (t - x3) ** 2 / 2) - y
 
 
 @_of_one_size((0.0, 1.0), 0.0)
@@ -214,7 +217,8 @@ def powell_badly_scaled(x: Array) -> Array:
 
     Minimum: 0 at (1.098e-5, 9.106), and at the point with the two exchanged.
     """
-    return jnp.stack([1e4 * x[0] * x[1] - 1, jnp.exp(-x[0]) + jnp.exp(-x[1]) - 1.0001])
+    x1, x2 = x
+    return jnp.stack([1e4 * x1 * x2 - 1, jnp.exp(-x1) + jnp.exp(-x2) - 1.0001])
 
 
 @_of_one_size((0.0, 10.0, 20.0), 0.0)
@@ -223,8 +227,9 @@ def box(x: Array) -> Array:
 
     t = 0.1 i. Minimum: 0 at (1, 10, 1), at (10, 1, -1), and wherever x1 = x2 and x3 = 0.
     """
+    x1, x2, x3 = x
     t = _count(x, 1, 10) / 10
-    return jnp.exp(-t * x[0]) - jnp.exp(-t * x[1]) - x[2] * (jnp.exp(-t) - jnp.exp(-10 * t))
+    return jnp.exp(-t * x1) - jnp.exp(-t * x2) - x3 * (jnp.exp(-t) - jnp.exp(-10 * t))
 
 
 @_problem(lambda n: 1 - np.arange(1, n + 1) / n, lambda n: (0.0,), _from(1), default=10)
@@ -279,7 +284,8 @@ def brown_badly_scaled(x: Array) -> Array:
 
     Minimum: 0 at (10⁶, 2e-6).
     """
-    return jnp.stack([x[0] - 1e6, x[1] - 2e-6, x[0] * x[1] - 2])
+    x1, x2 = x
+    return jnp.stack([x1 - 1e6, x2 - 2e-6, x1 * x2 - 2])
 
 
 @_of_one_size((25.0, 5.0, -5.0, -1.0), 85822.2)
@@ -288,8 +294,9 @@ def brown_dennis(x: Array) -> Array:
 
     t = i / 5. Minimum: 85822.2. The residuals there are large, so Gauss-Newton methods are slow.
     """
+    x1, x2, x3, x4 = x
     t = _count(x, 1, 20) / 5
-    return (x[0] + t * x[1] - jnp.exp(t)) ** 2 + (x[2] + x[3] * jnp.sin(t) - jnp.cos(t)) ** 2
+    return (x1 + t * x2 - jnp.exp(t)) ** 2 + (x3 + x4 * jnp.sin(t) - jnp.cos(t)) ** 2
 
 
 @_of_one_size((5.0, 2.5, 0.15), 0.0)
@@ -299,9 +306,10 @@ def gulf(x: Array) -> Array:
     y_i = 25 + (-50 ln(i / 100))^(2/3). Minimum: 0 at (50, 25, 1.5). The paper prints a factor "m i" where the minus
     sign should be; this is the function of its programs.
     """
+    x1, x2, x3 = x
     t = _count(x, 1, 99) / 100
     y = 25 + (-50 * jnp.log(t)) ** (2 / 3)
-    return jnp.exp(-(jnp.abs(y - x[1]) ** x[2]) / x[0]) - t
+    return jnp.exp(-(jnp.abs(y - x2) ** x3) / x1) - t
 
 
 @_problem(lambda n: np.full(n, 1 / n), lambda n: (0.0, 2.79506e-5) if n == 10 else (0.0,), _from(1), default=10)
@@ -338,7 +346,8 @@ def extended_powell_singular(x: Array) -> Array:
 @_of_one_size((1.0, 1.0), 0.0)
 def beale(x: Array) -> Array:
     """Beale's function (5), n = 2, m = 3: r_i = y_i - x1 (1 - x2^i), y = (1.5, 2.25, 2.625). Minimum: 0 at (3, 0.5)."""
-    return jnp.array([1.5, 2.25, 2.625], x.dtype) - x[0] * (1 - jnp.stack([x[1], x[1] ** 2, x[1] ** 3]))
+    x1, x2 = x
+    return jnp.array([1.5, 2.25, 2.625], x.dtype) - x1 * (1 - jnp.stack([x2, x2**2, x2**3]))
 
 
 @_of_one_size((-3.0, -1.0, -3.0, -1.0), 0.0)
@@ -347,9 +356,9 @@ def wood(x: Array) -> Array:
 
     r = (10 (x2 - x1²), 1 - x1, √90 (x4 - x3²), 1 - x3, √10 (x2 + x4 - 2), (x2 - x4) / √10).
     """
-    a, b, c, d = x
-    first = [10 * (b - a**2), 1 - a, math.sqrt(90) * (d - c**2), 1 - c]
-    return jnp.stack([*first, math.sqrt(10) * (b + d - 2), (b - d) / math.sqrt(10)])
+    x1, x2, x3, x4 = x
+    first = [10 * (x2 - x1**2), 1 - x1, math.sqrt(90) * (x4 - x3**2), 1 - x3]
+    return jnp.stack([*first, math.sqrt(10) * (x2 + x4 - 2), (x2 - x4) / math.sqrt(10)])
 
 
 _CHEBYQUAD = dict.fromkeys((*range(1, 8), 9), (0.0,)) | {8: (3.51687e-3,), 10: (4.77271e-3, 6.50395e-3)}

