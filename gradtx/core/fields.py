@@ -200,7 +200,7 @@ def basis(axis: int) -> Field:
 def history(
     *lengths: int, per: Literal["leaf", "tree"] = "leaf", nonnegative: bool = False, exact: str | None = None
 ) -> Field:
-    """The last arrays like the parameter, along a new first axis of this length (or axes); of a tree, the last numbers."""
+    """The last arrays like the parameter, along new first axes of these lengths; of a tree, the last numbers."""
     for length in lengths or (0,):
         if not isinstance(cast(Any, length), int) or length < 1:
             raise ValueError(f"gradtx.fields.history: length is {length!r}; it must be an int of at least 1.")

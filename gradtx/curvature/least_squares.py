@@ -199,9 +199,10 @@ def scale_by_gauss_newton(
         end where the rest is min(0.1, sqrt|g|) |g|.
       dense_below: up to this number of params, residuals without a cost have a dense J, which is decomposed; 0 never.
 
-    Update needs the params and the extra argument `residual_fn`: the residuals, or the outputs of a model, as a function
-    of the params. With the extra argument `cost_fn`, a function of the outputs, that is the loss; without it, half the
-    sum of their squares. `minimize` provides both (`residuals=`). The updates that flow in should be the gradient.
+    Update needs the params and the extra argument `residual_fn`: the residuals, or the outputs of a model, as a
+    function of the params. With the extra argument `cost_fn`, a function of the outputs, that is the loss; without it,
+    half the sum of their squares. `minimize` provides both (`residuals=`). The updates that flow in should be the
+    gradient.
 
     State: none.
 

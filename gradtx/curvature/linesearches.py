@@ -20,7 +20,7 @@ from gradtx.core import check, fields
 from gradtx.core.annotations import Fraction, NonNegative, Positive, PositiveInt, Unit
 from gradtx.core.elementary import transform
 from gradtx.core.rule import Rule
-from gradtx.core.state import find
+from gradtx.core.state import held
 from gradtx.curvature import rules, vectors
 from gradtx.curvature.bounds import box
 from gradtx.curvature.searching import Point, Trial, beginning, search
@@ -160,7 +160,7 @@ def scale_by_backtracking_linesearch(
     >>> value, grad = jax.value_and_grad(loss)(w)
     >>> updates, state = tx.update(grad, tx.init(w), w, value=value, grad=grad, value_fn=loss)
     >>> print(loss(w + updates) < value, gradtx.metrics(state)["evaluations"])
-    True 1
+    True 2
     """
 
     def rule(start: Trial) -> rules.Backtracking:
@@ -191,9 +191,9 @@ def scale_by_zoom_linesearch(
 
         loss(w + t d) <= loss(w) + c1 t <gradient, d> + tol      and      |slope(t)| <= c2 |slope(0)| + tol;   u = t d
 
-    or, near a minimum, where the losses differ only by rounding, the approximate conditions of Hager and Zhang,
+    Near a minimum, where losses differ only by rounding, the first may be replaced by that of Hager and Zhang,
 
-        (2 c1 - 1) slope(0) >= slope(t) >= c2 slope(0)     and     loss(w + t d) <= loss(w) + approx |loss(w)|
+        slope(t) <= (2 c1 - 1) slope(0)     and     loss(w + t d) <= loss(w) + approx |loss(w)|
 
     with c1 = slope_rtol, c2 = curv_rtol, approx = approx_dec_rtol. The direction d must descend: after `scale(-1)`.
 
@@ -257,9 +257,8 @@ def scale_by_hager_zhang_linesearch(
 
         loss(w + t d) <= loss(w) + c1 t <gradient, d>      and      slope(t) >= c2 slope(0);   u = t d
 
-    or the approximate conditions, as in `scale_by_zoom_linesearch`. An interval around a minimum is made shorter with
-    two secants of the slopes an iteration, which closes in on it faster than interpolation and is accurate to the last
-    digits.
+    or the approximate condition of `scale_by_zoom_linesearch` in place of the first. An interval around a minimum is
+    made shorter with two secants of the slopes an iteration, which is accurate to the last digits.
 
     Source: Hager and Zhang 2005 (SIAM J. Optim. 16), the line search of CG_DESCENT, with its constants δ = slope_rtol,
     σ = curv_rtol, ε = approx_dec_rtol, θ, γ and ρ = increase_factor. While bracketing, the last step that was low
@@ -304,7 +303,7 @@ def value_and_grad_from_state(value_fn: Callable[..., Array]) -> Callable[..., t
       `value_and_grad(params, *args, state, **kwargs)`. The state must belong to these params, and the data must be the
       same as in the search: with mini-batches use `jax.value_and_grad`.
 
-    Errors: KeyError for a state without a line search.
+    Errors: ValueError for a state without a line search.
 
     >>> import gradtx, jax.numpy as jnp
     >>> loss = lambda w: jnp.sum((w - 3.0) ** 2)
@@ -320,7 +319,7 @@ def value_and_grad_from_state(value_fn: Callable[..., Array]) -> Callable[..., t
     """
 
     def value_and_grad(params: PyTree, *args: Any, state: Any, **kwargs: Any) -> tuple[Array, PyTree]:
-        value, grad = find(state, "value"), find(state, "grad")
+        value, grad = (_entry(state)[name] for name in ("value", "grad"))
 
         def evaluated() -> tuple[Array, PyTree]:
             new, slope = jax.value_and_grad(value_fn)(params, *args, **kwargs)
@@ -332,3 +331,14 @@ def value_and_grad_from_state(value_fn: Callable[..., Array]) -> Callable[..., t
         return jax.lax.cond(jnp.isfinite(value), kept, evaluated)
 
     return value_and_grad
+
+
+def _entry(state: Any) -> State:
+    """The entry of the method that evaluates the loss."""
+    found = [entry for entry in held(state).values() if isinstance(entry, dict) and entry.keys() >= KEPT.keys()]
+    if len(found) != 1:
+        raise ValueError(
+            f"gradtx.value_and_grad_from_state: the state has {', '.join(held(state)) or 'no entries'}; needed: one "
+            "line search, or another method that keeps the loss and its gradient. Use jax.value_and_grad."
+        )
+    return found[0]

@@ -35,8 +35,8 @@ def scale_by_nonlinear_cg(method: Method = "polak_ribiere") -> Rule:
     scaled, so that a step of 1 promises the decrease of the last step, <g, u> = <g_old, step>: the first step that a
     line search should try.
 
-    Source: Polak and Ribière 1969 with Powell's maximum ("PR+"); Hager and Zhang 2005 (SIAM J. Optim. 16), equations 1.3
-    to 1.6, with η = 0.01. The first trial: Nocedal and Wright 2006, section 3.5.
+    Source: Polak and Ribière 1969 with Powell's maximum ("PR+"); Hager and Zhang 2005 (SIAM J. Optim. 16), equations
+    1.3 to 1.6, with η = 0.01. The first trial: Nocedal and Wright 2006, section 3.5.
 
     Args:
       method: "polak_ribiere" or "hager_zhang". The second needs less exact searches.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradtx import tree
+from gradtx import numerics, tree
 from gradtx.core import check, fields
 from gradtx.core.annotations import PositiveInt
 from gradtx.core.elementary import transform
@@ -128,7 +128,7 @@ def _first_scale(ss: Array, gg: Array, count: Array) -> Array:
 
     If no step was found with the first, which is tiny where the gradient is, the next has length 1.
     """
-    unit = 1 / jnp.sqrt(gg)
+    unit = numerics.divide(jnp.ones_like(gg), jnp.sqrt(gg))
     again = jnp.where(ss > 0, jnp.sqrt(ss) * unit, unit)
     return jnp.where(count > 1, again, jnp.minimum(1, unit))
 

@@ -8,10 +8,10 @@ With f(t) the loss after a step t, all three end where the loss has fallen enoug
 - `Zoom` also asks for a flat end (strong Wolfe), |f'(t)| <= c2 |f'(0)|. It brackets a minimum, and interpolates.
 - `HagerZhang` asks for f'(t) >= c2 f'(0) (Wolfe), and closes the bracket from both sides with secants.
 
-Near a minimum f(0) - f(t) is lost in rounding long before the slopes are. There the last two accept a step by its
-slopes alone (the approximate Wolfe condition), which for a parabola is Armijo's:
+Near a minimum f(0) - f(t) is lost in rounding long before the slopes are. There the last two take the decrease from the
+slopes (the approximate Wolfe condition of Hager and Zhang), which for a parabola is Armijo's condition:
 
-    (2 c1 - 1) f'(0) >= f'(t) >= c2 f'(0)    and    f(t) <= f(0) + eps |f(0)|
+    f'(t) <= (2 c1 - 1) f'(0)    and    f(t) <= f(0) + eps |f(0)|
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ class Backtracking:
 
 @dataclasses.dataclass(frozen=True)
 class Wolfe:
-    """The conditions of Wolfe, and the approximate ones."""
+    """The conditions of Wolfe, and the approximate one."""
 
     start: Trial
     c1: Any
@@ -62,10 +62,9 @@ class Wolfe:
         """Whether the loss has fallen enough."""
         return trial.value <= self.start.value + self.c1 * trial.fall + self.tol
 
-    def approximate(self, trial: Trial) -> Array:
-        """Whether the slopes show it where the losses cannot."""
-        flat = (trial.slope <= (2 * self.c1 - 1) * self.start.slope) & (trial.slope >= self.c2 * self.start.slope)
-        return flat & (trial.value <= self.highest)
+    def nearly(self, trial: Trial) -> Array:
+        """Whether the slopes show that it has, where the losses cannot."""
+        return (trial.slope <= (2 * self.c1 - 1) * self.start.slope) & (trial.value <= self.highest)
 
 
 class Interval(NamedTuple):
@@ -101,7 +100,7 @@ class Zoom:
         enough, start = self.wolfe.enough(trial), self.wolfe.start
         flat = jnp.abs(trial.slope) <= self.wolfe.c2 * jnp.abs(start.slope) + self.wolfe.tol
         as_far_as_allowed = (trial.step >= self.most) & (trial.slope < 0)
-        accepted = (enough & (flat | as_far_as_allowed)) | self.wolfe.approximate(trial)
+        accepted = (flat & (enough | self.wolfe.nearly(trial))) | (enough & as_far_as_allowed)
         # A trial that is too high is the new high end; else it is the new low end. If the loss then falls toward the
         # old low end, that is the high end.
         above = ~enough | (trial.value > low.value)
@@ -172,8 +171,8 @@ class HagerZhang:
         return Bracket(interval, interval, zero, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
     def __call__(self, bracket: Bracket, trial: Trial) -> tuple[Bracket, Array, Array]:
-        ends = (trial.slope >= self.wolfe.c2 * self.wolfe.start.slope) & self.wolfe.enough(trial)
-        accepted = ends | self.wolfe.approximate(trial)
+        flat = trial.slope >= self.wolfe.c2 * self.wolfe.start.slope
+        accepted = flat & (self.wolfe.enough(trial) | self.wolfe.nearly(trial))
         # The new interval: their steps B1 to B3 and U1 to U3.
         rises, high = trial.slope >= 0, ~(trial.value <= self.wolfe.highest)
         a = choose(rises | high, bracket.now.low, trial)

@@ -2,8 +2,8 @@
 
     ratio = (loss(w) - loss(w + p)) / (m(0) - m(p))           how much of the promised decrease came
 
-A step is taken if some of it came. Where the model was good up to the radius, the radius becomes twice the step. Where it
-was poor, it shrinks to the minimum of the loss along the step, by a parabola (Moré 1978; MINPACK).
+A step is taken if some of it came. Where the model was good up to the radius, the radius becomes twice the step. Where
+it was poor, it shrinks to the minimum of the loss along the step, by a parabola (Moré 1978; MINPACK).
 """
 
 from typing import Any, NamedTuple

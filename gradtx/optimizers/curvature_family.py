@@ -20,6 +20,9 @@ from gradtx.curvature.stochastic import Distribution, Estimator, scale_by_adahes
 from gradtx.effects.decay import add_decayed_weights
 from gradtx.effects.scaling import scale, scale_by_learning_rate
 
+_ZOOM = scale_by_zoom_linesearch(20, initial_guess_strategy="one")
+_FLAT = scale_by_hager_zhang_linesearch(30, slope_rtol=0.05, curv_rtol=0.1, initial_guess_strategy="one")
+
 
 @transform
 def sophia(
@@ -149,7 +152,7 @@ def lbfgs(
     learning_rate: NonNegative | None = None,
     memory_size: PositiveInt = 10,
     scale_init_precond: bool = True,
-    linesearch: Transform | None = scale_by_zoom_linesearch(20, initial_guess_strategy="one"),
+    linesearch: Transform | None = _ZOOM,
     *,
     damped: bool = False,
     bounds: Any = None,
@@ -165,8 +168,8 @@ def lbfgs(
     chooses the free params along the path of the gradient first (Byrd, Lu, Nocedal, Zhu 1995).
 
     Args:
-      learning_rate: None, or a number or a schedule >= 0 that multiplies the direction: the first step of the search, or
-        the step without a search.
+      learning_rate: None, or a number or a schedule >= 0 that multiplies the direction: the first step of the
+        search, or the step without a search.
       memory_size, scale_init_precond, damped: as `scale_by_lbfgs`.
       linesearch: a line search; None for the step of `learning_rate`, or of 1, as for mini-batches.
       bounds: None, or `(lower, upper)`, each None, a number, or a tree like the params; not with `linesearch`, unless
@@ -200,9 +203,7 @@ def lbfgs(
 @transform
 def nonlinear_cg(
     method: Method = "polak_ribiere",
-    linesearch: Transform = scale_by_hager_zhang_linesearch(
-        30, slope_rtol=0.05, curv_rtol=0.1, initial_guess_strategy="one"
-    ),
+    linesearch: Transform = _FLAT,
 ) -> Transform:
     """Nonlinear conjugate gradients, with a line search.
 
@@ -211,8 +212,8 @@ def nonlinear_cg(
     For losses that are the same at each step: `minimize(loss, params, nonlinear_cg())` ends by itself. It takes more
     evaluations than L-BFGS, and less memory.
 
-    Source: see `scale_by_nonlinear_cg` and `scale_by_hager_zhang_linesearch`, which is asked for a flatter end here than
-    for quasi-Newton methods, as conjugate directions need an exact search.
+    Source: see `scale_by_nonlinear_cg` and `scale_by_hager_zhang_linesearch`, which is asked for a flatter end here
+    than for quasi-Newton methods, as conjugate directions need an exact search.
 
     Args:
       method: "polak_ribiere" or "hager_zhang".
@@ -236,7 +237,7 @@ def nonlinear_cg(
 @transform
 def gauss_newton(
     damping: NonNegative = 0.0,
-    linesearch: Transform = scale_by_zoom_linesearch(20, initial_guess_strategy="one"),
+    linesearch: Transform = _ZOOM,
     *,
     max_cg_steps: PositiveInt | None = None,
     dense_below: NonNegativeInt = 200,

@@ -130,7 +130,7 @@ def count(who: str, name: str, value: Any, *, least: int = 0) -> int:
 def total_steps(
     who: str, source: Source, *, epochs: int | None, steps: int | None, most: int | None = None
 ) -> int | None:
-    """The number of updates to make; None means until the stream ends. A run that ends by itself makes at most `most`."""
+    """The number of updates to make; None means until the stream ends. A run that ends by itself makes `most`."""
     if epochs is not None and steps is not None:
         raise ValueError(f"{who}: epochs={epochs} and steps={steps} are both given. Give one of them.")
     if steps is not None:

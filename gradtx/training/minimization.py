@@ -44,8 +44,9 @@ class Result(NamedTuple):
       params: the parameters after the last update.
       state: a dict from which `minimize(..., state=state)` continues the run: the optimizer's state ("tx"),
         "model_state", the number of updates made ("step") and the bits of the key ("key").
-      history: a dict of arrays, empty inside `jit` or `vmap`. "loss", and each entry that the loss returns with `has_aux`, has one value per step,
-        including a step whose loss ended the run. Each entry that `evaluate` returns has one value per evaluation;
+      history: a dict of arrays, empty inside `jit` or `vmap`. "loss", and each entry that the loss returns with
+        `has_aux`, has one value per step, including a step whose loss ended the run; in a run that ends by itself
+        "loss" has the final loss as well. Each entry that `evaluate` returns has one value per evaluation;
         "evaluated_at" has the number of updates made before each evaluation.
       evaluations: how often the loss was evaluated, with or without its gradient; for least squares, the residuals.
       code: why the run ended, as a number; of a batch of runs, an array.

@@ -129,8 +129,9 @@ def metrics(state: Any) -> dict[str, Any]:
     """The metrics in a state, for a logger, by readable name.
 
     It finds what each `monitor` has recorded, and what wrappers count anyway: "skipped_steps", "failed",
-    "accumulated_micro_steps", "skipped_micro_steps", "loss_scale", "plateau_scale". It works for any nesting, and under
-    jit.
+    "accumulated_micro_steps", "skipped_micro_steps", "loss_scale", "plateau_scale", and for line searches and trust
+    regions "evaluations" (of the loss, in all) and "failures" (steps in a row that found nothing). It works for any
+    nesting, and under jit.
 
     Args:
       state: the state of any transform, or an object that has it as `opt_state`: a TrainState, an nnx.Optimizer. A name
@@ -171,6 +172,8 @@ def _own(key: str, entry: State, here: tuple[str, ...]) -> Iterator[tuple[tuple[
     kind = key.rstrip("0123456789").rstrip("_")  # its name, without the number of a repeated one
     if kind == "monitor" and "metrics" in entry:
         yield from ((here, name, value) for name, value in entry["metrics"].items())
+    if entry.keys() >= {"value", "grad", "evaluations", "failures"}:  # a method that evaluates the loss itself
+        yield from ((here, name, entry[name]) for name in ("evaluations", "failures"))
     for (transform_name, field), name in _COUNTED.items():
         if kind == transform_name and field in entry:
             yield here, name, entry[field]
