@@ -8,6 +8,8 @@ from jax import Array
 
 from gradtx.curvature import vectors
 
+PyTree = Any
+
 REASONS = {
     "steps": "it has made all its steps",
     "gradient": "the gradient is at most the tolerance",
@@ -61,10 +63,10 @@ def begun(tolerance: Array, real: np.dtype[Any]) -> Ends:
     return Ends(zero, tolerance.astype(real), -jnp.ones((), real), unknown, unknown, zero)
 
 
-def at_first(ends: Ends, known: dict[str, Any]) -> Ends:
+def at_first(ends: Ends, value: Array, grad: PyTree) -> Ends:
     """At the first loss and gradient."""
-    size = vectors.size(known["grad"]).astype(ends.first.dtype)
-    ends = ends._replace(first=size, lowest=known["value"].astype(size.dtype), flattest=size)
+    size = vectors.size(grad).astype(ends.first.dtype)
+    ends = ends._replace(first=size, lowest=value.astype(size.dtype), flattest=size)
     sound = jnp.isfinite(size) & jnp.isfinite(ends.lowest)
     return ends._replace(code=jnp.where(sound, _flat(ends, size), CODE["nonfinite"]).astype(jnp.int32))
 
@@ -74,17 +76,16 @@ def _flat(ends: Ends, size: Array) -> Array:
     return jnp.where(size <= ends.tolerance * jnp.minimum(ends.first, 1), CODE["gradient"], 0)
 
 
-def after(ends: Ends, now: dict[str, Any]) -> Ends:
-    """After a step."""
-    value, size = now["value"].astype(ends.first.dtype), vectors.size(now["grad"]).astype(ends.first.dtype)
+def after(ends: Ends, value: Array, grad: PyTree, failures: Array) -> Ends:
+    """After a step: the loss and the gradient at the new params, and how many steps in a row found nothing."""
+    value, size = value.astype(ends.first.dtype), vectors.size(grad).astype(ends.first.dtype)
     limits = jnp.finfo(value.dtype)
     better = (value < ends.lowest - limits.eps * jnp.abs(ends.lowest)) | (size < ends.flattest / 2)
-    stays = now["failures"] > 0
-    stalled = jnp.where(better, 0, ends.stalled + ~stays)
+    stalled = jnp.where(better, 0, ends.stalled + (failures == 0))
     code = _flat(ends, size)
     for holds, word in (
         (stalled >= _STALLED, "change"),
-        (now["failures"] >= _FAILURES, "search"),
+        (failures >= _FAILURES, "search"),
         (value < -(limits.max**0.5), "unbounded"),
     ):
         code = jnp.where((code == 0) & holds, CODE[word], code)

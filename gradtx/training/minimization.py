@@ -158,7 +158,7 @@ def minimize(
     every = None if evaluate is None and stop is None else every
     if problem is not None:
         plan, stops = problem, False
-        begin = _begin_solving(tx, params, state, inputs.read_tolerance(_WHO, tolerance, params))
+        begin = _begin_solving(problem, tx, params, state, inputs.read_tolerance(_WHO, tolerance, params))
     else:
         nonfinite = ("continue" if "nonfinite" in tx.facts else "stop") if nonfinite is None else nonfinite
         stops = inputs.choice(_WHO, "nonfinite", nonfinite, ("stop", "continue")) == "stop"
@@ -181,11 +181,13 @@ def minimize(
     return run.result()
 
 
-def _begin_solving(tx: Transform, params: PyTree, state: Any, tolerance: Array) -> Callable[[], Carry]:
+def _begin_solving(
+    problem: solving.Problem, tx: Transform, params: PyTree, state: Any, tolerance: Array
+) -> Callable[[], Carry]:
     """A function that makes the first carry of a run that ends by itself."""
     check.check_leaves(_WHO, "params", params)
     if state is None:
-        return functools.partial(solving.start, tx, params, tolerance)
+        return functools.partial(solving.start, problem.entry, tx, params, tolerance)
     _check_state(state, {"tx", "model_state", "step", "ends"})
     return functools.partial(solving.go_on, state, params, tolerance)
 
