@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -36,6 +37,59 @@ def sentences(codes: Any) -> Any:
     codes = np.asarray(codes)
     return sentence(int(codes)) if codes.ndim == 0 else np.vectorize(sentence, otypes=[object])(codes)
 
+
+class _Reached(NamedTuple):
+    params: PyTree
+    state: dict[str, Any]
+    history: dict[str, np.ndarray[Any, Any]]
+
+
+class Result(_Reached):
+    """What `minimize` returns: a tuple of three, `params, state, history = result`, that also knows why it ended.
+
+    Attributes:
+      params: the parameters after the last update.
+      state: a dict from which `minimize(..., state=state)` continues the run: the optimizer's state ("tx"),
+        "model_state", the number of updates made ("step") and the bits of the key ("key"); of a run that ends by itself
+        "ends" in place of the key, how near it was to its end.
+      history: a dict of arrays, empty inside `jit` or `vmap`. "loss", and each entry that the loss returns with
+        `has_aux`, has one value per step, including a step whose loss ended the run; in a run that ends by itself
+        "loss" has the final loss as well. Each entry that `evaluate` returns has one value per evaluation;
+        "evaluated_at" has the number of updates made before each evaluation.
+      evaluations: how often the loss was evaluated, with or without its gradient; for least squares, the residuals.
+      code: why the run ended, as a number; of a batch of runs, an array.
+      reason: why the run ended, a word and what it means; of a batch of runs, an array of them.
+
+    A pytree, so that compiled functions may return it.
+    """
+
+    evaluations: Any
+    code: Any
+
+    def __new__(cls, params: PyTree, state: Any, history: Any, evaluations: Any = None, code: Any = 0) -> "Result":
+        self = super().__new__(cls, params, state, history)
+        self.evaluations, self.code = evaluations, code
+        return self
+
+    def _replace(self, **changes: Any) -> "Result":
+        return Result(**(self._asdict() | {"evaluations": self.evaluations, "code": self.code} | changes))
+
+    @property
+    def reason(self) -> Any:
+        return sentences(self.code)
+
+
+jax.tree_util.register_pytree_with_keys(
+    Result,
+    lambda result: (
+        [(jax.tree_util.GetAttrKey(name), getattr(result, name)) for name in (*result._fields, "evaluations", "code")],
+        None,
+    ),
+    lambda _, children: Result(*children),
+)
+
+
+# When it ends ---------------------------------------------------------------------------------------------------------
 
 _STALLED = 5  # steps in a row without progress
 _FAILURES = 2  # in a row; after the first, a method starts again
