@@ -71,7 +71,7 @@ class Result(_Reached):
         self.evaluations, self.code = evaluations, code
         return self
 
-    def _replace(self, **changes: Any) -> "Result":
+    def _replace(self, **changes: Any) -> "Result":  # pyright: ignore[reportIncompatibleMethodOverride] - keeps the rest
         return Result(**(self._asdict() | {"evaluations": self.evaluations, "code": self.code} | changes))
 
     @property

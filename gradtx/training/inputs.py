@@ -202,7 +202,7 @@ def ends_by_itself(
             f"{who}: nonfinite is {nonfinite!r}, but this run ends by itself: a first loss that is not finite ends it, "
             "a later one shortens the step. Leave it out."
         )
-    return solving.Problem(loss, outputs, entry)
+    return solving.Problem(loss, outputs=outputs, entry=entry)
 
 
 def though(loss: losses.Loss, tx: Transform, source: Source) -> str:
@@ -226,7 +226,7 @@ def read_tolerance(who: str, tolerance: Any, params: PyTree) -> Any:
     if tolerance is None:
         return jnp.asarray(1e-8 if tree.precision(params) == np.float64 else 1e-4)
     number = isinstance(tolerance, int | float | np.generic | np.ndarray | Array) and jnp.ndim(tolerance) == 0
-    if not number or not (isinstance(tolerance, Tracer) or tolerance >= 0):
+    if not number or not (isinstance(tolerance, Tracer) or float(tolerance) >= 0):
         raise ValueError(f"{who}: tolerance is {tolerance!r}; it must be a number of at least 0.")
     return jnp.asarray(tolerance)
 
@@ -279,7 +279,7 @@ def key_like() -> jax.ShapeDtypeStruct:
     return jax.eval_shape(jax.random.key, 0)
 
 
-def check_loss(who: str, plan: Plan | solving.Problem, carry: Carry, example: PyTree) -> None:
+def check_loss(who: str, plan: Plan, carry: Carry, example: PyTree) -> None:
     """Trace the loss once: refuse it if it returns no real scalar, and warn of params that it does not read."""
     if unread := losses.check_loss(who, plan.loss, carry["params"], example, key_like(), carry["model_state"]):
         warnings.warn(

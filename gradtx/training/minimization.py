@@ -146,7 +146,7 @@ def minimize(
     inputs.check_callable(_WHO, "evaluate", evaluate, "the params")
     inputs.check_callable(_WHO, "stop", stop, "the history")
     problem = inputs.ends_by_itself(_WHO, read, outputs, tx, source, tolerance=tolerance, nonfinite=nonfinite)
-    most, why = problem and solving.MOST_STEPS, inputs.though(read, tx, source)
+    most, why = None if problem is None else solving.MOST_STEPS, inputs.though(read, tx, source)
     total = inputs.total_steps(_WHO, source, epochs=epochs, steps=steps, most=most, why=why)
     chunk = None if steps_per_call is None else inputs.positive(_WHO, "steps_per_call", steps_per_call)
     every = source.per_epoch if evaluate_every is None else inputs.positive(_WHO, "evaluate_every", evaluate_every)
@@ -168,7 +168,7 @@ def minimize(
     if evaluate is not None:
         inputs.check_names(_WHO, evaluate, like, advancing.records_like(plan, like, source.example))
     if problem is not None and solving.is_traced(problem, tx, params, source.data, (state, tolerance)):
-        return _traced(problem, tx, begin(), source.data, total, implicit_diff)
+        return _traced(problem, tx, begin(), source.data, total or solving.MOST_STEPS, implicit_diff)
     feed = source.feed(epochs or (1 if steps is None else None))
     run = _Run(plan, tx, begin(), feed, stops, evaluate, stop)
     with Progress("minimize", total, show=progress) as bar, _ctrl_c() as pressed:
@@ -228,7 +228,7 @@ class _Run:
 
     def __init__(
         self,
-        plan: Plan | solving.Problem,
+        plan: Plan,
         tx: Transform,
         carry: Carry,
         feed: Iterator[PyTree],
@@ -242,8 +242,8 @@ class _Run:
         self.records: list[Any] = []
         self.evaluations: list[Any] = []
         self.evaluated_at: list[int] = []
-        self.solves = isinstance(plan, solving.Problem)
-        self.before = int(solving.evaluations(plan, carry)) if self.solves and carry["step"] > 0 else 0
+        self.problem = plan if isinstance(plan, solving.Problem) else None
+        self.before = self._evaluations() if self.first else 0
         self.word = "steps"
 
     def to_the_end(
@@ -271,7 +271,7 @@ class _Run:
 
     def _advance(self, until: int, steps: int) -> bool:
         """Run the steps before step `until`; True if a loss, a guard or the end of the data ended the run earlier."""
-        program: Any = solving.run if self.solves else advancing.run
+        program: Any = advancing.run if self.problem is None else solving.run
         run = functools.partial(chunks.advance, program, self.plan, self.tx)
         kept = advancing.copied(self.carry) if self.stops and not self.plan.stop_at_nonfinite else None
         self.carry, rows = run(self.carry, self.feed, until=until, steps=steps)
@@ -296,6 +296,10 @@ class _Run:
             self.evaluations.append(jax.tree.map(lambda value: np.asarray(value)[None], values))
         return self.stop is not None and bool(self.stop(self.history()))
 
+    def _evaluations(self) -> int:
+        """How often the loss was evaluated since the first step of all."""
+        return self.step if self.problem is None else int(solving.evaluations(self.problem, self.carry))
+
     def history(self) -> dict[str, Any]:
         """All records so far, as arrays."""
         self.records, self.evaluations = _joined(self.records), _joined(self.evaluations)
@@ -304,7 +308,7 @@ class _Run:
 
     def result(self) -> Result:
         """The result. Warns if a loss was not finite, or if `skip_nonfinite` gave up."""
-        history, ends = self.history(), self.carry.get("ends")
+        history = self.history()
         losses = history.get("loss", np.zeros(0))
         bad = np.flatnonzero(~np.isfinite(losses))
         code = ending.CODE[self.word]
@@ -321,12 +325,11 @@ class _Run:
                 3,
             )
             code = ending.CODE["failed"]
-        if ends is not None:
-            last = np.asarray(self.carry["tx"][self.plan.entry]["value"])
+        if self.problem is not None:
+            last = np.asarray(self.carry["tx"][self.problem.entry]["value"])
             history["loss"] = np.append(losses, last).astype(last.dtype)
-            code = int(ends.code) or code
-        made = self.step - self.first
-        evaluations = int(solving.evaluations(self.plan, self.carry)) - self.before if self.solves else made
+            code = int(self.carry["ends"].code) or code
+        evaluations = self._evaluations() - self.before
         state = {name: value for name, value in self.carry.items() if name not in ("params", "ok")}
         return Result(self.carry["params"], state, history, evaluations, code)
 

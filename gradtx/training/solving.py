@@ -25,11 +25,11 @@ from gradtx.curvature import conjugate, vectors
 from gradtx.curvature.bounds import Box, box
 from gradtx.curvature.linesearches import KEPT
 from gradtx.training import ending
+from gradtx.training.advancing import Carry, Plan
 from gradtx.training.losses import Loss, Outputs
 
 PyTree = Any
 MOST_STEPS = 10_000
-Carry = dict[str, Any]
 
 
 def searches(tx: Transform) -> str | None:
@@ -39,20 +39,14 @@ def searches(tx: Transform) -> str | None:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What the program is compiled for, apart from shapes; in place of a `Plan`."""
+class Problem(Plan):
+    """What the program is compiled for, apart from shapes."""
 
-    loss: Loss
-    outputs: Outputs | None
+    outputs: Outputs | None = None
     """The residuals, or the outputs of a model whose cost is the loss; None if the loss is a function of the params."""
-    entry: str
-
-    streamed = False
-    stop_at_nonfinite = True
-    stop_when_failed = False
-    sampled_loss = None
-    capacity = 1024
-    """Steps in one call of the program."""
+    entry: str = ""
+    """That of the method, in the state."""
+    stop_at_nonfinite: bool = True
 
     def offered(self, params: PyTree, data: PyTree, known: dict[str, Any]) -> dict[str, Any]:
         """The extra arguments of an update."""
