@@ -132,7 +132,7 @@ def levenberg_marquardt(initial_radius: Positive = 100.0, dense_below: NonNegati
         update=update,
         reach="tree",
         place="first",
-        traits=("real",),
+        traits=("real", "descends"),
         fields={"scale": fields.squares(exact="the radius is measured with it"), **trust.FIELDS},
     )
 
@@ -140,8 +140,8 @@ def levenberg_marquardt(initial_radius: Positive = 100.0, dense_below: NonNegati
 def _dense(of: Linear, state: State, initial: Any, scale: Array) -> Any:
     """The step from the singular values of J / D."""
     r, J = of.dense()
-    D = jnp.maximum(scale, jnp.sqrt(jnp.sum(J * J, axis=0)))
-    D = jnp.where(D > 0, D, 1)
+    largest = jnp.maximum(scale, jnp.sqrt(jnp.sum(J * J, axis=0)))
+    D = jnp.where(largest > 0, largest, 1)
     size = vectors.length(D * of.x)
     radius = trust.first_radius(state, initial, size)
     U, s, Vt = lapack.svd(J / D[None])

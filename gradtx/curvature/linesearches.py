@@ -83,7 +83,8 @@ def searched(
         }
 
     kept = {"learning_rate": fields.scalar(1.0, per="tree"), **KEPT}
-    return Rule(update=update, reach="tree", traits=() if bounds is None else ("real",), fields=kept)
+    traits = ("descends",) if bounds is None else ("descends", "real")
+    return Rule(update=update, reach="tree", traits=traits, fields=kept)
 
 
 def moved(params: PyTree, step: Any, direction: PyTree) -> PyTree:
@@ -281,8 +282,10 @@ def scale_by_hager_zhang_linesearch(
     Errors: see there.
 
     >>> import gradtx, jax.numpy as jnp
+    >>> def loss(w):
+    ...     return jnp.sum((w**2 - 2.0) ** 2)
     >>> tx = gradtx.scale_by_lbfgs() >> gradtx.scale(-1.0) >> gradtx.scale_by_hager_zhang_linesearch()
-    >>> result = gradtx.minimize(lambda w: jnp.sum((w**2 - 2.0) ** 2), jnp.ones(3), tx)
+    >>> result = gradtx.minimize(loss, jnp.ones(3), tx)
     >>> print(result.params)
     [1.4142135 1.4142135 1.4142135]
     """

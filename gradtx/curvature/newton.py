@@ -88,4 +88,4 @@ def newton_cg(initial_radius: Positive = 1.0, max_cg_steps: PositiveInt | None =
         before = vectors.number(value, real), g
         return trust.settled(state, radius, step, before, after, size)
 
-    return Rule(update=update, reach="tree", place="first", traits=("real",), fields=trust.FIELDS)
+    return Rule(update=update, reach="tree", place="first", traits=("real", "descends"), fields=trust.FIELDS)

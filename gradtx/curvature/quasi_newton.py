@@ -80,9 +80,8 @@ def scale_by_lbfgs(
         (ss, sy, _), (_, yy, _), (_, _, gg) = vectors.gram(s, y, g)
         kept = (count > 1) & (sy > 1e-10 * jnp.sqrt(ss) * jnp.sqrt(yy))
         pairs, at = state["pairs"] + kept.astype(jnp.int32), state["pairs"] % memory_size
-        rho = jnp.where(
-            (jnp.arange(memory_size, dtype=np.int32) == at) & kept, 1 / jnp.where(kept, sy, 1), state["rho"]
-        )
+        here = kept & (jnp.arange(memory_size, dtype=np.int32) == at)
+        rho = jnp.where(here, 1 / jnp.where(kept, sy, 1), state["rho"])
         memory = jax.tree.map(lambda rows, *new: _put(rows, jnp.stack(new), at, kept), state["memory"], s, y)
         first = _first_scale(ss, gg, count) if scale_init_precond else jnp.ones_like(gg)
         scale = jnp.where(kept, sy / jnp.where(kept, yy, 1), state["scale"]) if scale_init_precond else first
