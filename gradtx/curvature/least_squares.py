@@ -88,7 +88,7 @@ def levenberg_marquardt(initial_radius: Positive = 100.0, dense_below: NonNegati
 
     Update needs the params and the extra argument `residual_fn`, the residuals as a function of the params: an array or
     a tree of real arrays. `minimize` provides it: it is then given a function that returns residuals, or `residuals=`.
-    The updates that flow in must be the gradient of half the sum of squares, so nothing may come before it.
+    The updates that flow in are not read: the gradient is that of half the sum of squares.
 
     State: `{"levenberg_marquardt": {"scale": D, "radius", "value", "grad": half the sum of squares and its gradient at
     the new params, "evaluations": of the residuals, "failures"}}`; 8 bytes per parameter.
@@ -124,7 +124,6 @@ def levenberg_marquardt(initial_radius: Positive = 100.0, dense_below: NonNegati
     return Rule(
         update=update,
         reach="tree",
-        place="first",
         traits=("real",),
         fields={"scale": fields.squares(exact="the radius is measured with it"), **trust.FIELDS},
     )
@@ -133,8 +132,8 @@ def levenberg_marquardt(initial_radius: Positive = 100.0, dense_below: NonNegati
 def _dense(of: Linear, state: State, initial: Any, scale: Array) -> Any:
     """The step from the singular values of J / D."""
     r, J = of.dense()
-    D = jnp.maximum(scale, jnp.sqrt(jnp.sum(J * J, axis=0)))
-    D = jnp.where(D > 0, D, 1)
+    lengths = jnp.maximum(scale, jnp.sqrt(jnp.sum(J * J, axis=0)))
+    D = jnp.where(lengths > 0, lengths, 1)
     size = vectors.length(D * of.x)
     radius = trust.first_radius(state, initial, size)
     U, s, Vt = lapack.svd(J / D)

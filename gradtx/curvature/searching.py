@@ -107,7 +107,7 @@ def search(
         memory, step, accepted = rule(loop.memory, trial)
         accepted = accepted & finite
         better = accepted | (trial.value < found.trial.value)
-        kept = vectors.choose(better, (trial, point.grad), (found.trial, found.grad))
-        return _Loop(memory, step, Found(*kept, accepted, found.evaluations + 1))
+        trial, grad = vectors.choose(better, (trial, point.grad), (found.trial, found.grad))
+        return _Loop(memory, step, Found(trial, grad, accepted, found.evaluations + 1))
 
     return jax.lax.while_loop(goes_on, one, _Loop(memory, first, start)).found
