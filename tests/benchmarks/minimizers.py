@@ -1,4 +1,4 @@
-"""Solvers for smooth minimization, of gradtx and of others, each as one call: `solver(task, start)` gives x and a count.
+"""Solvers for smooth minimization, of gradtx and others, each as one call: `solver(task, start)` gives x and a count.
 
 The rules are the same for all: float64, at most 500 iterations, and an end where no entry of the gradient exceeds 1e-6,
 for those that can be told so. What a solver counts is said where it is made; None asks for a count of the loss's calls.
