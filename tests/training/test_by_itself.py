@@ -138,7 +138,7 @@ def test_reasons_of_other_runs():
 
 
 def test_a_second_run_compiles_nothing():
-    first, second = jnp.zeros(6), jnp.full(6, 0.5)
+    first, second = jnp.zeros(6), jnp.full(6, 0.5, np.float32)
     minimize(rosenbrock, first, lbfgs())
     with compilations() as made:
         minimize(rosenbrock, second, lbfgs(), tolerance=1e-3)
