@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
 from gradtx import numerics, tree
 from gradtx.core import check, fields
@@ -49,19 +48,23 @@ class Linear(NamedTuple):
 
 def vector(a: PyTree, real: np.dtype[Any]) -> Array:
     """All leaves side by side, in this precision."""
-    return ravel_pytree(vectors.wide(a, real))[0].astype(real)
+    leaves = [jnp.asarray(leaf).astype(real) for leaf in jax.tree.leaves(a)]
+    return tree.join(leaves) if leaves else jnp.zeros(0, real)
 
 
 def linear(who: str, residual_fn: Callable[[PyTree], PyTree], params: PyTree, real: np.dtype[Any]) -> Linear:
     """The residuals as a function of a vector, in this precision."""
-    x, unravel = ravel_pytree(vectors.wide(params, real))
+    wide = vectors.wide(params, real)
+
+    def unravel(x: Array) -> PyTree:
+        return vectors.unflat(x, wide)
 
     def residuals(x: Array) -> Array:
         found = residual_fn(tree.cast_like(unravel(x), params))
         check_residuals(who, found)
         return vector(found, real)
 
-    return Linear(residuals, unravel, x.astype(real))
+    return Linear(residuals, unravel, vector(params, real))
 
 
 def check_residuals(who: str, found: PyTree) -> None:

@@ -21,7 +21,6 @@ from gradtx.effects.decay import add_decayed_weights
 from gradtx.effects.scaling import scale, scale_by_learning_rate
 
 _ZOOM = scale_by_zoom_linesearch(20, increase_factor=5.0, initial_guess_strategy="one")
-_FLAT = scale_by_hager_zhang_linesearch(30, slope_rtol=0.05, curv_rtol=0.1, initial_guess_strategy="one")
 
 
 @transform
@@ -203,7 +202,7 @@ def lbfgs(
 @transform
 def nonlinear_cg(
     method: Method = "polak_ribiere",
-    linesearch: Transform = _FLAT,
+    linesearch: Transform | None = None,
 ) -> Transform:
     """Nonlinear conjugate gradients, with a line search.
 
@@ -217,7 +216,7 @@ def nonlinear_cg(
 
     Args:
       method: "polak_ribiere" or "hager_zhang".
-      linesearch: a line search.
+      linesearch: a line search; None is that of Hager and Zhang, with slope_rtol 0.05 and curv_rtol 0.1.
 
     Update's extra arguments: those of the line search.
 
@@ -231,13 +230,15 @@ def nonlinear_cg(
     >>> print(f"{jnp.abs(result.params - 1).max() < 1e-4}")
     True
     """
+    if linesearch is None:
+        linesearch = scale_by_hager_zhang_linesearch(30, slope_rtol=0.05, curv_rtol=0.1, initial_guess_strategy="one")
     return scale_by_nonlinear_cg(method) >> scale(-1.0) >> linesearch
 
 
 @transform
 def gauss_newton(
     damping: NonNegative = 0.0,
-    linesearch: Transform = _ZOOM,
+    linesearch: Transform | None = None,
     *,
     max_cg_steps: PositiveInt | None = None,
     dense_below: NonNegativeInt = 200,
@@ -254,7 +255,7 @@ def gauss_newton(
 
     Args:
       damping, max_cg_steps, dense_below: as `scale_by_gauss_newton`.
-      linesearch: a line search.
+      linesearch: a line search; None is that of `lbfgs`.
 
     Update's extra arguments: `residual_fn`, with a cost also `cost_fn`, and those of the line search.
 
@@ -272,4 +273,4 @@ def gauss_newton(
     gradient: the gradient is at most the tolerance True
     """
     direction = scale_by_gauss_newton(damping, max_cg_steps, dense_below)
-    return direction >> scale(-1.0) >> linesearch
+    return direction >> scale(-1.0) >> (_ZOOM if linesearch is None else linesearch)

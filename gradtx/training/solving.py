@@ -20,7 +20,7 @@ from jax.core import Tracer
 
 from gradtx import tree
 from gradtx.core.apply import apply_updates
-from gradtx.core.transform import Transform
+from gradtx.core.transform import Transform, nothing
 from gradtx.curvature import conjugate, vectors
 from gradtx.curvature.bounds import Box, box
 from gradtx.curvature.linesearches import KEPT
@@ -137,7 +137,7 @@ def advance(
 def is_traced(problem: Problem, tx: Transform, params: PyTree, data: PyTree, others: PyTree) -> bool:
     """Whether the run is inside a trace, or the loss closes over traced arrays."""
     given = jax.tree.leaves((tx, params, data, others))
-    if any(isinstance(leaf, Tracer) for leaf in [*given, _nothing()]):
+    if any(isinstance(leaf, Tracer) for leaf in [*given, nothing()]):
         return True
     leaves, structure = jax.tree.flatten(tree.shapes((params, data)))
     try:
@@ -160,16 +160,14 @@ def _refuse_traced(loss: Loss, structure: Any, leaves: tuple[Any, ...]) -> None:
         raise _TracedError
 
 
-_nothing = jax.jit(lambda: jnp.zeros(()))
-
-
-_recorded = jax.jit(advance, static_argnums=(0, 1), donate_argnums=3)
-_traced = jax.jit(advance, static_argnums=(0, 1))
+@functools.cache
+def _program(recorded: bool) -> Callable[..., Any]:
+    return jax.jit(advance, static_argnums=(0, 1), donate_argnums=3 if recorded else ())
 
 
 def run(problem: Problem, tx: Transform, carry: Carry, data: PyTree, last: Any) -> tuple[Carry, dict[str, Array]]:
     """The program of a run whose losses are recorded."""
-    return _recorded(problem, True, tx, carry, data, last)
+    return _program(True)(problem, True, tx, carry, data, last)
 
 
 def traced(problem: Problem, tx: Transform, carry: Carry, data: PyTree, last: Any, *, implicit: bool) -> Carry:
@@ -181,7 +179,7 @@ def traced(problem: Problem, tx: Transform, carry: Carry, data: PyTree, last: An
     """
 
     def to_the_end(params: PyTree) -> Carry:
-        return _traced(problem, False, tx, carry | {"params": params}, data, last)[0]
+        return _program(False)(problem, False, tx, carry | {"params": params}, data, last)[0]
 
     def with_the_rest(_: Any, params: PyTree) -> tuple[PyTree, PyTree]:
         after = to_the_end(params)
