@@ -104,7 +104,7 @@ EQUIVALENT = {
     ): "as many on either side, at the same distances",
     (
         "gradtx/testing/running.py",
-        "jax.block_until_ready(jax.jit(tx.update)(grads[1], state, params, **extra))",
+        "jax.block_until_ready(jax.jit(tx.update)(grads[1], state, params, **given))",
     ): "a gradient of the same shapes, which is all that a program is compiled for",
     (
         "gradtx/training/tables.py",

@@ -19,7 +19,7 @@ import gradtx
 from gradtx import sharding, testing
 from gradtx.core import meeting
 from tests.records import RECORDS
-from tests.test_laws import EXTRA, forms
+from tests.test_laws import extra_of, forms
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="XLA_FLAGS was set without 8 devices")
 
@@ -169,11 +169,9 @@ def assert_lie_alike(what, values, others):
 
 
 def stepping(tx):
-    extra = {name: value for name, value in EXTRA.items() if name in tx.facts.extra}
-
     def step(gradient, state, params):
         with jax.numpy_dtype_promotion("standard"):  # for optax's
-            updates, state = tx.update(gradient, state, params, **extra)
+            updates, state = testing.runs.take_step(tx, gradient, state, params, extra_of(tx))
         return updates, state, gradtx.apply_updates(params, updates)
 
     return step

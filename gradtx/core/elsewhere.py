@@ -46,10 +46,10 @@ generalized_kl_divergence hinge_loss huber_loss kl_divergence l2_loss log_cosh l
 safe_softmax_cross_entropy sigmoid_binary_cross_entropy sigmoid_focal_loss smooth_labels softmax_cross_entropy
 softmax_cross_entropy_with_integer_labels squared_error""",
     "stay with optax for it: optax.{name}(...), alone or in gradtx.chain": """
-adan fromage keep_params_nonnegative lbfgs noisy_sgd normalize_by_update_norm novograd optimistic_adam
-optimistic_adam_v2 optimistic_gradient_descent polyak_sgd scale_by_adan scale_by_backtracking_linesearch
-scale_by_distance_over_gradients scale_by_lbfgs scale_by_novograd scale_by_optimistic_gradient
-scale_by_param_block_norm scale_by_polyak scale_by_sm3 scale_by_zoom_linesearch sm3""",
+adan fromage keep_params_nonnegative noisy_sgd normalize_by_update_norm novograd optimistic_adam
+optimistic_adam_v2 optimistic_gradient_descent polyak_sgd scale_by_adan
+scale_by_distance_over_gradients scale_by_novograd scale_by_optimistic_gradient
+scale_by_param_block_norm scale_by_polyak scale_by_sm3 sm3""",
     "a state is plain dicts by name: gradtx.find(state, name)": """
 AdaptiveGradClipState AddDecayedWeightsState AddNoiseState ApplyEvery ApplyIfFiniteState ClipByGlobalNormState
 ClipState ConditionallyMaskState ConditionallyTransformState EmaState FactoredState InjectHyperparamsState
@@ -62,8 +62,7 @@ ZeroNansState ZoomLinesearchInfo init_empty_state""",
     "stay with optax for it": """
 assignment bias_correction experimental matrix_inverse_pth_root multi_normal nnls per_example_global_norm_clip
 per_example_layer_norm_clip perturbations projections safe_norm
-safe_root_mean_squares scale_gradient update_infinity_moment update_moment update_moment_per_elem_norm
-value_and_grad_from_state""",
+safe_root_mean_squares scale_gradient update_infinity_moment update_moment update_moment_per_elem_norm""",
     "the params are the fast weights; gradtx.find(state, 'slow') gives the slow ones": "LookaheadParams",
     "accumulate(inner, every, skip_nonfinite=True)": "ShouldSkipUpdateFunction skip_not_finite",
     "a gradtx schedule is already a value": "WrappedSchedule",
@@ -125,6 +124,10 @@ ARGUMENTS: Final = {
     "leave it out; grad_fn takes the mean over devices": "sam.batch_axis_name",
     "leave it out for 'hard'; for the others stay with optax": "scale_by_lion.mode scale_by_lion.smooth_beta",
     "debias": "scale_by_rms.bias_correction",
+    "leave it out; the gradient at the new params is always kept": "scale_by_backtracking_linesearch.store_grad",
+    "leave it out; gradtx.metrics(state) has the evaluations": (
+        "scale_by_backtracking_linesearch.verbose scale_by_zoom_linesearch.verbose"
+    ),
     'gradtx.stored(tx, dtype) around it; fields=("z",) stores z alone, as optax does': (
         "schedule_free.state_dtype schedule_free_adamw.state_dtype schedule_free_sgd.state_dtype"
     ),

@@ -24,7 +24,7 @@ TRAITS = {
     "unobserved": "it cannot take `observed`, so it must come first in `a + b`",
     "nonfinite": "it handles gradients that are not finite",
     "idle": "updates of zero pass through as zero and do not change its state",
-    "descends": "it turns a direction into a step, with a learning rate and the sign of descent",
+    "descends": "it turns a direction into a step downhill, with a learning rate or a search",
     "clips": "it limits the size of the updates, which `monitor` then reports",
 }
 """Further properties that a rule may declare, by name."""

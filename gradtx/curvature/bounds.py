@@ -28,11 +28,11 @@ class Box(NamedTuple):
 
     def path(self, w: PyTree, d: PyTree) -> PyTree:
         """A direction, without the params that it would move out of the bounds at once."""
-        return jax.tree.map(_inward, w, d, *self)
+        return tree.map(_inward, w, d, *self)
 
     def free(self, w: PyTree, g: PyTree) -> PyTree:
         """The gradient, 0 at the params that are fixed."""
-        return jax.tree.map(lambda x, u, low, high: -_inward(x, -u, low, high), w, g, *self)
+        return tree.map(lambda x, u, low, high: -_inward(x, -u, low, high), w, g, *self)
 
 
 def _inward(x: Array, d: Array, low: Array, high: Array) -> Array:

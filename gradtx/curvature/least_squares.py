@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
@@ -46,16 +47,21 @@ class Linear(NamedTuple):
         return r, forward, lambda v: back(v)[0]
 
 
-def linear(who: str, residual_fn: Callable[[PyTree], PyTree], params: PyTree) -> Linear:
-    """The residuals as a function of a vector."""
-    x, unravel = ravel_pytree(tree.to_compute_dtype(params))
+def vector(a: PyTree, real: np.dtype[Any]) -> Array:
+    """All leaves side by side, in this precision."""
+    return ravel_pytree(vectors.wide(a, real))[0].astype(real)
+
+
+def linear(who: str, residual_fn: Callable[[PyTree], PyTree], params: PyTree, real: np.dtype[Any]) -> Linear:
+    """The residuals as a function of a vector, in this precision."""
+    x, unravel = ravel_pytree(vectors.wide(params, real))
 
     def residuals(x: Array) -> Array:
         found = residual_fn(tree.cast_like(unravel(x), params))
         check_residuals(who, found)
-        return ravel_pytree(tree.to_compute_dtype(found))[0]
+        return vector(found, real)
 
-    return Linear(residuals, unravel, x)
+    return Linear(residuals, unravel, x.astype(real))
 
 
 def check_residuals(who: str, found: PyTree) -> None:
@@ -112,8 +118,9 @@ def levenberg_marquardt(initial_radius: Positive = 100.0, dense_below: NonNegati
         updates: PyTree, state: State, params: PyTree, *, residual_fn: Callable[[PyTree], PyTree]
     ) -> tuple[PyTree, State]:
         check.refuse_shards(who, updates)
-        of = linear(who, residual_fn, params)
-        scale = ravel_pytree(state["scale"])[0]
+        real = tree.precision(updates, params)
+        of, state = linear(who, residual_fn, params, real), vectors.wide(state, real)
+        scale = vector(state["scale"], real)
         dense = of.x.size <= dense_below
         (r, g, D, step, radius), size = (_dense if dense else _with_products)(of, state, initial_radius, scale)
         there, back = jax.vjp(of.residuals, of.x + step.point)
@@ -124,7 +131,7 @@ def levenberg_marquardt(initial_radius: Positive = 100.0, dense_below: NonNegati
     return Rule(
         update=update,
         reach="tree",
-        traits=("real",),
+        traits=("real", "descends"),
         fields={"scale": fields.squares(exact="the radius is measured with it"), **trust.FIELDS},
     )
 
@@ -132,11 +139,11 @@ def levenberg_marquardt(initial_radius: Positive = 100.0, dense_below: NonNegati
 def _dense(of: Linear, state: State, initial: Any, scale: Array) -> Any:
     """The step from the singular values of J / D."""
     r, J = of.dense()
-    lengths = jnp.maximum(scale, jnp.sqrt(jnp.sum(J * J, axis=0)))
-    D = jnp.where(lengths > 0, lengths, 1)
+    largest = jnp.maximum(scale, jnp.sqrt(jnp.sum(J * J, axis=0)))
+    D = jnp.where(largest > 0, largest, 1)
     size = vectors.length(D * of.x)
     radius = trust.first_radius(state, initial, size)
-    U, s, Vt = lapack.svd(J / D)
+    U, s, Vt = lapack.svd(J / D[None])
     q, at_boundary = within(s, U.T @ r, radius)
     p = Vt.T @ q / D
     Jp, slope = J @ p, r @ (J @ p)
@@ -225,8 +232,8 @@ def scale_by_gauss_newton(
         cost_fn: Callable[[PyTree], Array] | None = None,
     ) -> tuple[PyTree, State]:
         check.refuse_shards(who, updates)
-        of = linear(who, residual_fn, params)
-        g = ravel_pytree(updates)[0]
+        real = tree.precision(updates, params)
+        of, g = linear(who, residual_fn, params, real), vector(updates, real)
         if cost_fn is None and of.x.size <= dense_below:
             U, s, Vt = lapack.svd(of.dense()[1])
             least = jnp.finfo(s.dtype).eps * max(U.shape[0], Vt.shape[1]) * jnp.max(s, initial=0)
@@ -252,4 +259,4 @@ def _curved(
     """`C J v`, with C the Hessian of the cost by the outputs."""
     outputs, along = jax.jvp(lambda x: residual_fn(tree.cast_like(of.unravel(x), params)), (of.x,), (v,))
     curved = jax.jvp(jax.grad(cost_fn), (outputs,), (along,))[1]
-    return ravel_pytree(tree.to_compute_dtype(curved))[0]
+    return vector(curved, v.dtype)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from gradtx import tree
@@ -29,13 +30,13 @@ PyTree = Any
 State = dict[str, Any]
 
 KEPT = {
-    "value": fields.scalar(jnp.inf, per="tree"),
+    "value": fields.scalar("largest", per="tree"),
     "grad": fields.like(exact="the next step starts from it"),
     "evaluations": fields.integer(per="tree"),
     "failures": fields.integer(per="tree"),
 }
 """What a method that evaluates the loss keeps: the loss and the gradient that it found, how often it has evaluated the
-loss, and how many steps in a row found nothing."""
+loss, and how many steps in a row found nothing. The loss is the largest number until it is known."""
 
 
 def searched(
@@ -48,7 +49,7 @@ def searched(
     ) -> tuple[PyTree, State]:
         check.refuse_shards(who, updates)
         real = tree.precision(updates, params)
-        grad = vectors.gradient(grad)
+        updates, grad, state = vectors.wide((updates, vectors.gradient(grad), state), real)
         limits = None if bounds is None else box(who, bounds, params)
         direction = updates if limits is None else limits.path(params, updates)
         slope = vectors.dot(grad, direction).astype(real)
@@ -61,8 +62,8 @@ def searched(
                 along = limits.path(point, updates)
                 point = limits.project(point)
                 fall = vectors.dot(grad, vectors.plus(point, -1.0, params)).astype(real)
-            value, grad_there = value_and_grad(value_fn, point)
-            return Point(vectors.number(value, real), vectors.dot(grad_there, along).astype(real), fall, grad_there)
+            value, grad_there = value_and_grad(value_fn, point, real)
+            return Point(value, vectors.dot(grad_there, along).astype(real), fall, grad_there)
 
         goes = rule(start.trial)
         sound = jnp.isfinite(start.trial.value) & (slope < 0)
@@ -81,7 +82,9 @@ def searched(
             "failures": jnp.where(failed, state["failures"] + 1, 0),
         }
 
-    return Rule(update=update, reach="tree", fields={"learning_rate": fields.scalar(1.0, per="tree"), **KEPT})
+    kept = {"learning_rate": fields.scalar(1.0, per="tree"), **KEPT}
+    traits = ("descends",) if bounds is None else ("descends", "real")
+    return Rule(update=update, reach="tree", traits=traits, fields=kept)
 
 
 def moved(params: PyTree, step: Any, direction: PyTree) -> PyTree:
@@ -89,10 +92,10 @@ def moved(params: PyTree, step: Any, direction: PyTree) -> PyTree:
     return tree.cast_like(vectors.plus(params, 1.0, vectors.times(step, direction)), params)
 
 
-def value_and_grad(value_fn: Callable[[PyTree], Array], params: PyTree) -> tuple[Array, PyTree]:
-    """The loss and its gradient."""
+def value_and_grad(value_fn: Callable[[PyTree], Array], params: PyTree, real: np.dtype[Any]) -> tuple[Array, PyTree]:
+    """The loss and its gradient, in this precision."""
     value, grad = jax.value_and_grad(value_fn)(params)
-    return value, vectors.gradient(grad)
+    return vectors.number(value, real), vectors.wide(vectors.gradient(grad), real)
 
 
 Guess = Literal["one", "keep"]
@@ -150,8 +153,8 @@ def scale_by_backtracking_linesearch(
     gradient at the new params, "evaluations": of all searches, "failures": searches in a row that found nothing}}`; 4
     bytes per parameter. `metrics` shows the evaluations.
 
-    Errors: TypeError if one of the extra arguments is missing; ValueError for bounds that do not fit the params, for
-    numbers out of range, and for shards inside `shard_map`.
+    Errors: TypeError if one of the extra arguments is missing, and for complex params with bounds; ValueError for
+    bounds that do not fit the params, for numbers out of range, and for shards inside `shard_map`.
 
     >>> import gradtx, jax, jax.numpy as jnp
     >>> loss = lambda w: jnp.sum((w - 3.0) ** 2)
@@ -279,8 +282,10 @@ def scale_by_hager_zhang_linesearch(
     Errors: see there.
 
     >>> import gradtx, jax.numpy as jnp
+    >>> def loss(w):
+    ...     return jnp.sum((w**2 - 2.0) ** 2)
     >>> tx = gradtx.scale_by_lbfgs() >> gradtx.scale(-1.0) >> gradtx.scale_by_hager_zhang_linesearch()
-    >>> result = gradtx.minimize(lambda w: jnp.sum((w**2 - 2.0) ** 2), jnp.ones(3), tx)
+    >>> result = gradtx.minimize(loss, jnp.ones(3), tx)
     >>> print(result.params)
     [1.4142135 1.4142135 1.4142135]
     """
@@ -328,7 +333,7 @@ def value_and_grad_from_state(value_fn: Callable[..., Array]) -> Callable[..., t
         def kept() -> tuple[Array, PyTree]:
             return value, vectors.gradient(grad)
 
-        return jax.lax.cond(jnp.isfinite(value), kept, evaluated)
+        return jax.lax.cond(value < jnp.finfo(value.dtype).max, kept, evaluated)
 
     return value_and_grad
 

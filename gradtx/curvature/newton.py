@@ -70,21 +70,22 @@ def newton_cg(initial_radius: Positive = 1.0, max_cg_steps: PositiveInt | None =
         grad_fn: Callable[..., PyTree],
     ) -> tuple[PyTree, State]:
         check.refuse_shards("gradtx.newton_cg", updates)
-        g, real = updates, tree.precision(updates, params)
-        steepness, size = vectors.length(g), vectors.length(params)
+        real = tree.precision(updates, params)
+        g, state = vectors.wide((updates, state), real)
+        steepness, size = vectors.length(g), vectors.length(vectors.wide(params, real))
         radius = trust.first_radius(state, initial_radius, size)
         tolerance = jnp.minimum(0.1, jnp.sqrt(steepness)) * steepness
         limit = max_cg_steps or 2 * vectors.elements(g) + 5
         _, product = jax.linearize(grad_fn, params)
 
         def hessian(v: PyTree) -> PyTree:
-            return tree.to_compute_dtype(product(tree.cast_like(v, params)))
+            return vectors.wide(product(tree.cast_like(v, params)), real)
 
         found = conjugate.minimum(hessian, g, radius, tolerance, limit)
         p = found.point
-        there, grad_there = value_and_grad(value_fn, moved(params, 1.0, p))
+        after = value_and_grad(value_fn, moved(params, 1.0, p), real)
         step = trust.Step(p, vectors.length(p), found.value, vectors.dot(g, p), found.at_boundary)
-        before, after = (vectors.number(value, real), g), (vectors.number(there, real), grad_there)
+        before = vectors.number(value, real), g
         return trust.settled(state, radius, step, before, after, size)
 
-    return Rule(update=update, reach="tree", traits=("real",), fields=trust.FIELDS)
+    return Rule(update=update, reach="tree", traits=("real", "descends"), fields=trust.FIELDS)

@@ -54,16 +54,18 @@ def scale_by_nonlinear_cg(method: Method = "polak_ribiere") -> Rule:
     """
 
     def update(updates: PyTree, state: State, params: PyTree, *, count: Array) -> tuple[PyTree, State]:
-        g, old, u = updates, state["grad"], state["direction"]
-        y, s = plus(g, -1.0, old), plus(params, -1.0, state["params"])
+        real = tree.precision(updates, params)
+        g, w, state = vectors.wide((updates, params, state), real)
+        old, u = state["grad"], state["direction"]
+        y, s = plus(g, -1.0, old), plus(w, -1.0, state["params"])
         gg, yy = dot(g, g), dot(y, y)
         if method == "polak_ribiere":
             beta = jnp.maximum(numerics.divide(dot(g, y), dot(old, old)), 0)
         else:
             rise = -dot(u, y)
-            eta = jnp.minimum(0.01, jnp.sqrt(dot(old, old)))
+            eta = jnp.minimum(0.01, vectors.length(old))
             beta = numerics.divide(dot(y, g) + 2 * dot(u, g) * numerics.divide(yy, rise), rise)
-            beta = jnp.maximum(beta, -numerics.divide(jnp.ones_like(gg), jnp.sqrt(dot(u, u)) * eta))
+            beta = jnp.maximum(beta, -numerics.divide(jnp.ones_like(gg), vectors.length(u) * eta))
         moved = (count > 1) & (yy > 0) & jnp.isfinite(beta)
         u = plus(g, jnp.where(moved, beta, 0), u)
         again = ~(dot(u, g) > 0)
@@ -73,7 +75,7 @@ def scale_by_nonlinear_cg(method: Method = "polak_ribiere") -> Rule:
         fell = jnp.where(count > 1, -dot(old, s), 0)
         unit = jnp.minimum(1, 1 / jnp.sqrt(jnp.where(gg > 0, gg, 1)))
         scale = jnp.where(fell > 0, fell / jnp.where(slope > 0, slope, 1), unit)
-        return times(scale, u), {"params": tree.to_compute_dtype(params), "grad": g, "direction": u}
+        return times(scale, u), {"params": vectors.copy(params), "grad": g, "direction": u}
 
     kept = "differences of gradients are small"
     return Rule(

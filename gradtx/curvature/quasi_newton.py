@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from gradtx import numerics, tree
@@ -54,7 +55,7 @@ def scale_by_lbfgs(
     per parameter. It needs the params.
 
     Errors: ValueError for a memory size below 1, for bounds that do not fit the params, from update without params, and
-    for shards inside `shard_map`.
+    for shards inside `shard_map`; TypeError for complex params with bounds.
 
     >>> import gradtx, jax.numpy as jnp
     >>> curvature = jnp.array([1.0, 100.0])
@@ -69,19 +70,21 @@ def scale_by_lbfgs(
 
     def update(updates: PyTree, state: State, params: PyTree, *, count: Array) -> tuple[PyTree, State]:
         check.refuse_shards("gradtx.scale_by_lbfgs", updates)
-        g = updates
+        real = tree.precision(updates, params)
+        g, w, state = vectors.wide((updates, params, state), real)
         limits = None if bounds is None else box("gradtx.scale_by_lbfgs", bounds, params)
         # s <- w - w_old, y <- g - g_old
-        s, y = plus(params, -1.0, state["params"]), plus(g, -1.0, state["grad"])
+        s, y = plus(w, -1.0, state["params"]), plus(g, -1.0, state["grad"])
         if damped:
             y = _damped(s, y, state["scale"])
         (ss, sy, _), (_, yy, _), (_, _, gg) = vectors.gram(s, y, g)
         kept = (count > 1) & (sy > 1e-10 * jnp.sqrt(ss) * jnp.sqrt(yy))
-        pairs, at = state["pairs"] + kept, state["pairs"] % memory_size
-        rho = jnp.where((jnp.arange(memory_size) == at) & kept, 1 / sy, state["rho"])
+        pairs, at = state["pairs"] + kept.astype(jnp.int32), state["pairs"] % memory_size
+        here = kept & (jnp.arange(memory_size, dtype=np.int32) == at)
+        rho = jnp.where(here, 1 / jnp.where(kept, sy, 1), state["rho"])
         memory = jax.tree.map(lambda rows, *new: _put(rows, jnp.stack(new), at, kept), state["memory"], s, y)
         first = _first_scale(ss, gg, count) if scale_init_precond else jnp.ones_like(gg)
-        scale = jnp.where(kept, sy / yy, state["scale"]) if scale_init_precond else first
+        scale = jnp.where(kept, sy / jnp.where(kept, yy, 1), state["scale"]) if scale_init_precond else first
         begin = jnp.where(pairs > 0, scale, first)
         if limits is None:
             free, d = g, _two_loops(g, memory, rho, pairs, begin)
@@ -93,7 +96,7 @@ def scale_by_lbfgs(
         again = ~(dot(d, free) > 0) | ((count > 1) & (ss == 0))
         d = vectors.choose(again, times(first, free), d)
         new = {
-            "params": tree.to_compute_dtype(params),
+            "params": vectors.copy(params),
             "grad": g,
             "memory": memory,
             "rho": jnp.where(again, 0, rho),
@@ -105,6 +108,7 @@ def scale_by_lbfgs(
     return Rule(
         update=update,
         reach="tree",
+        traits=() if bounds is None else ("real",),
         fields={
             "params": fields.copy(exact="differences of the params are small"),
             "grad": fields.like(exact="differences of gradients are small"),
@@ -128,8 +132,8 @@ def _first_scale(ss: Array, gg: Array, count: Array) -> Array:
 
     If no step was found with the first, which is tiny where the gradient is, the next has length 1.
     """
-    unit = numerics.divide(jnp.ones_like(gg), jnp.sqrt(gg))
-    again = jnp.where(ss > 0, jnp.sqrt(ss) * unit, unit)
+    unit = numerics.divide(jnp.ones_like(gg), numerics.root(gg))
+    again = jnp.where(ss > 0, numerics.root(ss) * unit, unit)
     return jnp.where(count > 1, again, jnp.minimum(1, unit))
 
 
@@ -140,7 +144,7 @@ def _put(rows: Array, new: Array, at: Array, kept: Array) -> Array:
 
 def _among_free(g: PyTree, free: PyTree, memory: PyTree, rho: Array, pairs: Array, scale: Array) -> PyTree:
     """`H g` among the free params: the others are left out of every pair."""
-    memory = jax.tree.map(jnp.multiply, memory, free)
+    memory = jax.tree.map(lambda rows, among: rows * among[None, None], memory, free)
     s, y = (jax.tree.map(lambda rows, side=side: rows[side], memory) for side in (0, 1))
     each = jax.vmap(dot)
     sy, sizes = each(s, y), jnp.sqrt(each(s, s)) * jnp.sqrt(each(y, y))
@@ -158,14 +162,14 @@ def _two_loops(g: PyTree, memory: PyTree, rho: Array, pairs: Array, scale: Array
     """
     length = rho.shape[0]
 
-    def step(k: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
-        q, a = carry
+    def step(k: Any, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+        (q, a), k = carry, jnp.asarray(k, np.int32)
         back = k < length
         i = (pairs + jnp.where(back, -1 - k, k)) % length
         side = jnp.where(back, 0, 1)
         q = times(jnp.where(k == length, scale, 1), q)
         b = rho[i] * dot(jax.tree.map(lambda rows: rows[side, i], memory), q)
         q = plus(q, jnp.where(back, 0, a[i]) - b, jax.tree.map(lambda rows: rows[1 - side, i], memory))
-        return q, jnp.where(back & (jnp.arange(length) == i), b, a)
+        return q, jnp.where(back & (jnp.arange(length, dtype=np.int32) == i), b, a)
 
     return jax.lax.fori_loop(0, 2 * length, step, (g, jnp.zeros_like(rho)))[0]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradtx import sharding, tree
+from gradtx import numerics, sharding, tree
 
 PyTree = Any
 
@@ -53,7 +53,7 @@ def size(a: PyTree) -> Array:
 
 def length(a: PyTree) -> Array:
     """`|a|`, over all leaves."""
-    return jnp.sqrt(dot(a, a))
+    return numerics.root(dot(a, a))
 
 
 def finite(a: PyTree) -> Array:
@@ -84,6 +84,20 @@ def choose(which: Array, a: PyTree, b: PyTree) -> PyTree:
 def gradient(g: PyTree) -> PyTree:
     """The direction of steepest ascent, in at least float32. For complex params, `jax.grad` returns its conjugate."""
     return jax.tree.map(lambda x: x.conj() if tree.is_complex(x) else x, tree.to_compute_dtype(g))
+
+
+def wide(a: PyTree, dtype: np.dtype[Any]) -> PyTree:
+    """A tree in the precision of this real dtype, so that its leaves meet those of others; integers stay."""
+
+    def cast(x: Any) -> Array:
+        return x if tree.is_discrete(x) else jnp.asarray(x).astype(tree.compute_dtype(x, precision=dtype))
+
+    return jax.tree.map(cast, a)
+
+
+def copy(a: PyTree) -> PyTree:
+    """A tree in at least float32 that shares no buffer with the params, so that both may be donated."""
+    return jax.tree.map(jnp.copy, tree.to_compute_dtype(a))
 
 
 def number(x: Any, dtype: np.dtype[Any]) -> Array:

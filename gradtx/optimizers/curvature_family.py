@@ -20,7 +20,7 @@ from gradtx.curvature.stochastic import Distribution, Estimator, scale_by_adahes
 from gradtx.effects.decay import add_decayed_weights
 from gradtx.effects.scaling import scale, scale_by_learning_rate
 
-_ZOOM = scale_by_zoom_linesearch(20, initial_guess_strategy="one")
+_ZOOM = scale_by_zoom_linesearch(20, increase_factor=5.0, initial_guess_strategy="one")
 _FLAT = scale_by_hager_zhang_linesearch(30, slope_rtol=0.05, curv_rtol=0.1, initial_guess_strategy="one")
 
 

@@ -11,8 +11,9 @@ that returns None, or raises an AssertionError that names the law, the transform
 - `resumed_is_uninterrupted(...)`: a saved and restored run continues as if it had not been interrupted.
 - `reads_what_it_says(...)`: in an element-wise method the gradient of one element does not affect another element.
 
-`params` is any tree of arrays with several elements; `extra` are the extra arguments that `tx.update` needs. The
-gradients are `gradients(params)`, the same at every call. `LAWS` has the laws by name.
+`params` is any tree of arrays with several elements; `extra` are the extra arguments that `tx.update` needs; one
+that belongs to the params of a step, such as the loss there, is `AtParams(function)`. The gradients are
+`gradients(params)`, the same at every call. `LAWS` has the laws by name.
 
 Two runs of one compiled program are equal to the bit; runs of two programs need not be. XLA compiles `b v + (1 - b) g`
 to a fused multiply-add, which rounds once where eager arithmetic rounds twice, and it chooses the order of a sum. The
@@ -38,6 +39,7 @@ from gradtx.testing.running import sharded_is_replicated as sharded_is_replicate
 from gradtx.testing.running import sweep_is_separate as sweep_is_separate
 from gradtx.testing.running import vmap_is_loop as vmap_is_loop
 from gradtx.testing.runs import LAWS as LAWS
+from gradtx.testing.runs import AtParams as AtParams
 from gradtx.testing.runs import bound as bound
 from gradtx.testing.runs import gradients as gradients
 from gradtx.testing.states import assert_state as assert_state

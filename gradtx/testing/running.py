@@ -17,6 +17,7 @@ from gradtx.testing.runs import (
     PyTree,
     Trajectory,
     assert_close,
+    at_params,
     fail,
     gradients,
     jitted_step,
@@ -43,7 +44,7 @@ def eager_is_jit(tx: Transform, params: PyTree, *, ulps: float | None = None, **
 def passed_is_closed_over(tx: Transform, params: PyTree, *, ulps: float | None = None, **extra: Any) -> None:
     """`jit(lambda tx, g: tx.update(g))(tx, g) = jit(tx.update)(g)`: numbers may be arguments or closed over."""
     grads = gradients(params)
-    closed = jax.jit(lambda gradient, state, params, extra: tx.update(gradient, state, params, **extra))
+    closed = jax.jit(lambda gradient, state, params, extra: take_step(tx, gradient, state, params, extra))
     actual = trajectory(tx, params, grads, extra, lambda _, *args: closed(*args))
     assert_close(tx, actual, trajectory(tx, params, grads, extra), params, ulps)
 
@@ -104,7 +105,7 @@ def scan_is_loop(tx: Transform, params: PyTree, *, ulps: float | None = None, **
     @jax.jit
     def run(tx: Transform, grads: PyTree, params: PyTree) -> Trajectory:
         def step(state: PyTree, gradient: PyTree) -> tuple[PyTree, Trajectory]:
-            updates, state = tx.update(gradient, state, params, **extra)
+            updates, state = take_step(tx, gradient, state, params, extra)
             return state, {"updates": updates, "state": state}
 
         return jax.lax.scan(step, tx.init(params), grads)[1]
@@ -122,13 +123,14 @@ def compiles_once(tx: Transform, params: PyTree, **extra: Any) -> None:
     rebuilt = jax.tree.unflatten(jax.tree.structure(tx), jax.tree.leaves(tx))
     moved = jax.tree.map(lambda number: 0.9 * number, tx)
     state = trajectory(tx, params, grads, extra) and tx.init(params)
-    jax.block_until_ready(jax.jit(tx.update)(grads[0], state, params, **extra))
+    given = at_params(extra, params)
+    jax.block_until_ready(jax.jit(tx.update)(grads[0], state, params, **given))
     _, later = jitted_step(tx, grads[0], state, params, extra)
     calls: dict[str, Callable[[], Any]] = {
         "the second step": lambda: jitted_step(tx, grads[1], later, params, extra),
         "a rebuilt transform": lambda: jitted_step(rebuilt, grads[0], state, params, extra),
         "other numbers": lambda: jitted_step(moved, grads[0], state, params, extra),
-        "jit(tx.update) of a rebuilt transform": lambda: jax.jit(rebuilt.update)(grads[0], state, params, **extra),
+        "jit(tx.update) of a rebuilt transform": lambda: jax.jit(rebuilt.update)(grads[0], state, params, **given),
     }
     for what, call in calls.items():
         if programs := _count_programs(call):

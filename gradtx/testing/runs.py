@@ -1,5 +1,6 @@
 """The parts of the laws: seeded gradients, runs, and a comparison that tells where two runs differ."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
@@ -18,6 +19,15 @@ from gradtx.core.transform import Transform
 PyTree = Any
 Trajectory = dict[str, PyTree]
 Law = Callable[..., None]
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class AtParams:
+    """An extra argument that belongs to the params of each step, such as the loss there: `function(params)`."""
+
+    function: Callable[[PyTree], Any]
+
 
 LAWS: dict[str, Law] = {}
 """Every law by name."""
@@ -56,7 +66,12 @@ def take_step(
     tx: Transform, gradient: PyTree, state: PyTree, params: PyTree, extra: dict[str, Any]
 ) -> tuple[PyTree, PyTree]:
     """One update."""
-    return tx.update(gradient, state, params, **extra)
+    return tx.update(gradient, state, params, **at_params(extra, params))
+
+
+def at_params(extra: dict[str, Any], params: PyTree) -> dict[str, Any]:
+    """The extra arguments at these params."""
+    return {name: value.function(params) if isinstance(value, AtParams) else value for name, value in extra.items()}
 
 
 jitted_step = jax.jit(take_step)  # one function for all laws, which share its compiled programs

@@ -107,7 +107,7 @@ def _signed(tx: Transform) -> list[Place]:
 def empty_leaves_pass(tx: Transform, params: PyTree, **extra: Any) -> None:
     """An empty tree gives an empty tree; None and leaves without elements do not affect other leaves."""
     for empty in ({}, (None,), {"none": None, "empty": ()}):
-        updates, _ = tx.update(empty, tx.init(empty), empty, **extra)
+        updates, _ = take_step(tx, empty, tx.init(empty), empty, extra)
         assert_same(updates, empty)
     for shape in ((0, 3),) if tx.facts.reach == "matrix" else ((0,), (0, 3)):
         filled = {"params": params, "none": None, "empty": {}, "size 0": jnp.zeros(shape)}
@@ -125,12 +125,12 @@ def integers_are_refused(tx: Transform, params: PyTree, **extra: Any) -> None:
     for dtype in (jnp.int32, jnp.bool_):
         wrong = {"params": params, "wrong": {"steps": jnp.zeros(2, dtype)}}
         right = {"params": params, "wrong": {"steps": jnp.zeros(2, jnp.float32)}}
-        calls: list[tuple[Any, ...]] = [("update", tx.update, wrong, {}, right)]
+        calls: list[tuple[Any, ...]] = [("update", take_step, tx, wrong, {}, right, extra)]
         if "integers" not in tx.facts:
             calls.append(("init", tx.init, wrong))
         for what, call, *given in calls:
             try:
-                call(*given, **(extra if what == "update" else {}))
+                call(*given)
             except TypeError as error:
                 if "['wrong']['steps']" not in str(error) or np.dtype(dtype).name not in str(error):
                     fail(f"{what} does not name the leaf and its dtype: {error}")

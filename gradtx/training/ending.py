@@ -91,7 +91,7 @@ jax.tree_util.register_pytree_with_keys(
 
 # When it ends ---------------------------------------------------------------------------------------------------------
 
-_STALLED = 5  # steps in a row without progress
+_STALLED = 10  # steps in a row without progress
 _FAILURES = 2  # in a row; after the first, a method starts again
 
 
@@ -134,8 +134,8 @@ def after(ends: Ends, value: Array, grad: PyTree, failures: Array) -> Ends:
     """After a step: the loss and the gradient at the new params, and how many steps in a row found nothing."""
     value, size = value.astype(ends.first.dtype), vectors.size(grad).astype(ends.first.dtype)
     limits = jnp.finfo(value.dtype)
-    better = (value < ends.lowest - limits.eps * jnp.abs(ends.lowest)) | (size < ends.flattest / 2)
-    stalled = jnp.where(better, 0, ends.stalled + (failures == 0))
+    better = (value < ends.lowest - limits.eps * jnp.abs(ends.lowest)) | (size < 0.9 * ends.flattest)
+    stalled = jnp.where(better, 0, ends.stalled + (failures == 0).astype(jnp.int32))
     code = _flat(ends, size)
     for holds, word in (
         (stalled >= _STALLED, "change"),

@@ -191,7 +191,7 @@ def _traced(problem: solving.Problem, tx: Transform, carry: Carry, data: PyTree,
     """The result of a run inside a trace."""
     carry = solving.traced(problem, tx, carry, data, total, implicit=implicit)
     state = {name: carry[name] for name in ("tx", "model_state", "step", "ends")}
-    return Result(carry["params"], state, {}, solving.evaluations(problem, carry), carry["ends"].code)
+    return Result(carry["params"], state, {}, carry["tx"][problem.entry]["evaluations"] + 1, carry["ends"].code)
 
 
 def _check_state(state: Any, names: set[str]) -> None:
@@ -298,7 +298,7 @@ class _Run:
 
     def _evaluations(self) -> int:
         """How often the loss was evaluated since the first step of all."""
-        return self.step if self.problem is None else int(solving.evaluations(self.problem, self.carry))
+        return self.step if self.problem is None else int(self.carry["tx"][self.problem.entry]["evaluations"]) + 1
 
     def history(self) -> dict[str, Any]:
         """All records so far, as arrays."""

@@ -236,8 +236,3 @@ def _as_before(made: Array, like: Array) -> Array:
         return made
     high, low = made.astype(np.uint32)
     return (high << 16 | low).astype(like.dtype)
-
-
-def evaluations(problem: Problem, carry: Carry) -> Array:
-    """How often the method has evaluated the loss, the first time included."""
-    return carry["tx"][problem.entry]["evaluations"] + 1

@@ -12,15 +12,15 @@ from jax.experimental import checkify
 
 import gradtx
 from gradtx.core.fields import Field
+from gradtx.testing.runs import take_step
 from tests.core.samples import fields_of
 from tests.records import RECORDS
 from tests.running import transform
-from tests.wrappers.runs import pulled
+from tests.test_laws import extra_of
 
 LOW = "bfloat16"
 low = functools.partial(gradtx.stored, dtype=LOW)
 PARAMS = {"kernel": np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2), "b": np.float32(0.3)}
-EXTRA = {"grad_fn": jax.tree_util.Partial(pulled), "value": jnp.float32(0.7)}
 
 
 def params_of(tx):
@@ -58,7 +58,7 @@ def test_every_declared_statistic_is_stored_and_nothing_else(tx, kept):
         kept, dtype = [], "float32"
     else:
         dtype = LOW
-    stored, extra = gradtx.stored(tx, dtype), {name: EXTRA[name] for name in tx.facts.extra & EXTRA.keys()}
+    stored, extra = gradtx.stored(tx, dtype), extra_of(tx)
     params = params_of(tx)
     state, plain = (jax.eval_shape(made.init, params) for made in (stored, tx))
     places = [place for place, _ in kept]
@@ -70,7 +70,7 @@ def test_every_declared_statistic_is_stored_and_nothing_else(tx, kept):
     assert state.keys() - plain.keys() == {"stored"}
     assert stored.declared.keys() == tx.declared.keys()
     assert (stored.facts.random, stored.facts.reach, stored.facts.traits) == (True, tx.facts.reach, tx.facts.traits)
-    step = checkify.checkify(lambda state: stored.update(params, state, params, **extra))
+    step = checkify.checkify(lambda state: take_step(stored, params, state, params, extra))
     _, (updates, new) = jax.eval_shape(step, state)
     assert new == state
     assert dtypes(updates) == {"float32"}

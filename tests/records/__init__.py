@@ -12,7 +12,7 @@
   goes by layers. `methods`, `layerwise`, `orthogonal`: the named methods. `wrappers`: what goes around a method.
   `schedules`: learning rates.
 - `eigenbasis`: what sees a turned gradient. `low_rank`: what sees a projected one. `radius`: steps measured by the
-  length of a matrix. `curvature`: what also asks for gradients at other params.
+  length of a matrix. `curvature`: what also asks for gradients at other params; `curvature_searches`: for losses.
 - `base`: what a record is, the frameworks' calls, and what a transcription needs. `streams`: the gradients, and how two
   answers are compared.
 
@@ -28,6 +28,7 @@ A method is added in three places: its factory, its export, its record here.
 
 from tests.records.base import Peer, Record, Scheduled
 from tests.records.curvature import CURVATURE
+from tests.records.curvature_searches import CURVATURE_SEARCHES
 from tests.records.effects import EFFECTS
 from tests.records.eigenbasis import EIGENBASIS
 from tests.records.layerwise import LAYERWISE
@@ -41,7 +42,7 @@ from tests.records.relatives import RELATIVES
 from tests.records.schedule_cases import SCHEDULES
 from tests.records.wrappers import WRAPPERS
 
-METHODS_AND_PARTS = (*PARTS, *EFFECTS, *METHODS, *LAYERWISE, *RELATIVES, *CURVATURE)
+METHODS_AND_PARTS = (*PARTS, *EFFECTS, *METHODS, *LAYERWISE, *RELATIVES, *CURVATURE, *CURVATURE_SEARCHES)
 OF_MATRICES = (*EIGENBASIS, *LOW_RANK, *ORTHOGONAL, *PRECONDITIONED, *RADIUS)
 RECORDS = {record.name: record for record in (*METHODS_AND_PARTS, *OF_MATRICES, *WRAPPERS)}
 """Every transform's record by name."""

@@ -86,7 +86,9 @@ def around(name: str, inner: Any) -> Any:
 
 
 def method(name: str) -> Any:
-    return gradtx.registry[name](learning_rate=0.1)
+    factory = gradtx.registry[name]
+    rate = "learning_rate" in [p.name for p in factory.node._parameters]
+    return factory(learning_rate=0.1) if rate else factory()
 
 
 def extra_of(tx, step=0):
