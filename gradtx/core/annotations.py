@@ -38,7 +38,7 @@ class Interval(NamedTuple):
     closed_low: bool = True
     closed_high: bool = False
 
-    def __contains__(self, value: float) -> bool:
+    def __contains__(self, value: Any) -> bool:
         above = value >= self.low if self.closed_low else value > self.low
         below = value <= self.high if self.closed_high else value < self.high
         return above and below and value > -math.inf
