@@ -2,7 +2,8 @@
 
 Each cell is a word for what was seen in the params and the state after a run, most often beside a run without the
 fault; nothing is looked up by name. The rows that need the same program share it, and programs are compiled quickly
-rather than well. A method that is added to `gradtx.optimizers` gets its column by itself.
+rather than well. A method that is added to `gradtx.optimizers` gets its column by itself, if gradients
+are all that it needs.
 """
 
 import concurrent.futures
@@ -279,7 +280,9 @@ def _scheduled(library: Library, factory: Any, form: str, hypers: Numbers) -> st
 
 
 def _methods() -> dict[str, Any]:
-    return {name: f for name, f in gradtx.registry.items() if f.__module__.startswith("gradtx.optimizers.")}
+    """The named methods, without those that evaluate the loss themselves: there is none here, only gradients."""
+    named = {name: f for name, f in gradtx.registry.items() if f.__module__.startswith("gradtx.optimizers.")}
+    return {name: f for name, f in named.items() if "linesearch" not in inspect.signature(f).parameters}
 
 
 def _hyperparameters(name: str, factory: Any) -> Numbers:
