@@ -65,7 +65,7 @@ def test_the_minimum_of_a_quadratic_in_a_box(name):
         tx = gradtx.lbfgs(linesearch=LINESEARCHES[name], bounds=(jnp.asarray(lower), jnp.asarray(upper)))
         loss = lambda w, given=given: w @ given[0] @ w / 2 - given[1] @ w  # noqa: E731
         path, values = steps(tx, loss, jnp.clip(jnp.zeros(8), lower, upper), 60)
-        assert ((path >= lower) & (path <= upper)).all()
+        assert ((np.asarray(path) >= lower) & (np.asarray(path) <= upper)).all()
         assert (np.diff(values) <= 1e-12).all()
         w, g = np.asarray(path[-1]), A @ np.asarray(path[-1]) - b
         np.testing.assert_allclose(w, minimum(A, b, lower, upper), atol=1e-6)
