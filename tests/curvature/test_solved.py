@@ -10,13 +10,13 @@ import pytest
 import gradtx
 from gradtx import landscape
 
-FEW = ["helical_valley", "gaussian", "penalty_2", "brown_and_dennis", "beale", "wood"]
+FEW = ["beale", "helical_valley", "wood", "biggs", "brown_dennis"]
 DIRECTION = gradtx.scale_by_lbfgs() >> gradtx.scale(-1.0)
 OF_RESIDUALS = {"levenberg_marquardt", "gauss_newton"}
 METHODS = {
     "lbfgs": gradtx.lbfgs(),
     "hager_zhang": DIRECTION >> gradtx.scale_by_hager_zhang_linesearch(initial_guess_strategy="one"),
-    "backtracking": DIRECTION >> gradtx.scale_by_backtracking_linesearch(30, increase_factor=1e9),
+    "backtracking": DIRECTION >> gradtx.scale_by_backtracking_linesearch(30, decrease_factor=0.5, increase_factor=1e9),
     "nonlinear_cg": gradtx.nonlinear_cg("hager_zhang"),
     "newton_cg": gradtx.newton_cg(),
     "levenberg_marquardt": gradtx.levenberg_marquardt(),
@@ -37,20 +37,54 @@ def is_solved(problem, value, relative=1e-6):
     return any(abs(value - least) <= max(relative * max(1, abs(least)), 1e-4 * abs(least)) for least in problem.minima)
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("key", FEW)
+def test_a_problem_is_solved(key):
+    problem = landscape.problems.EVERY[key]
+    result, value = run("lbfgs", problem, "float64", 1e-6)
+    assert is_solved(problem, value), (value, result.reason)
+    assert np.abs(jax.grad(problem)(result.params)).max() <= 1e-6
+    assert result.reason.startswith("gradient")
+
+
+TOLERANCES = {"levenberg_marquardt": 1e-9, "nonlinear_cg": 1e-8, "gauss_newton": 1e-9}  # of Watson's flat valley
+UNSOLVED = {
+    # A flat saddle of Wood's with the loss 7.877, which in float32 falls by less than its rounding.
+    "lbfgs": {"wood"},
+    "hager_zhang": {"wood"},
+    "backtracking": {"wood"},
+    "newton_cg": {"wood"},
+    "levenberg_marquardt": {"wood"},
+    "nonlinear_cg": {"powell_badly_scaled"},
+    "gauss_newton": {"gulf"},
+}
+MEDIANS = {"lbfgs": 47, "hager_zhang": 47, "backtracking": 60, "nonlinear_cg": 170, "newton_cg": 24}
+MEDIANS |= {"levenberg_marquardt": 25, "gauss_newton": 45}
+
+
 @pytest.mark.thorough
-def test_probe(x64):
-    for name in METHODS:
-        done, count = [], []
-        for key, problem in landscape.problems.EVERY.items():
-            result, value = run(name, problem, "float64", 1e-6)
-            done.append(is_solved(problem, value))
-            count.append(result.evaluations)
-            if not done[-1]:
-                print("   ", key, result.reason, result.evaluations, value, problem.minima)
-        print(name, sum(done), statistics.median(count), count)
-        bad = []
-        for key, problem in landscape.problems.EVERY.items():
-            result, value = run(name, problem, "float32", 1e-4)
-            if not is_solved(problem, value, 1e-4):
-                bad.append((key, result.reason, result.evaluations, value, problem.minima))
-        print("   float32", 20 - len(bad), bad)
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", METHODS)
+def test_every_problem_is_solved(name):
+    evaluations, left = [], {}
+    for key, problem in landscape.problems.EVERY.items():
+        result, value = run(name, problem, "float64", TOLERANCES.get(name, 1e-6))
+        evaluations.append(result.evaluations)
+        if not is_solved(problem, value):
+            left[key] = value, result.reason
+    assert not left
+    assert statistics.median(evaluations) <= MEDIANS[name]
+
+
+@pytest.mark.thorough
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", METHODS)
+def test_in_float32_the_ends_are_finite_and_near_minima(name):
+    left = set()
+    for key, problem in landscape.problems.EVERY.items():
+        result, value = run(name, problem, "float32", 1e-4)
+        assert result.params.dtype == np.float32
+        assert np.isfinite(result.params).all()
+        if not is_solved(problem, value, 1e-4):
+            left.add(key)
+    assert left <= UNSOLVED[name]
