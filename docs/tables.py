@@ -66,6 +66,9 @@ _DIRECTIONS: dict[str, Callable[[Any], str]] = {
     "scale_by_nadam_momentum": lambda part: "debiased average of {g}, one step ahead by Dozat's schedule",
     "scale_by_lion": lambda part: "sign of an average of {g} that weighs the newest more",
     "ema": lambda part: "debiased average of {g}" if part.debias else "average of {g}",
+    "scale_by_lbfgs": lambda part: f"inverse Hessian, learned from {part.memory_size} steps, times {{g}}",
+    "scale_by_nonlinear_cg": lambda part: "{g} + β · last direction",
+    "scale_by_gauss_newton": lambda part: "inverse of JᵀCJ times {g}",
 }
 _SCALINGS: dict[str, Callable[[Any], str]] = {
     "scale_by_adagrad": lambda part: "1 / √(sum of g²)",
@@ -80,6 +83,9 @@ _SCALINGS: dict[str, Callable[[Any], str]] = {
 _BESIDES: dict[str, Callable[[Any], str]] = {
     "add_decayed_weights": lambda part: "weight decay",
     "scale_by_learning_rate": lambda part: "",
+    "scale": lambda part: "" if part == gradtx.scale(-1.0) else _code(repr(part)),
+    "scale_by_zoom_linesearch": lambda part: "line search (zoom)",
+    "scale_by_hager_zhang_linesearch": lambda part: "line search (Hager-Zhang)",
 }
 
 

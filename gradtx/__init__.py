@@ -244,6 +244,7 @@ from gradtx.wrappers.sharpness import sam as sam
 from gradtx.wrappers.splitting import split_real_and_imaginary as split_real_and_imaginary
 
 # Training
+from gradtx.training.ending import Result as Result
 from gradtx.training.grids import grid as grid
 from gradtx.training.grids import log_uniform as log_uniform
 from gradtx.training.grids import uniform as uniform
@@ -252,7 +253,6 @@ from gradtx.training.minibatches import batches as batches
 from gradtx.training.minibatches import num_batches as num_batches
 from gradtx.training.minibatches import sample_batches as sample_batches
 from gradtx.training.minibatches import take as take
-from gradtx.training.minimization import Result as Result
 from gradtx.training.minimization import minimize as minimize
 from gradtx.training.sweeps import Best as Best
 from gradtx.training.sweeps import SweepResult as SweepResult

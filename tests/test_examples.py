@@ -45,7 +45,7 @@ def test_example_is_short_and_in_cells(path):
     lines = path.read_text().splitlines()
     assert len(lines) <= 120
     assert sum(line.startswith("# %% ") for line in lines) >= 3
-    assert re.search(r"donate_arg|gradtx\.sweep\b", path.read_text())  # a sweep donates by itself
+    assert re.search(r"donate_arg|gradtx\.(sweep|minimize)\b", path.read_text())  # these donate by themselves
     assert f"python examples/{path.name}" in path.read_text()
 
 
@@ -109,6 +109,30 @@ def test_hypergradient(run, tmp_path):
     assert len(losses) == 5
     assert losses == sorted(losses, reverse=True)
     assert (tmp_path / "valley.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_fit_curve(run, tmp_path):
+    printed = run("fit_curve.py", "--smoke", "--out", "curve.png")
+    rows = re.findall(r"^\w+ +(-?[\d.]+) ± ([\d.]+)   true ([\d.]+)$", printed, re.MULTILINE)
+    assert len(rows) == 5
+    assert all(abs(float(value) - float(true)) < 4 * float(error) for value, error, true in rows)
+    assert "50 ended with gradient: the gradient is at most the tolerance" in printed
+    scatters = re.findall(r"scatter ([\d.]+), standard error ([\d.]+)$", printed, re.MULTILINE)
+    assert all(float(scatter) == pytest.approx(float(error), rel=0.4) for scatter, error in scatters)
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pinn(run):
+    printed = run("pinn.py", "--smoke")
+    rows = re.findall(r"^ *(.+?)  +([\d.e+-]+)  ([\d.e+-]+) +[\d.]+$", printed, re.MULTILINE)
+    assert [name for name, *_ in rows] == [
+        "Adam, 60000 steps",
+        "Adam, 2000 steps",
+        "then L-BFGS, 8000",
+        "then Gauss-Newton, 500",
+    ]
+    losses = [float(loss) for _, loss, _ in rows]
+    assert max(losses[2:]) < losses[1]  # they go on from there
 
 
 def test_record_stack(run):

@@ -6,7 +6,6 @@ the tree structure.
 """
 
 import copy
-import dataclasses
 import difflib
 import enum
 import functools
@@ -31,8 +30,7 @@ def is_traced(value: Any) -> bool:
     return isinstance(value, Tracer)
 
 
-@dataclasses.dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A range of numbers; `closed_low` says whether it includes a finite lower end, `closed_high` the upper end."""
 
     low: float = -math.inf
@@ -102,7 +100,7 @@ class Parameter(NamedTuple):
 def annotations_of(body: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a factory, also where they are strings."""
     written: dict[str, Any] = body.__annotations__
-    if not any(isinstance(annotation, str) for annotation in written.values()):
+    if str not in map(type, written.values()):
         return {name: type(None) if annotation is None else annotation for name, annotation in written.items()}
     try:
         return typing.get_type_hints(body, include_extras=True)

@@ -257,17 +257,17 @@ def define(base: type[R], body: Callable[..., Any], hints: Mapping[str, Any] | N
     name = body.__name__
     hints = annotations_of(body) if hints is None else hints
     parameters = parameters_of(body, hints, _reserved(base))
-    rest = next((p.name for p in parameters if p.variadic), None)
+    rest = next(iter([p.name for p in parameters if p.variadic]), None)  # imports wait for this: lists are quicker
     members = {
         "__module__": body.__module__,
         "__doc__": body.__doc__,
         "name": name,
         "_body": staticmethod(body),
         "_parameters": parameters,
-        "_placed": tuple(p.name for p in parameters if not (p.keyword_only or p.variadic)),
+        "_placed": tuple([p.name for p in parameters if not (p.keyword_only or p.variadic)]),
         "_rest": rest,
         "_defaults": {p.name: p.default for p in parameters},
-        "_required": frozenset(p.name for p in parameters if p.default is inspect.Parameter.empty) - {rest},
+        "_required": frozenset([p.name for p in parameters if p.default is inspect.Parameter.empty]) - {rest},
     }
     node = cast(type[R], types.new_class(name, (base,), exec_body=lambda namespace: namespace.update(members)))
     children = [parameter.name for parameter in parameters if parameter.kind is not Kind.STATIC]
@@ -297,10 +297,14 @@ def recorded(base: type[Recorded]) -> Callable[[Callable[P, T]], Callable[P, T]]
 def factory_of(node: type[Recorded]) -> Callable[..., Any]:
     """The function that users call: it records its arguments in a node."""
 
-    @functools.wraps(node._body)
     def factory(*args: Any, **kwargs: Any) -> Recorded:
         return node._from_call(args, kwargs)
 
+    # As functools.wraps, but imports wait for each factory, and it takes fifteen calls.
+    body: Any = node._body
+    factory.__name__, factory.__qualname__, factory.__module__ = body.__name__, body.__qualname__, body.__module__
+    factory.__doc__, factory.__annotations__ = body.__doc__, body.__annotations__
+    factory.__wrapped__ = body  # pyright: ignore[reportFunctionMemberAccess] - as functools.wraps does
     return enter(node, factory)
 
 

@@ -189,10 +189,10 @@ class Transform(Recorded):
     @property
     def _traced(self) -> bool:
         """Whether JAX is tracing. Making an array costs more than looking at the own numbers, so it comes last."""
-        return any(is_traced(leaf) for leaf in jax.tree.leaves(self)) or is_traced(_nothing())
+        return any(is_traced(leaf) for leaf in jax.tree.leaves(self)) or is_traced(nothing())
 
 
-_nothing = jax.jit(lambda: jnp.zeros(()), inline=True)  # once compiled, cheaper than making any array
+nothing = jax.jit(lambda: jnp.zeros(()), inline=True)  # once compiled, cheaper than making any array
 
 
 def numbered(names: tuple[str, ...]) -> list[str]:

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
 from gradtx import numerics, tree
 from gradtx.core import check, fields
@@ -49,19 +48,23 @@ class Linear(NamedTuple):
 
 def vector(a: PyTree, real: np.dtype[Any]) -> Array:
     """All leaves side by side, in this precision."""
-    return ravel_pytree(vectors.wide(a, real))[0].astype(real)
+    leaves = [jnp.asarray(leaf).astype(real) for leaf in jax.tree.leaves(a)]
+    return tree.join(leaves) if leaves else jnp.zeros(0, real)
 
 
 def linear(who: str, residual_fn: Callable[[PyTree], PyTree], params: PyTree, real: np.dtype[Any]) -> Linear:
     """The residuals as a function of a vector, in this precision."""
-    x, unravel = ravel_pytree(vectors.wide(params, real))
+    wide = vectors.wide(params, real)
+
+    def unravel(x: Array) -> PyTree:
+        return vectors.unflat(x, wide)
 
     def residuals(x: Array) -> Array:
         found = residual_fn(tree.cast_like(unravel(x), params))
         check_residuals(who, found)
         return vector(found, real)
 
-    return Linear(residuals, unravel, x.astype(real))
+    return Linear(residuals, unravel, vector(params, real))
 
 
 def check_residuals(who: str, found: PyTree) -> None:
@@ -94,7 +97,7 @@ def levenberg_marquardt(initial_radius: Positive = 100.0, dense_below: NonNegati
 
     Update needs the params and the extra argument `residual_fn`, the residuals as a function of the params: an array or
     a tree of real arrays. `minimize` provides it: it is then given a function that returns residuals, or `residuals=`.
-    The updates that flow in must be the gradient of half the sum of squares, so nothing may come before it.
+    The updates that flow in are not read: the gradient is that of half the sum of squares.
 
     State: `{"levenberg_marquardt": {"scale": D, "radius", "value", "grad": half the sum of squares and its gradient at
     the new params, "evaluations": of the residuals, "failures"}}`; 8 bytes per parameter.
@@ -131,7 +134,6 @@ def levenberg_marquardt(initial_radius: Positive = 100.0, dense_below: NonNegati
     return Rule(
         update=update,
         reach="tree",
-        place="first",
         traits=("real", "descends"),
         fields={"scale": fields.squares(exact="the radius is measured with it"), **trust.FIELDS},
     )

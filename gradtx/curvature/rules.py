@@ -14,7 +14,6 @@ slopes (the approximate Wolfe condition of Hager and Zhang), which for a parabol
     f'(t) <= (2 c1 - 1) f'(0)    and    f(t) <= f(0) + eps |f(0)|
 """
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -24,8 +23,7 @@ from gradtx.curvature.searching import Trial
 from gradtx.curvature.vectors import choose
 
 
-@dataclasses.dataclass(frozen=True)
-class Backtracking:
+class Backtracking(NamedTuple):
     """Shorten the step until the loss has fallen enough."""
 
     start: Trial
@@ -43,8 +41,7 @@ class Backtracking:
         return memory, self.decrease * trial.step, trial.value <= most
 
 
-@dataclasses.dataclass(frozen=True)
-class Wolfe:
+class Wolfe(NamedTuple):
     """The conditions of Wolfe, and the approximate one."""
 
     start: Trial
@@ -82,8 +79,7 @@ def unbounded(start: Trial) -> Interval:
 # Zoom -----------------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Zoom:
+class Zoom(NamedTuple):
     """Bracket a minimum, then interpolate between its ends (Nocedal and Wright 2006, algorithms 3.5 and 3.6)."""
 
     wolfe: Wolfe
@@ -153,8 +149,7 @@ class Bracket(NamedTuple):
     """Whether b lies higher than the start and still slopes down, so that it is moved toward a."""
 
 
-@dataclasses.dataclass(frozen=True)
-class HagerZhang:
+class HagerZhang(NamedTuple):
     """Close an interval [a, b] around a minimum with two secants an iteration (Hager and Zhang 2006, CG_DESCENT).
 
     At a the loss is at most that of the start and falls; at b it rises.

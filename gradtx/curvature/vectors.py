@@ -103,3 +103,14 @@ def copy(a: PyTree) -> PyTree:
 def number(x: Any, dtype: np.dtype[Any]) -> Array:
     """A real number in this dtype."""
     return jnp.asarray(x).astype(dtype)
+
+
+def unflat(vector: Array, like: PyTree) -> PyTree:
+    """A vector as a tree with the shapes and dtypes of another."""
+    leaves, structure = jax.tree.flatten(like)
+    parts, start = list[Array](), 0
+    for leaf in leaves:
+        part = jax.lax.dynamic_slice_in_dim(vector, start, leaf.size)
+        parts.append(part.reshape(leaf.shape).astype(leaf.dtype))
+        start += leaf.size
+    return jax.tree.unflatten(structure, parts)

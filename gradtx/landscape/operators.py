@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradtx import tree
+from gradtx.curvature.vectors import unflat
 from gradtx.landscape import costs
 from gradtx.training import inputs
 
@@ -84,17 +85,6 @@ class Operator:
     def unflat(self, vector: Array) -> PyTree:
         """A vector with an element for each param as a tree like the params."""
         return unflat(vector, self.params)
-
-
-def unflat(vector: Array, like: PyTree) -> PyTree:
-    """A vector as a tree with the shapes and dtypes of another."""
-    leaves, structure = jax.tree.flatten(like)
-    parts, start = list[Array](), 0
-    for leaf in leaves:
-        part = jax.lax.dynamic_slice_in_dim(vector, start, leaf.size)
-        parts.append(part.reshape(leaf.shape).astype(leaf.dtype))
-        start += leaf.size
-    return jax.tree.unflatten(structure, parts)
 
 
 @jax.jit

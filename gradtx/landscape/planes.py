@@ -22,9 +22,10 @@ import numpy as np
 from jax import Array
 
 from gradtx import numerics, tree
+from gradtx.curvature.vectors import unflat
 from gradtx.landscape import costs
 from gradtx.landscape.krylov import lanczos
-from gradtx.landscape.operators import Operator, unflat
+from gradtx.landscape.operators import Operator
 from gradtx.training import inputs, minibatches
 
 PyTree = Any

@@ -15,8 +15,9 @@ import numpy as np
 from jax import Array
 
 from gradtx import tree
+from gradtx.curvature.vectors import unflat
 from gradtx.landscape.krylov import check_operator, check_steps, krylov, random_unit
-from gradtx.landscape.operators import Operator, unflat
+from gradtx.landscape.operators import Operator
 from gradtx.training import inputs
 
 PyTree = Any

@@ -20,8 +20,7 @@ from gradtx.curvature.stochastic import Distribution, Estimator, scale_by_adahes
 from gradtx.effects.decay import add_decayed_weights
 from gradtx.effects.scaling import scale, scale_by_learning_rate
 
-_ZOOM = scale_by_zoom_linesearch(20, initial_guess_strategy="one")
-_FLAT = scale_by_hager_zhang_linesearch(30, slope_rtol=0.05, curv_rtol=0.1, initial_guess_strategy="one")
+_ZOOM = scale_by_zoom_linesearch(20, increase_factor=5.0, initial_guess_strategy="one")
 
 
 @transform
@@ -209,7 +208,7 @@ def lbfgs(
 @transform
 def nonlinear_cg(
     method: Method = "polak_ribiere",
-    linesearch: Transform = _FLAT,
+    linesearch: Transform | None = None,
 ) -> Transform:
     """Nonlinear conjugate gradients, with a line search.
 
@@ -223,7 +222,7 @@ def nonlinear_cg(
 
     Args:
       method: "polak_ribiere" or "hager_zhang".
-      linesearch: a line search.
+      linesearch: a line search; None is that of Hager and Zhang, with slope_rtol 0.05 and curv_rtol 0.1.
 
     Update's extra arguments: those of the line search.
 
@@ -237,13 +236,15 @@ def nonlinear_cg(
     >>> print(f"{jnp.abs(result.params - 1).max() < 1e-4}")
     True
     """
+    if linesearch is None:
+        linesearch = scale_by_hager_zhang_linesearch(30, slope_rtol=0.05, curv_rtol=0.1, initial_guess_strategy="one")
     return scale_by_nonlinear_cg(method) >> scale(-1.0) >> linesearch
 
 
 @transform
 def gauss_newton(
     damping: NonNegative = 0.0,
-    linesearch: Transform = _ZOOM,
+    linesearch: Transform | None = None,
     *,
     max_cg_steps: PositiveInt | None = None,
     dense_below: NonNegativeInt = 200,
@@ -260,7 +261,7 @@ def gauss_newton(
 
     Args:
       damping, max_cg_steps, dense_below: as `scale_by_gauss_newton`.
-      linesearch: a line search.
+      linesearch: a line search; None is that of `lbfgs`.
 
     Update's extra arguments: `residual_fn`, with a cost also `cost_fn`, and those of the line search.
 
@@ -278,4 +279,4 @@ def gauss_newton(
     gradient: the gradient is at most the tolerance True
     """
     direction = scale_by_gauss_newton(damping, max_cg_steps, dense_below)
-    return direction >> scale(-1.0) >> linesearch
+    return direction >> scale(-1.0) >> (_ZOOM if linesearch is None else linesearch)

@@ -2,11 +2,14 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from gradtx.curvature import vectors
+
+PyTree = Any
 
 REASONS = {
     "steps": "it has made all its steps",
@@ -35,7 +38,60 @@ def sentences(codes: Any) -> Any:
     return sentence(int(codes)) if codes.ndim == 0 else np.vectorize(sentence, otypes=[object])(codes)
 
 
-_STALLED = 5  # steps in a row without progress
+class _Reached(NamedTuple):
+    params: PyTree
+    state: dict[str, Any]
+    history: dict[str, np.ndarray[Any, Any]]
+
+
+class Result(_Reached):
+    """What `minimize` returns: a tuple of three, `params, state, history = result`, that also knows why it ended.
+
+    Attributes:
+      params: the parameters after the last update.
+      state: a dict from which `minimize(..., state=state)` continues the run: the optimizer's state ("tx"),
+        "model_state", the number of updates made ("step") and the bits of the key ("key"); of a run that ends by itself
+        "ends" in place of the key, how near it was to its end.
+      history: a dict of arrays, empty inside `jit` or `vmap`. "loss", and each entry that the loss returns with
+        `has_aux`, has one value per step, including a step whose loss ended the run; in a run that ends by itself
+        "loss" has the final loss as well. Each entry that `evaluate` returns has one value per evaluation;
+        "evaluated_at" has the number of updates made before each evaluation.
+      evaluations: how often the loss was evaluated, with or without its gradient; for least squares, the residuals.
+      code: why the run ended, as a number; of a batch of runs, an array.
+      reason: why the run ended, a word and what it means; of a batch of runs, an array of them.
+
+    A pytree, so that compiled functions may return it.
+    """
+
+    evaluations: Any
+    code: Any
+
+    def __new__(cls, params: PyTree, state: Any, history: Any, evaluations: Any = None, code: Any = 0) -> "Result":
+        self = super().__new__(cls, params, state, history)
+        self.evaluations, self.code = evaluations, code
+        return self
+
+    def _replace(self, **changes: Any) -> "Result":  # pyright: ignore[reportIncompatibleMethodOverride] - keeps the rest
+        return Result(**(self._asdict() | {"evaluations": self.evaluations, "code": self.code} | changes))
+
+    @property
+    def reason(self) -> Any:
+        return sentences(self.code)
+
+
+jax.tree_util.register_pytree_with_keys(
+    Result,
+    lambda result: (
+        [(jax.tree_util.GetAttrKey(name), getattr(result, name)) for name in (*result._fields, "evaluations", "code")],
+        None,
+    ),
+    lambda _, children: Result(*children),
+)
+
+
+# When it ends ---------------------------------------------------------------------------------------------------------
+
+_STALLED = 10  # steps in a row without progress
 _FAILURES = 2  # in a row; after the first, a method starts again
 
 
@@ -61,10 +117,10 @@ def begun(tolerance: Array, real: np.dtype[Any]) -> Ends:
     return Ends(zero, tolerance.astype(real), -jnp.ones((), real), unknown, unknown, zero)
 
 
-def at_first(ends: Ends, known: dict[str, Any]) -> Ends:
+def at_first(ends: Ends, value: Array, grad: PyTree) -> Ends:
     """At the first loss and gradient."""
-    size = vectors.size(known["grad"]).astype(ends.first.dtype)
-    ends = ends._replace(first=size, lowest=known["value"].astype(size.dtype), flattest=size)
+    size = vectors.size(grad).astype(ends.first.dtype)
+    ends = ends._replace(first=size, lowest=value.astype(size.dtype), flattest=size)
     sound = jnp.isfinite(size) & jnp.isfinite(ends.lowest)
     return ends._replace(code=jnp.where(sound, _flat(ends, size), CODE["nonfinite"]).astype(jnp.int32))
 
@@ -74,17 +130,16 @@ def _flat(ends: Ends, size: Array) -> Array:
     return jnp.where(size <= ends.tolerance * jnp.minimum(ends.first, 1), CODE["gradient"], 0)
 
 
-def after(ends: Ends, now: dict[str, Any]) -> Ends:
-    """After a step."""
-    value, size = now["value"].astype(ends.first.dtype), vectors.size(now["grad"]).astype(ends.first.dtype)
+def after(ends: Ends, value: Array, grad: PyTree, failures: Array) -> Ends:
+    """After a step: the loss and the gradient at the new params, and how many steps in a row found nothing."""
+    value, size = value.astype(ends.first.dtype), vectors.size(grad).astype(ends.first.dtype)
     limits = jnp.finfo(value.dtype)
-    better = (value < ends.lowest - limits.eps * jnp.abs(ends.lowest)) | (size < ends.flattest / 2)
-    stays = now["failures"] > 0
-    stalled = jnp.where(better, 0, ends.stalled + ~stays)
+    better = (value < ends.lowest - limits.eps * jnp.abs(ends.lowest)) | (size < 0.9 * ends.flattest)
+    stalled = jnp.where(better, 0, ends.stalled + (failures == 0).astype(jnp.int32))
     code = _flat(ends, size)
     for holds, word in (
         (stalled >= _STALLED, "change"),
-        (now["failures"] >= _FAILURES, "search"),
+        (failures >= _FAILURES, "search"),
         (value < -(limits.max**0.5), "unbounded"),
     ):
         code = jnp.where((code == 0) & holds, CODE[word], code)

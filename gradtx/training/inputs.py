@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from gradtx import tree
 from gradtx.core.transform import Transform
@@ -128,9 +129,12 @@ def count(who: str, name: str, value: Any, *, least: int = 0) -> int:
 
 
 def total_steps(
-    who: str, source: Source, *, epochs: int | None, steps: int | None, most: int | None = None
+    who: str, source: Source, *, epochs: int | None, steps: int | None, most: int | None = None, why: str = ""
 ) -> int | None:
-    """The number of updates to make; None means until the stream ends. A run that ends by itself makes `most`."""
+    """The number of updates to make; None means until the stream ends.
+
+    A run that ends by itself makes at most `most`; why another does not is for the error.
+    """
     if epochs is not None and steps is not None:
         raise ValueError(f"{who}: epochs={epochs} and steps={steps} are both given. Give one of them.")
     if steps is not None:
@@ -148,7 +152,7 @@ def total_steps(
     if most is not None:
         return most
     if source.stream is None:
-        raise ValueError(f"{who}: how long? Give steps=..." + (" or epochs=..." if source.sampling else ""))
+        raise ValueError(f"{who}: how long? Give steps=..." + (" or epochs=..." if source.sampling else "") + why)
     return source.per_epoch
 
 
@@ -167,21 +171,62 @@ def read_problem(
 
 
 def ends_by_itself(
-    who: str, loss: losses.Loss, outputs: losses.Outputs | None, tx: Transform, source: Source
+    who: str,
+    loss: losses.Loss,
+    outputs: losses.Outputs | None,
+    tx: Transform,
+    source: Source,
+    *,
+    tolerance: Any,
+    nonfinite: Any,
 ) -> solving.Problem | None:
     """The problem, if tx evaluates the loss by itself and the loss is always the same; else None."""
-    entry = solving.searches(tx)
-    whole = source.stream is None and (source.sampling is None or source.sampling.whole)
-    if entry is None or not whole or loss.has_aux or loss.wants_key or loss.wants_model_state:
+    entry, why = solving.searches(tx), _why_not(loss, tx, source)
+    for name in sorted(tx.facts.required & {"residual_fn"}) if why else ():
+        raise ValueError(f"{who}: {tx.name} needs {name}, the residuals of all data at each step, and {why}.")
+    if why and tolerance is not None:
+        raise ValueError(
+            f"{who}: tolerance is {tolerance!r}, for runs that end by themselves, but {why}. Leave it out and give "
+            "steps=..., with stop=... to end earlier."
+        )
+    if why or entry is None:
         return None
-    return solving.Problem(loss, outputs, entry)
+    of_squares = {"residual_fn", "cost_fn"} & tx.facts.extra == {"residual_fn"}
+    if of_squares and outputs is not None and outputs.cost is not None:
+        raise ValueError(
+            f"{who}: {tx.name} is for half the sum of squares of the residuals, and a loss of them is given. Pass None "
+            "as the loss, or use gauss_newton()."
+        )
+    if nonfinite is not None:
+        raise ValueError(
+            f"{who}: nonfinite is {nonfinite!r}, but this run ends by itself: a first loss that is not finite ends it, "
+            "a later one shortens the step. Leave it out."
+        )
+    return solving.Problem(loss, outputs=outputs, entry=entry)
+
+
+def though(loss: losses.Loss, tx: Transform, source: Source) -> str:
+    """Why a run with a method that evaluates the loss does not end by itself, as the end of a sentence."""
+    return "" if solving.searches(tx) is None else f"; {tx.name} would end by itself, but {_why_not(loss, tx, source)}."
+
+
+def _why_not(loss: losses.Loss, tx: Transform, source: Source) -> str | None:
+    """Why a run does not end by itself, or None."""
+    if solving.searches(tx) is None:
+        return f"{tx.name} does not evaluate the loss by itself, as lbfgs() does"
+    if source.stream is not None or not (source.sampling is None or source.sampling.whole):
+        return "the loss is that of another mini-batch at each step"
+    if loss.wants_key:
+        return "the loss takes a key, so that it is random"
+    return "the loss returns more than its value (has_aux)" if loss.has_aux else None
 
 
 def read_tolerance(who: str, tolerance: Any, params: PyTree) -> Any:
     """The tolerance; None is 1e-8 in float64, 1e-4 in less."""
     if tolerance is None:
         return jnp.asarray(1e-8 if tree.precision(params) == np.float64 else 1e-4)
-    if not isinstance(tolerance, jax.core.Tracer) and not tolerance >= 0:
+    number = isinstance(tolerance, int | float | np.generic | np.ndarray | Array) and jnp.ndim(tolerance) == 0
+    if not number or not (isinstance(tolerance, Tracer) or float(tolerance) >= 0):
         raise ValueError(f"{who}: tolerance is {tolerance!r}; it must be a number of at least 0.")
     return jnp.asarray(tolerance)
 
@@ -234,7 +279,7 @@ def key_like() -> jax.ShapeDtypeStruct:
     return jax.eval_shape(jax.random.key, 0)
 
 
-def check_loss(who: str, plan: Plan | solving.Problem, carry: Carry, example: PyTree) -> None:
+def check_loss(who: str, plan: Plan, carry: Carry, example: PyTree) -> None:
     """Trace the loss once: refuse it if it returns no real scalar, and warn of params that it does not read."""
     if unread := losses.check_loss(who, plan.loss, carry["params"], example, key_like(), carry["model_state"]):
         warnings.warn(

@@ -13,7 +13,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +54,7 @@ class Loss:
         return self.function(*arguments, **wanted, **({"model_state": model_state} if self.wants_model_state else {}))
 
 
-@dataclass(frozen=True)
-class Outputs:
+class Outputs(NamedTuple):
     """The residuals or outputs of a model, and the cost of them; without a cost it is half the sum of their squares."""
 
     outputs: Loss

@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,6 +28,7 @@ from gradtx.core.foreign import as_transform
 from gradtx.core.transform import Transform
 from gradtx.training import advancing, chunks, ending, inputs, solving
 from gradtx.training.advancing import Carry, Plan
+from gradtx.training.ending import Result
 from gradtx.training.losses import read_sampled_loss
 from gradtx.training.progress import Progress
 from gradtx.wrappers.guards import has_failed
@@ -35,33 +36,6 @@ from gradtx.wrappers.guards import has_failed
 PyTree = Any
 _WHO = "gradtx.minimize"
 _KEPT_BYTES = 2**24  # for params up to this size, a copy of the carry is kept while a chunk runs, to go back to
-
-
-class Result(NamedTuple):
-    """What `minimize` returns.
-
-    Attributes:
-      params: the parameters after the last update.
-      state: a dict from which `minimize(..., state=state)` continues the run: the optimizer's state ("tx"),
-        "model_state", the number of updates made ("step") and the bits of the key ("key").
-      history: a dict of arrays, empty inside `jit` or `vmap`. "loss", and each entry that the loss returns with
-        `has_aux`, has one value per step, including a step whose loss ended the run; in a run that ends by itself
-        "loss" has the final loss as well. Each entry that `evaluate` returns has one value per evaluation;
-        "evaluated_at" has the number of updates made before each evaluation.
-      evaluations: how often the loss was evaluated, with or without its gradient; for least squares, the residuals.
-      code: why the run ended, as a number; of a batch of runs, an array.
-    """
-
-    params: PyTree
-    state: dict[str, Any]
-    history: dict[str, np.ndarray[Any, Any]]
-    evaluations: Any
-    code: Any
-
-    @property
-    def reason(self) -> Any:
-        """Why the run ended, a word and what it means; of a batch of runs, an array of them."""
-        return ending.sentences(self.code)
 
 
 def minimize(
@@ -90,9 +64,14 @@ def minimize(
     implicit_diff: bool = True,
     sampled_loss: Callable[..., Any] | None = None,
 ) -> Result:
-    """Minimize a loss with any optimizer, in compiled chunks of steps.
+    """Minimize a loss with any optimizer, in compiled chunks of steps; with some, until it is at a minimum.
 
         for each step t:  g = gradient of loss(params, batch_t);  u, state = tx.update(g, state, params);  params += u
+
+    Methods that evaluate the loss themselves (`lbfgs`, `nonlinear_cg`, `newton_cg`, `gauss_newton`,
+    `levenberg_marquardt`, any direction before a line search) need no number of steps if the loss is always the same:
+    `minimize(loss, params, lbfgs())`. `result.reason` says why the run ended. Such a run may also be inside `jit`,
+    `scan` and `vmap`, where each member of the batch ends by itself, and has derivatives (`implicit_diff`).
 
     Arrays stay on the device, and the loop over their batches is one compiled program. It is compiled once for each
     loss function and its shapes; another learning rate, seed or length compiles nothing. (A lambda written in the call
@@ -106,7 +85,8 @@ def minimize(
       tx: a gradtx transform, or any object with `init` and `update`.
       data: a pytree of arrays that share a leading axis of samples, or an iterable of batches, which is streamed.
       batch_size: samples per batch, from 1 to the number of samples; None is all of them. For arrays only.
-      epochs, steps: the length of the run; give one of them. Without either, an iterable of batches is read once.
+      epochs, steps: the length of the run; give one of them. Without either, an iterable of batches is read once. For a
+        run that ends by itself they are the most updates; without either 10 000.
       key: a random key; None is `jax.random.key(0)`. It decides the order of the samples,
         `sample_batches(jax.random.fold_in(key, epoch), ...)`, and the keys of the loss,
         `fold_in(fold_in(key, 2**32 - 1), step)`.
@@ -131,9 +111,23 @@ def minimize(
         as many steps as take about 0.3 s.
       sampled_loss: `sampled_loss(params, batch, *, key)`, the loss at labels that are drawn with the key from the
         model's own prediction. For optimizers that need it: `sophia(..., estimator="gauss_newton_bartlett")`.
+      tolerance: >= 0, for a run that ends by itself: it ends where the largest element of the gradient is at most
+        `tolerance min(1, that of the first gradient)`. None is 1e-8 for float64, else 1e-4. With bounds, only params
+        that are free count.
+      residuals: `residuals(params)` or `residuals(params, batch)`: residuals, or the outputs of a model, as an array or
+        a tree of real arrays. `loss` is then a function of them, `loss(outputs)` or `loss(outputs, batch)`, or None for
+        half the sum of their squares. `minimize(residuals, params, levenberg_marquardt())` means the same without
+        `loss`.
+      implicit_diff: inside a trace, whether real params of a run that ends by itself have derivatives by what the loss
+        closes over, and by the data: those of the equation gradient = 0 at the minimum. The rest has none.
+
+    A run that ends by itself ends for one of these reasons, with this word first: "gradient", it is small enough;
+    "change", neither the loss nor the gradient gets smaller, except by rounding; "search", no step that was tried
+    lowers the loss; "nonfinite", the first loss or gradient is not finite; "unbounded", the loss falls without limit;
+    "steps", it made the most steps. A loss that is not finite later shortens the step.
 
     Returns:
-      `Result(params, state, history)`; after Ctrl-C, the result so far.
+      `Result(params, state, history)` with `evaluations` and `reason`; after Ctrl-C, the result so far.
 
     Errors, before anything is compiled: TypeError and ValueError for a loss that does not return a real scalar, data
     without samples or of unequal lengths, a batch larger than the data, a sweep of optimizers, a state of another
@@ -151,14 +145,15 @@ def minimize(
     read, outputs = inputs.read_problem(_WHO, loss, residuals, tx, has_aux=has_aux, has_data=data is not None)
     inputs.check_callable(_WHO, "evaluate", evaluate, "the params")
     inputs.check_callable(_WHO, "stop", stop, "the history")
-    problem = inputs.ends_by_itself(_WHO, read, outputs, tx, source)
-    total = inputs.total_steps(_WHO, source, epochs=epochs, steps=steps, most=problem and solving.MOST_STEPS)
+    problem = inputs.ends_by_itself(_WHO, read, outputs, tx, source, tolerance=tolerance, nonfinite=nonfinite)
+    most, why = None if problem is None else solving.MOST_STEPS, inputs.though(read, tx, source)
+    total = inputs.total_steps(_WHO, source, epochs=epochs, steps=steps, most=most, why=why)
     chunk = None if steps_per_call is None else inputs.positive(_WHO, "steps_per_call", steps_per_call)
     every = source.per_epoch if evaluate_every is None else inputs.positive(_WHO, "evaluate_every", evaluate_every)
     every = None if evaluate is None and stop is None else every
     if problem is not None:
         plan, stops = problem, False
-        begin = _begin_solving(tx, params, state, inputs.read_tolerance(_WHO, tolerance, params))
+        begin = _begin_solving(problem, tx, params, state, inputs.read_tolerance(_WHO, tolerance, params))
     else:
         nonfinite = ("continue" if "nonfinite" in tx.facts else "stop") if nonfinite is None else nonfinite
         stops = inputs.choice(_WHO, "nonfinite", nonfinite, ("stop", "continue")) == "stop"
@@ -173,7 +168,7 @@ def minimize(
     if evaluate is not None:
         inputs.check_names(_WHO, evaluate, like, advancing.records_like(plan, like, source.example))
     if problem is not None and solving.is_traced(problem, tx, params, source.data, (state, tolerance)):
-        return _traced(problem, tx, begin(), source.data, total, implicit_diff)
+        return _traced(problem, tx, begin(), source.data, total or solving.MOST_STEPS, implicit_diff)
     feed = source.feed(epochs or (1 if steps is None else None))
     run = _Run(plan, tx, begin(), feed, stops, evaluate, stop)
     with Progress("minimize", total, show=progress) as bar, _ctrl_c() as pressed:
@@ -181,11 +176,13 @@ def minimize(
     return run.result()
 
 
-def _begin_solving(tx: Transform, params: PyTree, state: Any, tolerance: Array) -> Callable[[], Carry]:
+def _begin_solving(
+    problem: solving.Problem, tx: Transform, params: PyTree, state: Any, tolerance: Array
+) -> Callable[[], Carry]:
     """A function that makes the first carry of a run that ends by itself."""
     check.check_leaves(_WHO, "params", params)
     if state is None:
-        return functools.partial(solving.start, tx, params, tolerance)
+        return functools.partial(solving.start, problem.entry, tx, params, tolerance)
     _check_state(state, {"tx", "model_state", "step", "ends"})
     return functools.partial(solving.go_on, state, params, tolerance)
 
@@ -194,14 +191,14 @@ def _traced(problem: solving.Problem, tx: Transform, carry: Carry, data: PyTree,
     """The result of a run inside a trace."""
     carry = solving.traced(problem, tx, carry, data, total, implicit=implicit)
     state = {name: carry[name] for name in ("tx", "model_state", "step", "ends")}
-    return Result(carry["params"], state, {}, solving.evaluations(problem, carry), carry["ends"].code)
+    return Result(carry["params"], state, {}, carry["tx"][problem.entry]["evaluations"] + 1, carry["ends"].code)
 
 
 def _check_state(state: Any, names: set[str]) -> None:
     if not isinstance(state, dict) or state.keys() != names:
         received = f"a dict of {', '.join(map(str, state)) or 'nothing'}" if isinstance(state, dict) else repr(state)
         raise ValueError(
-            f"{_WHO}: state is {received}; it must be that of an earlier result, result.state, with "
+            f"{_WHO}: state is {received}; it must be that of an earlier result, result.state. Of such a run it has "
             f"{', '.join(sorted(names))}."
         )
 
@@ -231,7 +228,7 @@ class _Run:
 
     def __init__(
         self,
-        plan: Plan | solving.Problem,
+        plan: Plan,
         tx: Transform,
         carry: Carry,
         feed: Iterator[PyTree],
@@ -245,8 +242,8 @@ class _Run:
         self.records: list[Any] = []
         self.evaluations: list[Any] = []
         self.evaluated_at: list[int] = []
-        self.solves = isinstance(plan, solving.Problem)
-        self.before = int(solving.evaluations(plan, carry)) if self.solves and carry["step"] > 0 else 0
+        self.problem = plan if isinstance(plan, solving.Problem) else None
+        self.before = self._evaluations() if self.first else 0
         self.word = "steps"
 
     def to_the_end(
@@ -274,7 +271,7 @@ class _Run:
 
     def _advance(self, until: int, steps: int) -> bool:
         """Run the steps before step `until`; True if a loss, a guard or the end of the data ended the run earlier."""
-        program: Any = solving.run if self.solves else advancing.run
+        program: Any = advancing.run if self.problem is None else solving.run
         run = functools.partial(chunks.advance, program, self.plan, self.tx)
         kept = advancing.copied(self.carry) if self.stops and not self.plan.stop_at_nonfinite else None
         self.carry, rows = run(self.carry, self.feed, until=until, steps=steps)
@@ -299,6 +296,10 @@ class _Run:
             self.evaluations.append(jax.tree.map(lambda value: np.asarray(value)[None], values))
         return self.stop is not None and bool(self.stop(self.history()))
 
+    def _evaluations(self) -> int:
+        """How often the loss was evaluated since the first step of all."""
+        return self.step if self.problem is None else int(self.carry["tx"][self.problem.entry]["evaluations"]) + 1
+
     def history(self) -> dict[str, Any]:
         """All records so far, as arrays."""
         self.records, self.evaluations = _joined(self.records), _joined(self.evaluations)
@@ -307,7 +308,7 @@ class _Run:
 
     def result(self) -> Result:
         """The result. Warns if a loss was not finite, or if `skip_nonfinite` gave up."""
-        history, ends = self.history(), self.carry.get("ends")
+        history = self.history()
         losses = history.get("loss", np.zeros(0))
         bad = np.flatnonzero(~np.isfinite(losses))
         code = ending.CODE[self.word]
@@ -324,12 +325,11 @@ class _Run:
                 3,
             )
             code = ending.CODE["failed"]
-        if ends is not None:
-            last = np.asarray(self.carry["tx"][self.plan.entry]["value"])
+        if self.problem is not None:
+            last = np.asarray(self.carry["tx"][self.problem.entry]["value"])
             history["loss"] = np.append(losses, last).astype(last.dtype)
-            code = int(ends.code) or code
-        made = self.step - self.first
-        evaluations = int(solving.evaluations(self.plan, self.carry)) - self.before if self.solves else made
+            code = int(self.carry["ends"].code) or code
+        evaluations = self._evaluations() - self.before
         state = {name: value for name, value in self.carry.items() if name not in ("params", "ok")}
         return Result(self.carry["params"], state, history, evaluations, code)
 

@@ -20,39 +20,33 @@ from jax.core import Tracer
 
 from gradtx import tree
 from gradtx.core.apply import apply_updates
-from gradtx.core.transform import Transform
+from gradtx.core.transform import Transform, nothing
 from gradtx.curvature import conjugate, vectors
+from gradtx.curvature.bounds import Box, box
+from gradtx.curvature.linesearches import KEPT
 from gradtx.training import ending
+from gradtx.training.advancing import Carry, Plan
 from gradtx.training.losses import Loss, Outputs
 
 PyTree = Any
-KEPT = {"value", "grad", "evaluations", "failures"}
-"""The fields of a method that evaluates the loss itself, at the params that it found."""
 MOST_STEPS = 10_000
-Carry = dict[str, Any]
 
 
 def searches(tx: Transform) -> str | None:
     """The name of the entry in the state that has the loss and the gradient; None if tx does not evaluate the loss."""
-    found = [place for place, part in tx.parts.items() if len(place) == 1 and part.fields.keys() >= KEPT]
+    found = [place for place, part in tx.parts.items() if len(place) == 1 and part.fields.keys() >= KEPT.keys()]
     return found[0][0] if len(found) == 1 else None
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What the program is compiled for, apart from shapes; in place of a `Plan`."""
+class Problem(Plan):
+    """What the program is compiled for, apart from shapes."""
 
-    loss: Loss
-    outputs: Outputs | None
+    outputs: Outputs | None = None
     """The residuals, or the outputs of a model whose cost is the loss; None if the loss is a function of the params."""
-    entry: str
-
-    streamed = False
-    stop_at_nonfinite = True
-    stop_when_failed = False
-    sampled_loss = None
-    capacity = 1024
-    """Steps in one call of the program."""
+    entry: str = ""
+    """That of the method, in the state."""
+    stop_at_nonfinite: bool = True
 
     def offered(self, params: PyTree, data: PyTree, known: dict[str, Any]) -> dict[str, Any]:
         """The extra arguments of an update."""
@@ -69,9 +63,24 @@ class Problem:
         return functions | {"value": known["value"], "grad": known["grad"]}
 
 
-@jax.jit
-def start(tx: Transform, params: PyTree, tolerance: Array) -> Carry:
-    """The carry before the first step: a copy."""
+def _box(tx: Transform, entry: str, params: PyTree) -> Box | None:
+    """The bounds of the method, if it has any."""
+    node = tx.parts[(entry,)].node
+    bounds = node.arguments.get("bounds")
+    return None if bounds is None else box(f"gradtx.{node.name}", bounds, params)
+
+
+def _free(tx: Transform, entry: str, params: PyTree, grad: PyTree) -> PyTree:
+    """The gradient, 0 at params that bounds fix."""
+    limits = _box(tx, entry, params)
+    return grad if limits is None else limits.free(params, grad)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def start(entry: str, tx: Transform, params: PyTree, tolerance: Array) -> Carry:
+    """The carry before the first step: a copy, within the bounds."""
+    limits = _box(tx, entry, params)
+    params = params if limits is None else limits.project(params)
     ends = ending.begun(tolerance, tree.precision(params))
     return own({"params": params, "tx": tx.init(params), "step": jnp.zeros((), jnp.int32), "ends": ends})
 
@@ -101,7 +110,8 @@ def advance(
         known = carry["tx"][entry]
         value, grad = jax.value_and_grad(problem.offered(carry["params"], data, known)["value_fn"])(carry["params"])
         known = known | {"value": vectors.number(value, known["value"].dtype), "grad": vectors.gradient(grad)}
-        return carry | {"tx": carry["tx"] | {entry: known}, "ends": ending.at_first(carry["ends"], known)}
+        ends = ending.at_first(carry["ends"], known["value"], _free(tx, entry, carry["params"], known["grad"]))
+        return carry | {"tx": carry["tx"] | {entry: known}, "ends": ends}
 
     def step(running: tuple[Carry, Any]) -> tuple[Carry, Any]:
         carry, rows = running
@@ -109,11 +119,12 @@ def advance(
         offered = problem.offered(params, data, known)
         extra = {name: value for name, value in offered.items() if name in tx.facts.extra}
         updates, state = tx.update(known["grad"], carry["tx"], params, **extra)
-        ends = ending.after(carry["ends"], state[entry])
+        params, found = apply_updates(params, updates), state[entry]
+        grad = _free(tx, entry, params, found["grad"])
+        ends = ending.after(carry["ends"], found["value"], grad, found["failures"])
         if recorded:
             rows = {"loss": rows["loss"].at[carry["step"] - first].set(known["value"])}
-        moved = {"params": apply_updates(params, updates), "tx": state, "step": carry["step"] + 1, "ends": ends}
-        return carry | moved, rows
+        return carry | {"params": params, "tx": state, "step": carry["step"] + 1, "ends": ends}, rows
 
     def goes_on(running: tuple[Carry, Any]) -> Array:
         return (running[0]["step"] < last) & (running[0]["ends"].code == 0)
@@ -126,7 +137,7 @@ def advance(
 def is_traced(problem: Problem, tx: Transform, params: PyTree, data: PyTree, others: PyTree) -> bool:
     """Whether the run is inside a trace, or the loss closes over traced arrays."""
     given = jax.tree.leaves((tx, params, data, others))
-    if any(isinstance(leaf, Tracer) for leaf in [*given, _nothing()]):
+    if any(isinstance(leaf, Tracer) for leaf in [*given, nothing()]):
         return True
     leaves, structure = jax.tree.flatten(tree.shapes((params, data)))
     try:
@@ -149,16 +160,14 @@ def _refuse_traced(loss: Loss, structure: Any, leaves: tuple[Any, ...]) -> None:
         raise _TracedError
 
 
-_nothing = jax.jit(lambda: jnp.zeros(()))
-
-
-_recorded = jax.jit(advance, static_argnums=(0, 1), donate_argnums=3)
-_traced = jax.jit(advance, static_argnums=(0, 1))
+@functools.cache
+def _program(recorded: bool) -> Callable[..., Any]:
+    return jax.jit(advance, static_argnums=(0, 1), donate_argnums=3 if recorded else ())
 
 
 def run(problem: Problem, tx: Transform, carry: Carry, data: PyTree, last: Any) -> tuple[Carry, dict[str, Array]]:
     """The program of a run whose losses are recorded."""
-    return _recorded(problem, True, tx, carry, data, last)
+    return _program(True)(problem, True, tx, carry, data, last)
 
 
 def traced(problem: Problem, tx: Transform, carry: Carry, data: PyTree, last: Any, *, implicit: bool) -> Carry:
@@ -170,7 +179,7 @@ def traced(problem: Problem, tx: Transform, carry: Carry, data: PyTree, last: An
     """
 
     def to_the_end(params: PyTree) -> Carry:
-        return _traced(problem, False, tx, carry | {"params": params}, data, last)[0]
+        return _program(False)(problem, False, tx, carry | {"params": params}, data, last)[0]
 
     def with_the_rest(_: Any, params: PyTree) -> tuple[PyTree, PyTree]:
         after = to_the_end(params)
@@ -225,8 +234,3 @@ def _as_before(made: Array, like: Array) -> Array:
         return made
     high, low = made.astype(np.uint32)
     return (high << 16 | low).astype(like.dtype)
-
-
-def evaluations(problem: Problem, carry: Carry) -> Array:
-    """How often the method has evaluated the loss, the first time included."""
-    return carry["tx"][problem.entry]["evaluations"] + 1

@@ -1,4 +1,4 @@
-"""Smooth minimization to the end: SciPy, optax, jaxopt and optimistix on two sets of problems, in one table.
+"""Smooth minimization to the end: gradtx, SciPy, optax, jaxopt and optimistix on two sets of problems, in one table.
 
     python -m tests.benchmarks.curvature mgh      [--solvers optax ...] [--problems watson_9 ...] [--repeat 3]
     python -m tests.benchmarks.curvature cutest   [--count 60]
@@ -46,11 +46,11 @@ import numpy as np
 
 from gradtx.landscape import problems
 from tests.benchmarks import pairs
-from tests.benchmarks.minimizers import LEAST_SQUARES, NEWTON, SMOOTH, Solver, Task
+from tests.benchmarks.minimizers import LEAST_SQUARES, NEWTON, OURS, SMOOTH, Solver, Task
 
 PATIENCE = 2000
 """Evaluations after which a function of CUTEst, which is slow, refuses to be evaluated again."""
-SOLVERS: dict[str, Solver] = SMOOTH | NEWTON | LEAST_SQUARES
+SOLVERS: dict[str, Solver] = OURS | SMOOTH | NEWTON | LEAST_SQUARES
 
 
 class Try(NamedTuple):

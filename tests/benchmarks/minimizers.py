@@ -1,4 +1,4 @@
-"""Solvers of other libraries for smooth minimization, each as one call: `solver(task, start)` gives x and a count.
+"""Solvers for smooth minimization, of gradtx and others, each as one call: `solver(task, start)` gives x and a count.
 
 The rules are the same for all: float64, at most 500 iterations, and an end where no entry of the gradient exceeds 1e-6,
 for those that can be told so. What a solver counts is said where it is made; None asks for a count of the loss's calls.
@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+import gradtx
 
 Solver = Callable[["Task", np.ndarray], tuple[Any, int | None]]
 
@@ -31,6 +33,35 @@ class Task:
     product: Callable[[np.ndarray, np.ndarray], np.ndarray]
     calls: list[int] = field(default_factory=lambda: [0])  # how often NumPy has been called for a value, where counted
 
+
+# gradtx ---------------------------------------------------------------------------------------------------------------
+
+
+def gradtx_minimize(tx: Any, *, of_residuals: bool = False) -> Solver:
+    """A method of gradtx; the tolerance of residuals is smaller, as MINPACK's."""
+
+    def solve(task: Task, start: np.ndarray) -> tuple[Any, int]:
+        function = task.residuals if of_residuals else task.loss
+        tolerance = 1e-8 if of_residuals else TOLERANCE
+        result = gradtx.minimize(function, jnp.asarray(start), tx, tolerance=tolerance, steps=ITERATIONS)
+        return result.params, result.evaluations
+
+    return solve
+
+
+OURS: dict[str, Solver] = {
+    "gradtx lbfgs": gradtx_minimize(gradtx.lbfgs()),
+    "gradtx lbfgs, Hager-Zhang": gradtx_minimize(
+        gradtx.lbfgs(linesearch=gradtx.scale_by_hager_zhang_linesearch(initial_guess_strategy="one"))
+    ),
+    "gradtx lbfgs, backtracking": gradtx_minimize(
+        gradtx.lbfgs(linesearch=gradtx.scale_by_backtracking_linesearch(30, decrease_factor=0.5, increase_factor=1e9))
+    ),
+    "gradtx nonlinear_cg": gradtx_minimize(gradtx.nonlinear_cg()),
+    "gradtx newton_cg": gradtx_minimize(gradtx.newton_cg()),
+    "gradtx levenberg_marquardt": gradtx_minimize(gradtx.levenberg_marquardt(), of_residuals=True),
+    "gradtx gauss_newton": gradtx_minimize(gradtx.gauss_newton(), of_residuals=True),
+}
 
 # SciPy ----------------------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ def table(who, call, rows, **defaults):
 def minimizing():
     none = {"loss": bowl, "data": None, "batch_size": None, "steps": None}
     stream = {"batch_size": None}
+    ends = none | {"tx": gradtx.lbfgs()}
     rows = [
         ({"loss": 3}, T, "loss is 3; it must be a function: loss(params) or loss(params, batch)."),
         ({"loss": lambda p, b: b["y"]}, T, "dtype float32 and shape (5,); it must be a real scalar. Take its"),
@@ -58,6 +59,17 @@ def minimizing():
         ({"steps": 3.0}, T, "steps is 3.0 of type float; it must be an int."),
         ({"steps": True}, T, "steps is True of type bool; it must be an int."),
         ({"steps": None, "epochs": -1}, V, "epochs is -1; it must be at least 1."),
+        ({"tx": gradtx.lbfgs(), "steps": None}, V, "lbfgs would end by itself, but the loss is that of another mini-b"),
+        ({"tx": gradtx.levenberg_marquardt()}, V, "needs residual_fn, the residuals of all data at each step, and the"),
+        ({"tolerance": 1e-3}, V, "tolerance is 0.001, for runs that end by themselves, but sgd does not evaluate the"),
+        (ends | {"tolerance": -1.0}, V, "tolerance is -1.0; it must be a number of at least 0."),
+        (ends | {"tolerance": "a"}, V, "tolerance is 'a'; it must be a number of at least 0."),
+        (ends | {"nonfinite": "stop"}, V, "nonfinite is 'stop', but this run ends by itself: a first loss that is not"),
+        (ends | {"loss": None}, T, "loss is None; it must be a function"),
+        (ends | {"state": {"w": 1}}, V, "Of such a run it has ends, model_state, step, tx."),
+        (ends | {"residuals": bowl, "tx": gradtx.levenberg_marquardt()}, V, "is for half the sum of squares"),
+        (ends | {"residuals": lambda p, *, key: p["w"]}, T, "residuals takes a key or model_state"),
+        (ends | {"loss": None, "residuals": lambda p: p["w"].astype(np.complex64)}, T, "must be a real scalar"),
         (none, V, "how long? Give steps=..."),
         (none | {"epochs": 2}, V, "epochs=2 is for runs with data. Give steps=..."),
         ({"nonfinite": "ignore"}, V, "nonfinite is 'ignore'; allowed: 'stop', 'continue'."),
