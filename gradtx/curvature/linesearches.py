@@ -62,7 +62,8 @@ def searched(
             if limits is not None:
                 along = limits.path(point, updates)
                 point = limits.project(point)
-                fall = vectors.dot(grad, vectors.plus(point, -1.0, params)).astype(real)
+                went = vectors.plus(vectors.wide(point, real), -1.0, params)
+                fall = vectors.dot(grad, went).astype(real)
             value, grad_there = value_and_grad(value_fn, point, real)
             return Point(value, vectors.dot(grad_there, along).astype(real), fall, grad_there)
 
