@@ -34,7 +34,7 @@ def slope(problem, w):
 def drawn():
     rng = np.random.default_rng(7)
     problem = {
-        "bowl": 10 ** rng.uniform(-1, 1, (PROBLEMS, N)),
+        "bowl": 10 ** rng.uniform(-1, 1, (PROBLEMS, N)) * np.where(np.arange(PROBLEMS) % 3, 1, 1e-2)[:, None],
         "at": rng.normal(size=(PROBLEMS, N)),
         "waves": rng.normal(size=(PROBLEMS, N)) * (rng.uniform(size=(PROBLEMS, 1)) < 0.7),
         "edge": rng.uniform(3, 6, PROBLEMS),
@@ -193,7 +193,9 @@ def test_there_is_no_step_where_there_is_nothing_to_search(direction, value):
         assert kept["failures"] == 1
         assert kept["learning_rate"] == 1
         np.testing.assert_array_equal(kept["grad"], 2 * w)
-        assert tx.update(direction, state, w, **given)[1][tx.name]["failures"] == 2
+        state = tx.update(direction, state, w, **given)[1]
+        assert state[tx.name]["failures"] == 2
+        assert tx.update(-w, state, w, **given | {"value": 4.0})[1][tx.name]["failures"] == 0
 
 
 def test_a_trial_that_is_not_finite_is_never_taken():
