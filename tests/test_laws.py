@@ -86,6 +86,15 @@ OF_COMPOSITIONS = OF_VALUES | {
 }
 OF_OTHER_CODE = OF_VALUES | {"dtypes_stay", "hypergradients_are_finite"}
 OF_OTHER_COMPOSITIONS = OF_VALUES | {"expansion_is_equal"}
+# Asked of one of several that share all code but a rule.
+OF_SHARED_CODE = {
+    "constant_schedule_is_constant",
+    "donation_is_safe",
+    "eager_is_jit",
+    "empty_leaves_pass",
+    "expansion_is_equal",
+    "vmap_is_loop",
+}
 # That each part is compiled, scanned, mapped and donated as it is looped is asked of the parts; of each kind of wrapper
 # in tests/wrappers.
 NOT_OF_WRAPPERS = {
@@ -131,6 +140,8 @@ def asked(law, tx, usual):
         return law in (OF_COMPOSITIONS if usual else OF_OTHER_COMPOSITIONS)
     if not usual:
         return law in OF_OTHER_CODE
+    if RECORDS[tx.name].alike and law in OF_SHARED_CODE:
+        return False
     return not (is_wrapper(tx) and law in NOT_OF_WRAPPERS)
 
 

@@ -40,18 +40,16 @@ def _inward(x: Array, d: Array, low: Array, high: Array) -> Array:
 
 
 def box(who: str, bounds: Any, params: PyTree) -> Box:
-    """The bounds `(lower, upper)`, each None, a number, or a tree like the params, or like an upper part of it."""
+    """The bounds `(lower, upper)`, each a number or None, or a tree of these like the params or an upper part of it."""
     if not isinstance(bounds, tuple | list) or len(bounds) != 2:
         raise TypeError(f"{who}: bounds is {bounds!r}; it must be a pair (lower, upper); None is no bound.")
 
     def spread(name: str, end: Any, open_end: float) -> PyTree:
-        end = open_end if end is None else end
+        def over(value: Any, part: PyTree) -> PyTree:
+            return jax.tree.map(lambda leaf: _end(open_end if value is None else value, leaf), part)
+
         try:
-            return jax.tree.map(
-                lambda value, part: jax.tree.map(lambda leaf: _end(value, leaf), part),
-                end,
-                params,
-            )
+            return jax.tree.map(over, end, params, is_leaf=lambda value: value is None)
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{who}: the {name} bound is {end!r}; it must be a number, or a tree like the params whose arrays "

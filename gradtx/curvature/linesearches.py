@@ -48,6 +48,7 @@ def searched(
         updates: PyTree, state: State, params: PyTree, *, value: Array, grad: PyTree, value_fn: Callable[..., Array]
     ) -> tuple[PyTree, State]:
         check.refuse_shards(who, updates)
+        check.check_alike(who, "grad", grad, "params", params)
         real = tree.precision(updates, params)
         updates, grad, state = vectors.wide((updates, vectors.gradient(grad), state), real)
         limits = None if bounds is None else box(who, bounds, params)
@@ -61,7 +62,8 @@ def searched(
             if limits is not None:
                 along = limits.path(point, updates)
                 point = limits.project(point)
-                fall = vectors.dot(grad, vectors.plus(point, -1.0, params)).astype(real)
+                went = vectors.plus(vectors.wide(point, real), -1.0, params)
+                fall = vectors.dot(grad, went).astype(real)
             value, grad_there = value_and_grad(value_fn, point, real)
             return Point(value, vectors.dot(grad_there, along).astype(real), fall, grad_there)
 
@@ -154,7 +156,7 @@ def scale_by_backtracking_linesearch(
     bytes per parameter. `metrics` shows the evaluations.
 
     Errors: TypeError if one of the extra arguments is missing, and for complex params with bounds; ValueError for
-    bounds that do not fit the params, for numbers out of range, and for shards inside `shard_map`.
+    a gradient or bounds that do not fit the params, for numbers out of range, and for shards inside `shard_map`.
 
     >>> import gradtx, jax, jax.numpy as jnp
     >>> loss = lambda w: jnp.sum((w - 3.0) ** 2)

@@ -194,9 +194,15 @@ def lbfgs(
     direction = scale_by_lbfgs(memory_size, scale_init_precond, damped=damped, bounds=bounds) >> rate
     if linesearch is None:
         return direction
-    if bounds is not None and "bounds" in linesearch.arguments and linesearch.arguments["bounds"] is None:
-        linesearch = linesearch.replace(bounds=bounds)
-    return direction >> linesearch
+    if bounds is None:
+        return direction >> linesearch
+    if "bounds" not in linesearch.arguments:
+        raise ValueError(
+            f"gradtx.lbfgs: bounds are given, and linesearch is {linesearch!r}, which ignores them; it must be "
+            "a line search, such as gradtx.scale_by_zoom_linesearch(20, initial_guess_strategy='one')."
+        )
+    kept = linesearch.arguments["bounds"] is not None
+    return direction >> (linesearch if kept else linesearch.replace(bounds=bounds))
 
 
 @transform

@@ -65,7 +65,7 @@ def test_the_minimum_of_a_quadratic_in_a_box(name):
         tx = gradtx.lbfgs(linesearch=LINESEARCHES[name], bounds=(jnp.asarray(lower), jnp.asarray(upper)))
         loss = lambda w, given=given: w @ given[0] @ w / 2 - given[1] @ w  # noqa: E731
         path, values = steps(tx, loss, jnp.clip(jnp.zeros(8), lower, upper), 60)
-        assert ((path >= lower) & (path <= upper)).all()
+        assert ((np.asarray(path) >= lower) & (np.asarray(path) <= upper)).all()
         assert (np.diff(values) <= 1e-12).all()
         w, g = np.asarray(path[-1]), A @ np.asarray(path[-1]) - b
         np.testing.assert_allclose(w, minimum(A, b, lower, upper), atol=1e-6)
@@ -113,3 +113,18 @@ def test_what_lies_on_a_bound_and_is_pulled_inside_moves():
     loss = lambda w: jnp.sum((w - jnp.array([0.5, 0.5, -1.0, 2.0])) ** 2)  # noqa: E731
     path, _ = steps(tx, loss, w, 6)
     np.testing.assert_allclose(path[-1], [0.5, 0.5, 0.0, 1.0], atol=1e-9)
+
+
+def test_conditions_are_those_of_the_projected_path():
+    """At a bound the path stops: what it promises is the way to the bound, and its slope there is 0."""
+    first = {"initial_guess_strategy": "one", "bounds": (None, 1.0)}
+    for tx, w, direction, grad, evaluations in (
+        (gradtx.scale_by_backtracking_linesearch(5, 0.5, increase_factor=1.0, bounds=(None, 1.0)), 0.9, 10.0, -1.0, 1),
+        (gradtx.scale_by_zoom_linesearch(5, **first), 0.9, 1.0, -1.0, 1),
+        (gradtx.scale_by_zoom_linesearch(5, **first), [1.0, 0.0], [5.0, 1.0], [-5.0, 1.0], 0),
+    ):
+        w, direction, grad = (jnp.atleast_1d(jnp.asarray(x)) for x in (w, direction, grad))
+        value_fn = lambda w, grad=grad: grad @ w  # noqa: E731
+        updates, state = tx.update(direction, tx.init(w), w, value=grad @ w, grad=grad, value_fn=value_fn)
+        assert state[tx.name]["evaluations"] == evaluations
+        np.testing.assert_allclose(w + updates, jnp.minimum(w + direction, 1.0) if evaluations else w, rtol=1e-12)

@@ -14,7 +14,7 @@ from tests.curvature import reference
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-N, PROBLEMS, LIMIT = 3, 120, 14
+N, PROBLEMS, LIMIT = 3, 400, 14
 
 
 def loss(problem, w, xp=jnp):
@@ -34,7 +34,7 @@ def slope(problem, w):
 def drawn():
     rng = np.random.default_rng(7)
     problem = {
-        "bowl": 10 ** rng.uniform(-1, 1, (PROBLEMS, N)),
+        "bowl": 10 ** rng.uniform(-1, 1, (PROBLEMS, N)) * np.where(np.arange(PROBLEMS) % 3, 1, 1e-2)[:, None],
         "at": rng.normal(size=(PROBLEMS, N)),
         "waves": rng.normal(size=(PROBLEMS, N)) * (rng.uniform(size=(PROBLEMS, 1)) < 0.7),
         "edge": rng.uniform(3, 6, PROBLEMS),
@@ -105,12 +105,12 @@ def test_a_search_is_its_procedure(tx, procedure):
         value = loss(problem, w, np)
         found = procedure(evaluate, value, slope(problem, w) @ d, 1.0, LIMIT)
         assert state["evaluations"][index] == len(found.trials), (index, found)
-        np.testing.assert_allclose(updates[index], found.step * d, rtol=1e-6, err_msg=str(index))
+        np.testing.assert_allclose(updates[index], found.step * d, rtol=1e-3, err_msg=str(index))  # cancels
         expected = loss(problem, w + updates[index], np)
         np.testing.assert_allclose(state["value"][index], expected, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(state["grad"][index], slope(problem, w + updates[index]), rtol=1e-6, atol=1e-9)
         assert state["failures"][index] == (found.step == 0)
-        assert state["learning_rate"][index] == pytest.approx(found.step or 1.0, rel=1e-6)
+        assert state["learning_rate"][index] == pytest.approx(found.step or 1.0, rel=1e-3)
         assert state["value"][index] <= value + 1e-6 * abs(value)
         long, failed = long + (len(found.trials) > 4), failed + (not found.accepted)
         nonfinite += not all(seen)
@@ -193,7 +193,9 @@ def test_there_is_no_step_where_there_is_nothing_to_search(direction, value):
         assert kept["failures"] == 1
         assert kept["learning_rate"] == 1
         np.testing.assert_array_equal(kept["grad"], 2 * w)
-        assert tx.update(direction, state, w, **given)[1][tx.name]["failures"] == 2
+        state = tx.update(direction, state, w, **given)[1]
+        assert state[tx.name]["failures"] == 2
+        assert tx.update(-w, state, w, **given | {"value": 4.0})[1][tx.name]["failures"] == 0
 
 
 def test_a_trial_that_is_not_finite_is_never_taken():

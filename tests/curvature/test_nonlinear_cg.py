@@ -17,7 +17,7 @@ def reference(points, gradients, method):
     d, directions, betas = None, [], []
     for t, (w, g) in enumerate(zip(points, gradients, strict=True)):
         beta = 0.0
-        if t:
+        if t and (gradients[t] != gradients[t - 1]).any():
             old = gradients[t - 1]
             y = g - old
             if method == "polak_ribiere":
@@ -26,7 +26,6 @@ def reference(points, gradients, method):
                 dy = -d @ y  # of the direction -d, which descends
                 beta = (y + 2 * d * (y @ y) / dy) @ g / dy
                 beta = max(beta, -1 / (np.linalg.norm(d) * min(0.01, np.linalg.norm(old))))
-            beta = beta if y.any() else 0.0
         d = g + beta * (d if t else 0)
         if not d @ g > 0:
             d, beta = g, 0.0

@@ -74,6 +74,7 @@ class Record:
         first_step: dict[int, int] | None = None,
         matrices: bool = False,
         tolerance: float = 1e-12,
+        alike: str | None = None,
     ):
         self.name, self.step, self.peers = name, step, tuple(peers)
         self.variants = variants or ({},)
@@ -89,6 +90,8 @@ class Record:
         """Whether it refuses leaves that are no matrices."""
         self.tolerance = tolerance
         """What rounding may be of an update: more if an update is a difference of params that are much larger."""
+        self.alike = alike
+        """The factory with which it shares all code but a rule: laws of that code are asked of the other."""
 
 
 # What a transcription needs ------------------------------------------------------------------------------------------

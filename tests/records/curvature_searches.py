@@ -14,6 +14,7 @@ CURVATURE_SEARCHES = [
         None,
         {"max_backtracking_steps": 8},
         laws=[{"max_backtracking_steps": 8} | BOUNDED],
+        alike="scale_by_zoom_linesearch",
     ),
     Record(
         "scale_by_zoom_linesearch",
@@ -21,7 +22,7 @@ CURVATURE_SEARCHES = [
         {"max_linesearch_steps": 8},
         laws=[{"max_linesearch_steps": 8, "initial_guess_strategy": "one", "max_learning_rate": 1.0}],
     ),
-    Record("scale_by_hager_zhang_linesearch", None, {"max_linesearch_steps": 8}),
+    Record("scale_by_hager_zhang_linesearch", None, {"max_linesearch_steps": 8}, alike="scale_by_zoom_linesearch"),
     Record(
         "scale_by_lbfgs", None, {"memory_size": 2}, laws=[{"memory_size": 2, "damped": True, "bounds": (-1.0, 1.5)}]
     ),
