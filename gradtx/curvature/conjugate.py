@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradtx import tree
+from gradtx.curvature import vectors
 from gradtx.curvature.vectors import dot, plus, times
 
 PyTree = Any
@@ -74,12 +75,16 @@ def to_boundary(p: PyTree, d: PyTree, radius: Any) -> Array:
 
 
 def solve(product: Product, right: PyTree) -> PyTree:
-    """X with H x = right, for a positive definite H. Linear in `right`, with derivatives."""
-    elements = sum(leaf.size for leaf in jax.tree.leaves(right))
+    """The x with H x = right, for a positive definite H. Linear in `right`, with derivatives."""
     eps = float(jnp.finfo(tree.precision(right)).eps)
 
-    def found(product: Product, right: PyTree) -> PyTree:
-        small = 10 * eps * jnp.sqrt(dot(right, right))
-        return minimum(product, times(-1.0, right), jnp.inf, small, 10 * elements).point
+    def of_vector(v: Array) -> Array:
+        return vectors.flat(product(vectors.unflat(v, right)))
 
-    return jax.lax.custom_linear_solve(product, right, found, symmetric=True)
+    def found(product: Callable[[Array], Array], right: Array) -> Array:
+        small = 10 * eps * vectors.length(right)
+        return minimum(product, -right, jnp.inf, small, 10 * right.size).point
+
+    # One vector: JAX transposes the solution only if every leaf of `right` depends on what is differentiated.
+    x = jax.lax.custom_linear_solve(of_vector, vectors.flat(right), found, symmetric=True)
+    return vectors.unflat(x, right)

@@ -46,12 +46,6 @@ class Linear(NamedTuple):
         return r, forward, lambda v: back(v)[0]
 
 
-def vector(a: PyTree, real: np.dtype[Any]) -> Array:
-    """All leaves side by side, in this precision."""
-    leaves = [jnp.asarray(leaf).astype(real) for leaf in jax.tree.leaves(a)]
-    return tree.join(leaves) if leaves else jnp.zeros(0, real)
-
-
 def linear(who: str, residual_fn: Callable[[PyTree], PyTree], params: PyTree, real: np.dtype[Any]) -> Linear:
     """The residuals as a function of a vector, in this precision."""
     wide = vectors.wide(params, real)
@@ -62,9 +56,9 @@ def linear(who: str, residual_fn: Callable[[PyTree], PyTree], params: PyTree, re
     def residuals(x: Array) -> Array:
         found = residual_fn(tree.cast_like(unravel(x), params))
         check_residuals(who, found)
-        return vector(found, real)
+        return vectors.flat(found, real)
 
-    return Linear(residuals, unravel, vector(params, real))
+    return Linear(residuals, unravel, vectors.flat(params, real))
 
 
 def check_residuals(who: str, found: PyTree) -> None:
@@ -123,7 +117,7 @@ def levenberg_marquardt(initial_radius: Positive = 100.0, dense_below: NonNegati
         check.refuse_shards(who, updates)
         real = tree.precision(updates, params)
         of, state = linear(who, residual_fn, params, real), vectors.wide(state, real)
-        scale = vector(state["scale"], real)
+        scale = vectors.flat(state["scale"], real)
         dense = of.x.size <= dense_below
         (r, g, D, step, radius), size = (_dense if dense else _with_products)(of, state, initial_radius, scale)
         there, back = jax.vjp(of.residuals, of.x + step.point)
@@ -236,7 +230,7 @@ def scale_by_gauss_newton(
     ) -> tuple[PyTree, State]:
         check.refuse_shards(who, updates)
         real = tree.precision(updates, params)
-        of, g = linear(who, residual_fn, params, real), vector(updates, real)
+        of, g = linear(who, residual_fn, params, real), vectors.flat(updates, real)
         if cost_fn is None and of.x.size <= dense_below:
             U, s, Vt = lapack.svd(of.dense()[1])
             least = jnp.finfo(s.dtype).eps * max(U.shape[0], Vt.shape[1]) * jnp.max(s, initial=0)
@@ -262,4 +256,4 @@ def _curved(
     """`C J v`, with C the Hessian of the cost by the outputs."""
     outputs, along = jax.jvp(lambda x: residual_fn(tree.cast_like(of.unravel(x), params)), (of.x,), (v,))
     curved = jax.jvp(jax.grad(cost_fn), (outputs,), (along,))[1]
-    return vector(curved, v.dtype)
+    return vectors.flat(curved, v.dtype)

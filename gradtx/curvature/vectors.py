@@ -105,6 +105,13 @@ def number(x: Any, dtype: np.dtype[Any]) -> Array:
     return jnp.asarray(x).astype(dtype)
 
 
+def flat(a: PyTree, dtype: np.dtype[Any] | None = None) -> Array:
+    """All leaves side by side, in one real dtype: this, or that of arithmetic with them."""
+    dtype = tree.precision(a) if dtype is None else dtype
+    leaves = [jnp.asarray(leaf).astype(dtype) for leaf in jax.tree.leaves(a)]
+    return tree.join(leaves) if leaves else jnp.zeros(0, dtype)
+
+
 def unflat(vector: Array, like: PyTree) -> PyTree:
     """A vector as a tree with the shapes and dtypes of another."""
     leaves, structure = jax.tree.flatten(like)

@@ -281,6 +281,8 @@ def key_like() -> jax.ShapeDtypeStruct:
 
 def check_loss(who: str, plan: Plan, carry: Carry, example: PyTree) -> None:
     """Trace the loss once: refuse it if it returns no real scalar, and warn of params that it does not read."""
+    if isinstance(plan, solving.Problem) and plan.outputs is not None:
+        losses.check_outputs(who, plan.outputs, carry["params"], example)
     if unread := losses.check_loss(who, plan.loss, carry["params"], example, key_like(), carry["model_state"]):
         warnings.warn(
             f"{who}: the loss does not read params at {', '.join(unread)}; their gradient is 0.",

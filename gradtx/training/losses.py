@@ -157,6 +157,22 @@ def check_sampled_loss(who: str, loss: Loss, params: PyTree, batch: PyTree, key:
         raise TypeError(f"{who}: sampled_loss returns {returned}; it must be a real scalar, a mean over the labels.")
 
 
+def check_outputs(who: str, outputs: Outputs, params: PyTree, batch: PyTree) -> None:
+    """Trace the residuals once: refuse those that are not real, and one number, which looks like a loss."""
+    found = jax.eval_shape(outputs.outputs.returned, params, batch, None, None)
+    for path, leaf in tree.named_leaves(found):
+        if tree.is_complex(leaf) or tree.is_discrete(leaf):
+            raise TypeError(
+                f"{who}: the residuals at {path} are {leaf.dtype}; they must be real floating-point arrays. Return the "
+                "real and imaginary parts of complex ones."
+            )
+    if outputs.cost is None and [leaf.shape for leaf in jax.tree.leaves(found)] == [()]:
+        raise TypeError(
+            f"{who}: the residuals are one number, as if they were a loss; they must be an array. Return the residuals "
+            "before they are squared and summed; of one equation, an array of one element: r[None]."
+        )
+
+
 def check_loss(who: str, loss: Loss, params: PyTree, batch: PyTree, key: Any, model_state: PyTree) -> list[str]:
     """Trace the loss once: refuse it if it returns no real scalar, else name the params that it does not read."""
     if loss.wants_model_state and model_state is None:

@@ -273,6 +273,16 @@ def test_the_derivatives_are_those_of_the_equation_at_the_minimum(x64):
     np.testing.assert_allclose(each[1], forward["weight"][0], rtol=1e-6)
 
 
+def test_derivatives_where_only_some_params_have_one_directly(x64):
+    def width(penalty):
+        def loss(w):
+            return jnp.sum((w["w"] + w["b"] - 1) ** 2) + penalty * jnp.sum(w["w"] ** 2) + 0.1 * w["b"] ** 2
+
+        return jnp.sum(minimize(loss, {"w": jnp.zeros(3), "b": jnp.zeros(())}, lbfgs()).params["w"])
+
+    assert jax.grad(width)(0.05) == pytest.approx(float(width(0.05 + 1e-5) - width(0.05 - 1e-5)) / 2e-5, rel=1e-4)
+
+
 def test_derivatives_by_the_data_and_of_least_squares(x64):
     data = jax.tree.map(jnp.asarray, DATA)
     start = {"rate": jnp.array(0.5), "size": jnp.array(1.0)}
