@@ -165,3 +165,12 @@ def test_cautious_masks_what_goes_uphill():
         masked += int((kept != updates).sum())
         w = w + updates
     assert masked
+
+
+def test_a_pair_without_curvature_along_its_step_is_left_out():
+    tx = gradtx.scale_by_lbfgs(2)
+    for along, pairs in ((0.0, 0), (0.9e-10, 0), (1.1e-10, 1)):
+        state = tx.update(jnp.array([1.0, 1.0]), tx.init(jnp.zeros(2)), jnp.zeros(2))[1]
+        u, state = tx.update(jnp.array([1.0 + along, 2.0]), state, jnp.array([1.0, 0.0]))
+        assert state["scale_by_lbfgs"]["pairs"] == pairs
+        assert np.isfinite(u).all()
