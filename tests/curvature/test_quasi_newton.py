@@ -174,3 +174,20 @@ def test_a_pair_without_curvature_along_its_step_is_left_out():
         u, state = tx.update(jnp.array([1.0 + along, 2.0]), state, jnp.array([1.0, 0.0]))
         assert state["scale_by_lbfgs"]["pairs"] == pairs
         assert np.isfinite(u).all()
+
+
+def test_the_first_direction_is_the_gradient_of_length_1_at_most():
+    tx = gradtx.scale_by_lbfgs()
+    for g, expected in (([0.3, 0.4], [0.3, 0.4]), ([3.0, 4.0], [0.6, 0.8])):
+        u, _ = tx.update(jnp.array(g), tx.init(jnp.zeros(2)), jnp.zeros(2))
+        np.testing.assert_allclose(u, expected, rtol=1e-14)
+
+
+def test_a_pair_without_curvature_among_the_free_params_is_left_out():
+    """The third param, at its bound, has all of `sᵀy`; among the others it is 0, so H is the scale there."""
+    tx, w = gradtx.scale_by_lbfgs(2, bounds=(None, 1.0)), jnp.array([0.0, 0.0, 0.5])
+    _, state = tx.update(jnp.array([1.0, 1.0, -3.0]), tx.init(w), w)
+    w, g = jnp.array([0.25, 0.0, 1.0]), jnp.array([1.0, 2.0, -1.0])
+    u, state = tx.update(g, state, w)
+    scale = (0.5 * 2.0) / (1.0 + 4.0)
+    np.testing.assert_allclose(u, [scale * 1.0, scale * 2.0, 0.0], rtol=1e-14)
