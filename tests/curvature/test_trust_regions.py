@@ -64,7 +64,7 @@ def test_within_a_radius_it_is_between_the_gradients_step_and_the_best(least):
     for seed in range(10):
         rng = np.random.default_rng(seed)
         A, g = symmetric(rng, least), rng.normal(size=N)
-        for radius in (1e-3, 0.3, 2.0):
+        for radius in (1e-3, 0.3, 2.0, 200.0):
             found = minimum(A, g, radius, 1e-10)
             p, best = np.asarray(found.point["w"]), best_within(A, g, radius)
             length = min(radius / np.linalg.norm(g), g @ g / (g @ A @ g) if g @ A @ g > 0 else np.inf)
