@@ -151,12 +151,12 @@ def test_cautious_masks_what_goes_uphill():
     """The step of a search goes downhill already: it is no direction that `scale(-1)` is still to turn."""
 
     def loss(w):
-        return jnp.sum(jnp.array([1.0, 30.0]) * w**2) + 9 * w[0] * w[1]
+        return 100 * (w[1] - w[0] ** 2) ** 2 + (1 - w[0]) ** 2
 
-    plain, w, masked = gradtx.lbfgs(), jnp.array([1.0, 0.3]), 0
+    plain, w, masked = gradtx.lbfgs(), jnp.array([-1.2, 1.0]), 0
     tx = gradtx.cautious(plain, scaling="none")
     states = [tx.init(w), plain.init(w)]
-    for _ in range(5):
+    for _ in range(8):
         value, grad = jax.value_and_grad(loss)(w)
         extra = {"value": value, "grad": grad, "value_fn": loss}
         kept, states[0] = tx.update(grad, states[0], w, **extra)
@@ -165,3 +165,29 @@ def test_cautious_masks_what_goes_uphill():
         masked += int((kept != updates).sum())
         w = w + updates
     assert masked
+
+
+def test_a_pair_without_curvature_along_its_step_is_left_out():
+    tx = gradtx.scale_by_lbfgs(2)
+    for along, pairs in ((0.0, 0), (0.9e-10, 0), (1.1e-10, 1)):
+        state = tx.update(jnp.array([1.0, 1.0]), tx.init(jnp.zeros(2)), jnp.zeros(2))[1]
+        u, state = tx.update(jnp.array([1.0 + along, 2.0]), state, jnp.array([1.0, 0.0]))
+        assert state["scale_by_lbfgs"]["pairs"] == pairs
+        assert np.isfinite(u).all()
+
+
+def test_the_first_direction_is_the_gradient_of_length_1_at_most():
+    tx = gradtx.scale_by_lbfgs()
+    for g, expected in (([0.3, 0.4], [0.3, 0.4]), ([3.0, 4.0], [0.6, 0.8])):
+        u, _ = tx.update(jnp.array(g), tx.init(jnp.zeros(2)), jnp.zeros(2))
+        np.testing.assert_allclose(u, expected, rtol=1e-14)
+
+
+def test_a_pair_without_curvature_among_the_free_params_is_left_out():
+    """The third param, at its bound, has all of `sᵀy`; among the others it is 0, so H is the scale there."""
+    tx, w = gradtx.scale_by_lbfgs(2, bounds=(None, 1.0)), jnp.array([0.0, 0.0, 0.5])
+    _, state = tx.update(jnp.array([1.0, 1.0, -3.0]), tx.init(w), w)
+    w, g = jnp.array([0.25, 0.0, 1.0]), jnp.array([1.0, 2.0, -1.0])
+    u, state = tx.update(g, state, w)
+    scale = (0.5 * 2.0) / (1.0 + 4.0)
+    np.testing.assert_allclose(u, [scale * 1.0, scale * 2.0, 0.0], rtol=1e-14)

@@ -64,7 +64,7 @@ def test_within_a_radius_it_is_between_the_gradients_step_and_the_best(least):
     for seed in range(10):
         rng = np.random.default_rng(seed)
         A, g = symmetric(rng, least), rng.normal(size=N)
-        for radius in (1e-3, 0.3, 2.0):
+        for radius in (1e-3, 0.3, 2.0, 200.0):
             found = minimum(A, g, radius, 1e-10)
             p, best = np.asarray(found.point["w"]), best_within(A, g, radius)
             length = min(radius / np.linalg.norm(g), g @ g / (g @ A @ g) if g @ A @ g > 0 else np.inf)
@@ -211,7 +211,7 @@ def test_within_solves_the_secular_equation():
         s, b = np.sort(10 ** rng.uniform(-3, 1, 5))[::-1], rng.normal(size=5)
         s[4] *= seed % 2
         plain = np.where(s > 0, -b / np.where(s > 0, s, 1), 0)
-        for share in (1e-6, 0.01, 0.5, 0.95, 2.0):
+        for share in (1e-6, 0.01, 0.5, 0.85, 0.95, 2.0):
             radius = share * np.linalg.norm(plain)
             q, at_boundary = least_squares.within(jnp.asarray(s), jnp.asarray(b), jnp.asarray(radius))
             assert bool(at_boundary) is (share < 1 / 1.1)
