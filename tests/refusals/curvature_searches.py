@@ -120,12 +120,6 @@ REFUSALS = [
         Refusal(f"{tx.name} without params", lambda tx=tx: tx.update(ONES, tx.init(ONES)), V, "params are missing")
         for tx in (gradtx.scale_by_lbfgs(), gradtx.scale_by_nonlinear_cg())
     ),
-    *(
-        Refusal(
-            f"a clip before {tx.name}", lambda tx=tx: gradtx.clip(1.0) >> tx, T, tx.name, "would get scaled gradien"
-        )
-        for tx in (gradtx.newton_cg(), gradtx.levenberg_marquardt())
-    ),
     Refusal(
         "complex residuals",
         lambda: step(gradtx.levenberg_marquardt(), residual_fn=lambda w: jax.lax.complex(w, w)),
