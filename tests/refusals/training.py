@@ -70,7 +70,7 @@ def minimizing():
         (ends | {"residuals": bowl, "tx": gradtx.levenberg_marquardt()}, V, "is for half the sum of squares"),
         (ends | {"residuals": lambda p, *, key: p["w"]}, T, "residuals takes a key or model_state"),
         (ends | {"loss": None, "residuals": lambda p: p["w"].astype(np.complex64)}, T, "complex64; they must be real"),
-        (ends | {"loss": lambda p: jnp.sum(p["w"]), "tx": gradtx.levenberg_marquardt()}, T, "the residuals are one number,"),
+        (ends | {"loss": lambda p: jnp.sum(p["w"]), "tx": gradtx.levenberg_marquardt()}, T, "residuals are one number"),
         (none, V, "how long? Give steps=..."),
         (none | {"epochs": 2}, V, "epochs=2 is for runs with data. Give steps=..."),
         ({"nonfinite": "ignore"}, V, "nonfinite is 'ignore'; allowed: 'stop', 'continue'."),
