@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gradtx
@@ -263,7 +264,7 @@ def solution(t, **options):
 def test_the_derivatives_are_those_of_the_equation_at_the_minimum(x64):
     at = {"center": jnp.array([1.0, 2.0]), "weight": jnp.array(0.7)}
     forward, reverse = jax.jacfwd(solution)(at), jax.jacrev(solution)(at)
-    flat, back = jax.flatten_util.ravel_pytree(at)
+    flat, back = ravel_pytree(at)
     steps = 1e-5 * jnp.eye(3)
     finite = jnp.stack([(solution(back(flat + e)) - solution(back(flat - e))) / 2e-5 for e in steps], 1)
     for found in (forward, reverse, jax.jit(jax.jacrev(solution))(at)):
