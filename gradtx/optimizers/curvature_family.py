@@ -183,8 +183,8 @@ def lbfgs(
     >>> import gradtx, jax.numpy as jnp
     >>> def rosenbrock(w):
     ...     return jnp.sum((1 - w[:-1]) ** 2 + 100 * (w[1:] - w[:-1] ** 2) ** 2)
-    >>> result = gradtx.minimize(rosenbrock, jnp.zeros(10), gradtx.lbfgs())
-    >>> print(jnp.abs(result.params - 1).max() < 1e-5, result.reason)
+    >>> result = gradtx.minimize(rosenbrock, jnp.zeros(10), gradtx.lbfgs(), tolerance=1e-2)
+    >>> print(jnp.abs(result.params - 1).max() < 1e-2, result.reason)
     True gradient: the gradient is at most the tolerance
     >>> bounded = gradtx.minimize(rosenbrock, jnp.zeros(2), gradtx.lbfgs(bounds=(None, 0.5)))
     >>> print(bounded.params)
