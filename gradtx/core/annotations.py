@@ -138,8 +138,8 @@ def parameters_of(
             )
         if given in reserved or given[0] == "_":
             raise TypeError(f"{who}: {given!r} cannot be the name of a parameter; transforms use it. Rename it.")
-        default = defaults.get(given, empty)
-        parameters.append(_describe(given, default, hints[given], place == rest, place >= placed))
+        default = defaults[given] if given in defaults else empty  # noqa: SIM401 - imports wait for each call
+        parameters += [_describe(given, default, hints[given], place == rest, place >= placed)]
     return tuple(parameters)
 
 

@@ -20,7 +20,7 @@ from gradtx.core import check, fields
 from gradtx.core.annotations import NonNegative, NonNegativeInt, Positive, PositiveInt
 from gradtx.core.elementary import transform
 from gradtx.core.rule import Rule
-from gradtx.curvature import conjugate, trust, vectors
+from gradtx.curvature import trust, vectors
 from gradtx.matrices import lapack
 
 PyTree = Any
@@ -153,7 +153,7 @@ def _with_products(of: Linear, state: State, initial: Any, scale: Array) -> Any:
     g, size = back(r), vectors.length(of.x)
     radius, steepness = trust.first_radius(state, initial, size), vectors.length(g)
     tolerance = jnp.minimum(0.1, jnp.sqrt(steepness)) * steepness
-    found = conjugate.minimum(lambda v: back(forward(v)), g, radius, tolerance, 2 * of.x.size + 5)
+    found = trust.minimum(lambda v: back(forward(v)), g, radius, tolerance, 2 * of.x.size + 5)
     p = found.point
     step = trust.Step(p, vectors.length(p), found.value, g @ p, found.at_boundary)
     return (r, g, jnp.ones_like(scale), step, radius), size
@@ -244,7 +244,7 @@ def scale_by_gauss_newton(
 
         steepness = vectors.length(g)
         tolerance = jnp.minimum(0.1, jnp.sqrt(steepness)) * steepness
-        found = conjugate.minimum(matrix, g, jnp.inf, tolerance, max_cg_steps or 2 * of.x.size + 5)
+        found = trust.minimum(matrix, g, jnp.inf, tolerance, max_cg_steps or 2 * of.x.size + 5)
         return of.unravel(-found.point), state
 
     return Rule(update=update, reach="tree", traits=("real",))

@@ -22,9 +22,9 @@ from gradtx.core.annotations import Fraction, NonNegative, Positive, PositiveInt
 from gradtx.core.elementary import transform
 from gradtx.core.rule import Rule
 from gradtx.core.state import held
-from gradtx.curvature import rules, vectors
-from gradtx.curvature.bounds import box
+from gradtx.curvature import searching, vectors
 from gradtx.curvature.searching import Point, Trial, beginning, search
+from gradtx.curvature.vectors import box
 
 PyTree = Any
 State = dict[str, Any]
@@ -168,8 +168,8 @@ def scale_by_backtracking_linesearch(
     True 2
     """
 
-    def rule(start: Trial) -> rules.Backtracking:
-        return rules.Backtracking(start, slope_rtol, decrease_factor, rtol, atol)
+    def rule(start: Trial) -> searching.Backtracking:
+        return searching.Backtracking(start, slope_rtol, decrease_factor, rtol, atol)
 
     def first(last: Array) -> Array:
         return jnp.minimum(increase_factor * last, max_learning_rate)
@@ -236,10 +236,10 @@ def scale_by_zoom_linesearch(
     True
     """
 
-    def rule(start: Trial) -> rules.Zoom:
+    def rule(start: Trial) -> searching.Zoom:
         most = jnp.inf if max_learning_rate is None else max_learning_rate
-        wolfe = rules.Wolfe(start, slope_rtol, curv_rtol, approx_dec_rtol, tol)
-        return rules.Zoom(wolfe, increase_factor, most, stepsize_precision)
+        wolfe = searching.Wolfe(start, slope_rtol, curv_rtol, approx_dec_rtol, tol)
+        return searching.Zoom(wolfe, increase_factor, most, stepsize_precision)
 
     first = _from_last(initial_guess_strategy, max_learning_rate)
     return searched("gradtx.scale_by_zoom_linesearch", rule, first, max_linesearch_steps, bounds)
@@ -292,9 +292,9 @@ def scale_by_hager_zhang_linesearch(
     [1.4142135 1.4142135 1.4142135]
     """
 
-    def rule(start: Trial) -> rules.HagerZhang:
-        wolfe = rules.Wolfe(start, slope_rtol, curv_rtol, approx_dec_rtol, 0.0)
-        return rules.HagerZhang(wolfe, increase_factor, theta, gamma)
+    def rule(start: Trial) -> searching.HagerZhang:
+        wolfe = searching.Wolfe(start, slope_rtol, curv_rtol, approx_dec_rtol, 0.0)
+        return searching.HagerZhang(wolfe, increase_factor, theta, gamma)
 
     first = _from_last(initial_guess_strategy)
     return searched("gradtx.scale_by_hager_zhang_linesearch", rule, first, max_linesearch_steps, bounds)

@@ -18,7 +18,7 @@ from gradtx.core import check
 from gradtx.core.annotations import Positive, PositiveInt
 from gradtx.core.elementary import transform
 from gradtx.core.rule import Rule
-from gradtx.curvature import conjugate, trust, vectors
+from gradtx.curvature import trust, vectors
 from gradtx.curvature.linesearches import moved, value_and_grad
 
 PyTree = Any
@@ -81,7 +81,7 @@ def newton_cg(initial_radius: Positive = 1.0, max_cg_steps: PositiveInt | None =
         def hessian(v: PyTree) -> PyTree:
             return vectors.wide(product(tree.cast_like(v, params)), real)
 
-        found = conjugate.minimum(hessian, g, radius, tolerance, limit)
+        found = trust.minimum(hessian, g, radius, tolerance, limit)
         p = found.point
         after = value_and_grad(value_fn, moved(params, 1.0, p), real)
         step = trust.Step(p, vectors.length(p), found.value, vectors.dot(g, p), found.at_boundary)

@@ -16,8 +16,7 @@ from gradtx.core.annotations import PositiveInt
 from gradtx.core.elementary import transform
 from gradtx.core.rule import Rule
 from gradtx.curvature import vectors
-from gradtx.curvature.bounds import box
-from gradtx.curvature.vectors import dot, plus, times
+from gradtx.curvature.vectors import box, dot, plus, times
 
 PyTree = Any
 State = dict[str, Any]

@@ -6,7 +6,6 @@ networks gain from running together until their arrays no longer fit the cache; 
 """
 
 import concurrent.futures
-import contextlib
 import functools
 import os
 from collections.abc import Callable
@@ -154,20 +153,12 @@ def settings() -> dict[str, Any]:
     return {name: getattr(jax.config, f"jax_{name}") for name in _CONTEXTS}
 
 
-class Threads(concurrent.futures.ThreadPoolExecutor):
+def Threads() -> concurrent.futures.ThreadPoolExecutor:
     """A thread pool under the JAX settings of the thread that makes it, which new threads do not inherit."""
+    return concurrent.futures.ThreadPoolExecutor(os.cpu_count(), initializer=_set, initargs=(settings(),))
 
-    def __init__(self) -> None:
-        super().__init__(os.cpu_count())
-        self._here = settings()
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
-        """Run `fn` in a thread; `map` calls this too."""
-
-        def under_settings() -> Any:
-            with contextlib.ExitStack() as stack:
-                for name, value in self._here.items():
-                    stack.enter_context(getattr(jax, name)(value))
-                return fn(*args, **kwargs)
-
-        return super().submit(under_settings)
+def _set(here: dict[str, Any]) -> None:
+    """Set JAX's settings for the rest of this thread."""
+    for name, value in here.items():
+        getattr(jax, name)(value).__enter__()

@@ -182,9 +182,9 @@ def _begin_solving(
     """A function that makes the first carry of a run that ends by itself."""
     check.check_leaves(_WHO, "params", params)
     if state is None:
-        return functools.partial(solving.start, problem.entry, tx, params, tolerance)
+        return functools.partial(solving.compiled(solving.start), problem.entry, tx, params, tolerance)
     _check_state(state, {"tx", "model_state", "step", "ends"})
-    return functools.partial(solving.go_on, state, params, tolerance)
+    return functools.partial(solving.compiled(solving.go_on), problem.entry, state, params, tolerance)
 
 
 def _traced(problem: solving.Problem, tx: Transform, carry: Carry, data: PyTree, total: int, implicit: bool) -> Result:

@@ -21,9 +21,9 @@ from jax.core import Tracer
 from gradtx import tree
 from gradtx.core.apply import apply_updates
 from gradtx.core.transform import Transform, nothing
-from gradtx.curvature import conjugate, vectors
-from gradtx.curvature.bounds import Box, box
+from gradtx.curvature import trust, vectors
 from gradtx.curvature.linesearches import KEPT
+from gradtx.curvature.vectors import Box, box
 from gradtx.training import ending
 from gradtx.training.advancing import Carry, Plan
 from gradtx.training.losses import Loss, Outputs
@@ -76,7 +76,6 @@ def _free(tx: Transform, entry: str, params: PyTree, grad: PyTree) -> PyTree:
     return grad if limits is None else limits.free(params, grad)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def start(entry: str, tx: Transform, params: PyTree, tolerance: Array) -> Carry:
     """The carry before the first step: a copy, within the bounds."""
     limits = _box(tx, entry, params)
@@ -85,8 +84,7 @@ def start(entry: str, tx: Transform, params: PyTree, tolerance: Array) -> Carry:
     return own({"params": params, "tx": tx.init(params), "step": jnp.zeros((), jnp.int32), "ends": ends})
 
 
-@jax.jit
-def go_on(state: Carry, params: PyTree, tolerance: Array) -> Carry:
+def go_on(entry: str, state: Carry, params: PyTree, tolerance: Array) -> Carry:
     """The carry that continues an earlier run: a copy, whose end is not yet reached."""
     ends = state["ends"]
     on = ends._replace(code=jnp.zeros_like(ends.code), stalled=jnp.zeros_like(ends.stalled))
@@ -160,14 +158,15 @@ def _refuse_traced(loss: Loss, structure: Any, leaves: tuple[Any, ...]) -> None:
         raise _TracedError
 
 
-@functools.cache
-def _program(recorded: bool) -> Callable[..., Any]:
-    return jax.jit(advance, static_argnums=(0, 1), donate_argnums=3 if recorded else ())
+@functools.cache  # compiled functions are made when they are needed: imports wait for each
+def compiled(function: Callable[..., Any], static: tuple[int, ...] = (0,), donated: tuple[int, ...] = ()) -> Any:
+    """A function as a program."""
+    return jax.jit(function, static_argnums=static, donate_argnums=donated)
 
 
 def run(problem: Problem, tx: Transform, carry: Carry, data: PyTree, last: Any) -> tuple[Carry, dict[str, Array]]:
     """The program of a run whose losses are recorded."""
-    return _program(True)(problem, True, tx, carry, data, last)
+    return compiled(advance, (0, 1), (3,))(problem, True, tx, carry, data, last)
 
 
 def traced(problem: Problem, tx: Transform, carry: Carry, data: PyTree, last: Any, *, implicit: bool) -> Carry:
@@ -179,7 +178,7 @@ def traced(problem: Problem, tx: Transform, carry: Carry, data: PyTree, last: An
     """
 
     def to_the_end(params: PyTree) -> Carry:
-        return _program(False)(problem, False, tx, carry | {"params": params}, data, last)[0]
+        return compiled(advance, (0, 1))(problem, False, tx, carry | {"params": params}, data, last)[0]
 
     def with_the_rest(_: Any, params: PyTree) -> tuple[PyTree, PyTree]:
         after = to_the_end(params)
@@ -216,7 +215,7 @@ def _implicit(gradient: Callable[[PyTree], PyTree], params: PyTree) -> PyTree:
     def _(primals: Any, tangents: Any) -> tuple[PyTree, PyTree]:
         params, _, closed_over = primals
         right = vectors.times(-1.0, tangents[1])
-        return params, conjugate.solve(lambda v: product(params, v, *closed_over), right)
+        return params, trust.solve(lambda v: product(params, v, *closed_over), right)
 
     return solution(params, gradient(params), closed_over)
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import gradtx
-from gradtx.curvature import rules, searching
+from gradtx.curvature import searching
 from tests.curvature import reference
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -259,7 +259,7 @@ def test_noise_is_forgiven_as_said():
 def test_near_a_minimum_the_slopes_decide():
     """A loss that is lost in rounding: Armijo's condition fails, the approximate one holds."""
     start = searching.Trial(jnp.array([0.0, 1.0, -1e-20, 0.0]))
-    wolfe = rules.Wolfe(start, 0.1, 0.9, 1e-6, 0.0)
+    wolfe = searching.Wolfe(start, 0.1, 0.9, 1e-6, 0.0)
     for step, value, along, holds in (
         (1.0, 1.0 + 1e-10, 0.0, True),
         (1.0, 1.0 + 1e-5, 0.0, False),

@@ -7,7 +7,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import gradtx
-from gradtx.curvature import conjugate, least_squares, trust, vectors
+from gradtx.curvature import least_squares, trust, vectors
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -22,7 +22,7 @@ def symmetric(rng, least):
 
 @jax.jit
 def minimum(A, g, radius, tolerance, limit=50):
-    return conjugate.minimum(lambda v: {"w": A @ v["w"]}, {"w": g}, radius, tolerance, limit)
+    return trust.minimum(lambda v: {"w": A @ v["w"]}, {"w": g}, radius, tolerance, limit)
 
 
 def model(A, g, p):
@@ -87,18 +87,18 @@ def test_the_way_to_the_boundary_is_the_positive_root():
         ([0.6, 0.0], [-1.0, 0.0], 1.6),
         ([0.0, 0.8], [2.0, 0.0], 0.3),
     ):
-        found = conjugate.to_boundary({"w": jnp.array(p)}, {"w": jnp.array(d)}, 1.0)
+        found = trust.to_boundary({"w": jnp.array(p)}, {"w": jnp.array(d)}, 1.0)
         np.testing.assert_allclose(found, expected, rtol=1e-14)
-    assert conjugate.to_boundary(jnp.array([1.0 + 1e-9]), jnp.array([1.0]), 1.0) == 0
+    assert trust.to_boundary(jnp.array([1.0 + 1e-9]), jnp.array([1.0]), 1.0) == 0
 
 
 def test_solve_has_derivatives():
     A = jnp.asarray(symmetric(np.random.default_rng(3), 0.5))
     b = jnp.arange(1.0, N + 1)
-    solve = lambda b: conjugate.solve(lambda v: A @ v, b)  # noqa: E731
+    solve = lambda b: trust.solve(lambda v: A @ v, b)  # noqa: E731
     np.testing.assert_allclose(solve(b), np.linalg.solve(A, b), rtol=1e-10)
     np.testing.assert_allclose(jax.jacrev(solve)(b), np.linalg.inv(A), rtol=1e-9, atol=1e-11)
-    found = jax.grad(lambda scale: conjugate.solve(lambda v: scale * (A @ v), b).sum())(2.0)
+    found = jax.grad(lambda scale: trust.solve(lambda v: scale * (A @ v), b).sum())(2.0)
     np.testing.assert_allclose(found, -np.linalg.solve(A, b).sum() / 4, rtol=1e-9)
 
 
