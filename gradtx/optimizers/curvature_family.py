@@ -162,7 +162,8 @@ def lbfgs(
 
     For losses that are the same at each step: `minimize(loss, params, lbfgs())` ends by itself at the minimum.
 
-    Source: Liu and Nocedal 1989; see `scale_by_lbfgs` and `scale_by_zoom_linesearch`. As optax.lbfgs. With `bounds` the
+    Source: Liu and Nocedal 1989; see `scale_by_lbfgs` and `scale_by_zoom_linesearch`. As optax.lbfgs, whose search
+    lengthens a step that is too short by 2 instead of 5. With `bounds` the
     steps go along the projected path, and H is that of the params that are free (Bertsekas 1982); L-BFGS-B of SciPy
     chooses the free params along the path of the gradient first (Byrd, Lu, Nocedal, Zhu 1995).
 
