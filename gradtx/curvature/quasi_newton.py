@@ -50,8 +50,8 @@ def scale_by_lbfgs(
         of the others. Give the line search the same bounds, or use `lbfgs(bounds=...)`.
 
     State: `{"scale_by_lbfgs": {"count", "params", "grad": the last ones, "memory": the pairs, s and y along the first
-    axis and a ring buffer along the second, "rho": 1 / sᵀy, "pairs": the number kept so far, "scale"}}`; 8 m + 8 bytes
-    per parameter. It needs the params.
+    axis and a ring buffer along the second, "inverse": that of the upper triangle of the products sᵀy, "yy": the products
+    yᵀy, "pairs": the number kept so far, "scale"}}`; 8 m + 8 bytes per parameter. It needs the params.
 
     Errors: ValueError for a memory size below 1, for bounds that do not fit the params, from update without params, and
     for shards inside `shard_map`; TypeError for complex params with bounds.
@@ -79,18 +79,19 @@ def scale_by_lbfgs(
         (ss, sy, _), (_, yy, _), (_, _, gg) = vectors.gram(s, y, g)
         kept = (count > 1) & (sy > 1e-10 * jnp.sqrt(ss) * jnp.sqrt(yy))
         pairs, at = state["pairs"] + kept.astype(jnp.int32), state["pairs"] % memory_size
-        here = kept & (jnp.arange(memory_size, dtype=np.int32) == at)
-        rho = jnp.where(here, 1 / jnp.where(kept, sy, 1), state["rho"])
         memory = jax.tree.map(lambda rows, *new: _put(rows, jnp.stack(new), at, kept), state["memory"], s, y)
         first = _first_scale(ss, gg, count) if scale_init_precond else jnp.ones_like(gg)
         scale = jnp.where(kept, sy / jnp.where(kept, yy, 1), state["scale"]) if scale_init_precond else first
         begin = jnp.where(pairs > 0, scale, first)
+        with_y = vectors.products(memory, (2, memory_size), y)
+        inverse = jnp.where(kept, _one_more(state["inverse"], with_y[0], at), state["inverse"])
+        yy = jnp.where(kept, _symmetric(state["yy"], with_y[1], at), state["yy"])
         if limits is None:
-            free, d = g, _two_loops(g, memory, rho, pairs, begin)
+            free, d = g, _times_inverse(g, memory, inverse, yy, begin)
         else:
             free = limits.free(params, g)
             among = jax.tree.map(lambda x, kept: (x == kept).astype(x.dtype), g, free)
-            d = _among_free(free, among, memory, rho, pairs, begin)
+            d = _among_free(free, among, memory, pairs, begin, memory_size)
         # Start again if d does not descend, or if the last step was zero.
         again = ~(dot(d, free) > 0) | ((count > 1) & (ss == 0))
         d = vectors.choose(again, times(first, free), d)
@@ -98,7 +99,8 @@ def scale_by_lbfgs(
             "params": vectors.copy(params),
             "grad": g,
             "memory": memory,
-            "rho": jnp.where(again, 0, rho),
+            "inverse": jnp.where(again, 0, inverse),
+            "yy": yy,
             "pairs": jnp.where(again, 0, pairs),
             "scale": scale,
         }
@@ -112,7 +114,8 @@ def scale_by_lbfgs(
             "params": fields.copy(exact="differences of the params are small"),
             "grad": fields.like(exact="differences of gradients are small"),
             "memory": fields.history(2, memory_size, exact="the products of rounded pairs are not those of a Hessian"),
-            "rho": fields.history(memory_size, per="tree"),
+            "inverse": fields.history(memory_size, memory_size, per="tree"),
+            "yy": fields.history(memory_size, memory_size, per="tree"),
             "pairs": fields.integer(per="tree"),
             "scale": fields.scalar(1.0, per="tree"),
         },
@@ -141,34 +144,54 @@ def _put(rows: Array, new: Array, at: Array, kept: Array) -> Array:
     return rows.at[:, at].set(jnp.where(kept, new, before), mode="promise_in_bounds")
 
 
-def _among_free(g: PyTree, free: PyTree, memory: PyTree, rho: Array, pairs: Array, scale: Array) -> PyTree:
+def _one_more(inverse: Array, sy: Array, at: Array) -> Array:
+    """The inverse of R, the upper triangle of SᵀY, with a new pair at this place instead of the oldest.
+
+        R = [[R_old, r], [0, d]];   inverse = [[inverse_old, -inverse_old r / d], [0, 1 / d]],   (r, d) = Sᵀy
+
+    The order of the places does not matter. Those that are empty have zeros.
+    """
+    here = jnp.arange(sy.size, dtype=np.int32) == at
+    old = jnp.where(here[None] | here[:, None], 0, inverse)
+    d = sy.at[at].get(mode="promise_in_bounds")
+    column = here.astype(sy.dtype) - jnp.matmul(old, sy, precision="highest")
+    return jnp.where(here[None], column[:, None] / jnp.where(d > 0, d, 1), old)
+
+
+def _symmetric(matrix: Array, new: Array, at: Array) -> Array:
+    """The matrix with a new row and column."""
+    here = jnp.arange(new.size, dtype=np.int32) == at
+    return jnp.where(here[None], new[:, None], jnp.where(here[:, None], new[None], matrix))
+
+
+def _among_free(g: PyTree, free: PyTree, memory: PyTree, pairs: Array, scale: Array, length: int) -> PyTree:
     """`H g` among the free params: the others are left out of every pair."""
     memory = jax.tree.map(lambda rows, among: rows * among[None, None], memory, free)
     s, y = (jax.tree.map(lambda rows, side=side: rows[side], memory) for side in (0, 1))
-    each = jax.vmap(dot)
-    sy, sizes = each(s, y), jnp.sqrt(each(s, s)) * jnp.sqrt(each(y, y))
-    rho = jnp.where((rho > 0) & (sy > 1e-10 * sizes), 1 / jnp.where(sy > 0, sy, 1), 0)
-    return jax.tree.map(jnp.multiply, _two_loops(g, memory, rho, pairs, scale), free)
+    products, ss = jax.vmap(lambda y: vectors.products(memory, (2, length), y))(y), jax.vmap(dot)(s, s)
+    sy, yy = jnp.diagonal(products[:, 0]), products[:, 1]
+    sound = (sy > 0) & (sy > 1e-10 * jnp.sqrt(ss) * jnp.sqrt(jnp.diagonal(yy)))
+
+    def add(k: Any, inverse: Array) -> Array:
+        at = (pairs + jnp.asarray(k, np.int32)) % length  # from the oldest to the newest; empty places come first
+        used = (k >= length - pairs) & sound[at]
+        return jnp.where(used, _one_more(inverse, products[at, 0], at), inverse)
+
+    inverse = jax.lax.fori_loop(0, length, add, jnp.zeros_like(yy))
+    return jax.tree.map(jnp.multiply, _times_inverse(g, memory, inverse, yy, scale), free)
 
 
-def _two_loops(g: PyTree, memory: PyTree, rho: Array, pairs: Array, scale: Array) -> PyTree:
-    """`H g` (Nocedal and Wright 2006, algorithm 7.4), both loops in one.
+def _times_inverse(g: PyTree, memory: PyTree, inverse: Array, yy: Array, scale: Array) -> PyTree:
+    """`H g` (Byrd, Nocedal and Schnabel 1994, theorem 2.2).
 
-        q = g;  from the newest pair to the oldest:  a_i = rho_i sᵢᵀq,  q = q - a_i yᵢ
-        q = scale q;  from the oldest to the newest: b = rho_i yᵢᵀq,    q = q + (a_i - b) sᵢ
+        u = R⁻¹ Sᵀg;   a = R⁻ᵀ (D u + scale (YᵀY u - Yᵀg));   H g = scale g + S a - scale Y u
 
-    A pair with rho 0 changes nothing.
+    with the pairs as columns of S and Y, R the upper triangle of SᵀY and D its diagonal. All pairs are read together,
+    three times in a step, where the two loops of Nocedal and Wright's algorithm 7.4 read them one by one.
     """
-    length = rho.shape[0]
-
-    def step(k: Any, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
-        (q, a), k = carry, jnp.asarray(k, np.int32)
-        back = k < length
-        i = (pairs + jnp.where(back, -1 - k, k)) % length
-        side = jnp.where(back, 0, 1)
-        q = times(jnp.where(k == length, scale, 1), q)
-        b = rho[i] * dot(jax.tree.map(lambda rows: rows[side, i], memory), q)
-        q = plus(q, jnp.where(back, 0, a[i]) - b, jax.tree.map(lambda rows: rows[1 - side, i], memory))
-        return q, jnp.where(back & (jnp.arange(length, dtype=np.int32) == i), b, a)
-
-    return jax.lax.fori_loop(0, 2 * length, step, (g, jnp.zeros_like(rho)))[0]
+    sg, yg = vectors.products(memory, (2, len(yy)), g)
+    rho = jnp.diagonal(inverse)
+    with jax.default_matmul_precision("highest"):
+        u = inverse @ sg
+        a = (u / jnp.where(rho > 0, rho, 1) + scale * (yy @ u - yg)) @ inverse
+    return plus(times(scale, g), 1.0, vectors.combined(jnp.stack([a, -scale * u]), memory))

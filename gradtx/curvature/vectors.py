@@ -31,16 +31,34 @@ def dot(a: PyTree, b: PyTree) -> Array:
 
 def gram(*vectors: PyTree) -> Array:
     """The inner products of several trees with each other, as one matrix."""
-    dtype = tree.precision(*vectors)
-    products = jax.tree.map(lambda *leaves: _gram(jnp.stack(leaves)).astype(dtype), *vectors)
-    return functools.reduce(jnp.add, jax.tree.leaves(products), jnp.zeros((len(vectors), len(vectors)), dtype))
+    rows = jax.tree.map(lambda *leaves: jnp.stack(leaves), *vectors)
+    return jnp.stack([products(rows, (len(vectors),), one) for one in vectors])
 
 
-def _gram(rows: Array) -> Array:
+def products(rows: PyTree, lengths: tuple[int, ...], vector: PyTree) -> Array:
+    """The inner products of a tree with many, which lie along first axes of these lengths in each leaf."""
+    dtype = tree.precision(vector)
+    leaves = jax.tree.map(lambda rows, x: _products(rows, x).astype(dtype), rows, vector)
+    return functools.reduce(jnp.add, jax.tree.leaves(leaves), jnp.zeros(lengths, dtype))
+
+
+def combined(factors: Array, rows: PyTree) -> PyTree:
+    """The sum of many trees, each times its factor."""
+    return jax.tree.map(functools.partial(_combined, factors), rows)
+
+
+def _products(rows: Array, x: Array) -> Array:
     if tree.is_complex(rows):
-        return _gram(rows.real) + _gram(rows.imag)
-    axes = tuple(range(1, rows.ndim))
-    return sharding.summed(jax.lax.dot_general(rows, rows, ((axes, axes), ((), ())), precision="highest"))
+        return _products(rows.real, x.real) + _products(rows.imag, x.imag)
+    last, over = tuple(range(rows.ndim - x.ndim, rows.ndim)), tuple(range(x.ndim))
+    return sharding.summed(jax.lax.dot_general(rows, x, ((last, over), ((), ())), precision="highest"))
+
+
+def _combined(factors: Array, rows: Array) -> Array:
+    if tree.is_complex(rows):
+        return jax.lax.complex(_combined(factors, rows.real), _combined(factors, rows.imag))
+    over = tuple(range(factors.ndim))
+    return jax.lax.dot_general(factors.astype(rows.dtype), rows, ((over, over), ((), ())), precision="highest")
 
 
 def _dot(x: Array, y: Array) -> Array:
