@@ -50,7 +50,7 @@ def scale_by_lbfgs(
         of the others. Give the line search the same bounds, or use `lbfgs(bounds=...)`.
 
     State: `{"scale_by_lbfgs": {"count", "params", "grad": the last ones, "memory": the pairs, s and y along the first
-    axis and a ring buffer along the second, "inverse": that of the upper triangle of the products sᵀy, "yy": the products
+    axis and a ring buffer along the second, "inverse": that of the upper triangle of the products sᵀy, "of_y": the products
     yᵀy, "pairs": the number kept so far, "scale"}}`; 8 m + 8 bytes per parameter. It needs the params.
 
     Errors: ValueError for a memory size below 1, for bounds that do not fit the params, from update without params, and
@@ -76,18 +76,28 @@ def scale_by_lbfgs(
         s, y = plus(w, -1.0, state["params"]), plus(g, -1.0, state["grad"])
         if damped:
             y = _damped(s, y, state["scale"])
-        (ss, sy, _), (_, yy, _), (_, _, gg) = vectors.gram(s, y, g)
+        (ss, sy, sg), (_, yy, yg), (_, _, gg) = vectors.gram(s, y, g)
         kept = (count > 1) & (sy > 1e-10 * jnp.sqrt(ss) * jnp.sqrt(yy))
         pairs, at = state["pairs"] + kept.astype(jnp.int32), state["pairs"] % memory_size
-        memory = jax.tree.map(lambda rows, *new: _put(rows, jnp.stack(new), at, kept), state["memory"], s, y)
+        new = kept & (jnp.arange(memory_size, dtype=np.int32) == at)
         first = _first_scale(ss, gg, count) if scale_init_precond else jnp.ones_like(gg)
         scale = jnp.where(kept, sy / jnp.where(kept, yy, 1), state["scale"]) if scale_init_precond else first
         begin = jnp.where(pairs > 0, scale, first)
-        with_y = vectors.products(memory, (2, memory_size), y)
-        inverse = jnp.where(kept, _one_more(state["inverse"], with_y[0], at), state["inverse"])
-        yy = jnp.where(kept, _symmetric(state["yy"], with_y[1], at), state["yy"])
+        old = state["memory"]
+        memory = jax.tree.map(lambda rows, *pair: _put(rows, jnp.stack(pair), at, kept), old, s, y)
+
+        def products(x: PyTree, with_s: Array, with_y: Array) -> Array:
+            """With all pairs. They read the memory as it was, so that XLA writes the new pair in place."""
+            return jnp.where(new[None], jnp.stack([with_s, with_y])[:, None], vectors.products(old, (2, memory_size), x))
+
+        sy, yy = products(y, sy, yy)
+        inverse = jnp.where(kept, _one_more(state["inverse"], sy, at), state["inverse"])
+        of_y = jnp.where(kept, _symmetric(state["of_y"], yy, at), state["of_y"])
         if limits is None:
-            free, d = g, _times_inverse(g, memory, inverse, yy, begin)
+            free, factors = g, _factors(products(g, sg, yg), inverse, of_y, begin)
+            d = plus(times(begin, g), 1.0, vectors.combined(jnp.where(new[None], 0, factors), old))
+            for_s, for_y = jnp.sum(jnp.where(new[None], factors, 0), axis=1)
+            d = plus(plus(d, for_s, s), for_y, y)
         else:
             free = limits.free(params, g)
             among = jax.tree.map(lambda x, kept: (x == kept).astype(x.dtype), g, free)
@@ -100,7 +110,7 @@ def scale_by_lbfgs(
             "grad": g,
             "memory": memory,
             "inverse": jnp.where(again, 0, inverse),
-            "yy": yy,
+            "of_y": of_y,
             "pairs": jnp.where(again, 0, pairs),
             "scale": scale,
         }
@@ -115,7 +125,7 @@ def scale_by_lbfgs(
             "grad": fields.like(exact="differences of gradients are small"),
             "memory": fields.history(2, memory_size, exact="the products of rounded pairs are not those of a Hessian"),
             "inverse": fields.history(memory_size, memory_size, per="tree"),
-            "yy": fields.history(memory_size, memory_size, per="tree"),
+            "of_y": fields.history(memory_size, memory_size, per="tree"),
             "pairs": fields.integer(per="tree"),
             "scale": fields.scalar(1.0, per="tree"),
         },
@@ -140,8 +150,8 @@ def _first_scale(ss: Array, gg: Array, count: Array) -> Array:
 
 
 def _put(rows: Array, new: Array, at: Array, kept: Array) -> Array:
-    before = rows.at[:, at].get(mode="promise_in_bounds")
-    return rows.at[:, at].set(jnp.where(kept, new, before), mode="promise_in_bounds")
+    before = jax.lax.dynamic_slice_in_dim(rows, at, 1, axis=1)
+    return jax.lax.dynamic_update_slice_in_dim(rows, jnp.where(kept, new[:, None], before), at, axis=1)
 
 
 def _one_more(inverse: Array, sy: Array, at: Array) -> Array:
@@ -178,20 +188,21 @@ def _among_free(g: PyTree, free: PyTree, memory: PyTree, pairs: Array, scale: Ar
         return jnp.where(used, _one_more(inverse, products[at, 0], at), inverse)
 
     inverse = jax.lax.fori_loop(0, length, add, jnp.zeros_like(yy))
-    return jax.tree.map(jnp.multiply, _times_inverse(g, memory, inverse, yy, scale), free)
+    factors = _factors(vectors.products(memory, (2, length), g), inverse, yy, scale)
+    return jax.tree.map(jnp.multiply, plus(times(scale, g), 1.0, vectors.combined(factors, memory)), free)
 
 
-def _times_inverse(g: PyTree, memory: PyTree, inverse: Array, yy: Array, scale: Array) -> PyTree:
-    """`H g` (Byrd, Nocedal and Schnabel 1994, theorem 2.2).
+def _factors(with_g: Array, inverse: Array, yy: Array, scale: Array) -> Array:
+    """Those of the pairs in `H g = scale g + S a + Y b` (Byrd, Nocedal and Schnabel 1994, theorem 2.2).
 
-        u = R⁻¹ Sᵀg;   a = R⁻ᵀ (D u + scale (YᵀY u - Yᵀg));   H g = scale g + S a - scale Y u
+        u = R⁻¹ Sᵀg;   a = R⁻ᵀ (D u + scale (YᵀY u - Yᵀg));   b = -scale u
 
-    with the pairs as columns of S and Y, R the upper triangle of SᵀY and D its diagonal. All pairs are read together,
-    three times in a step, where the two loops of Nocedal and Wright's algorithm 7.4 read them one by one.
+    with the pairs as columns of S and Y, R the upper triangle of SᵀY and D its diagonal. Where the two loops of Nocedal
+    and Wright's algorithm 7.4 have four products of vectors for each pair, one after the other, this has three products
+    with the matrix of all pairs in a step, one of them to make R.
     """
-    sg, yg = vectors.products(memory, (2, len(yy)), g)
     rho = jnp.diagonal(inverse)
     with jax.default_matmul_precision("highest"):
-        u = inverse @ sg
-        a = (u / jnp.where(rho > 0, rho, 1) + scale * (yy @ u - yg)) @ inverse
-    return plus(times(scale, g), 1.0, vectors.combined(jnp.stack([a, -scale * u]), memory))
+        u = inverse @ with_g[0]
+        a = (u / jnp.where(rho > 0, rho, 1) + scale * (yy @ u - with_g[1])) @ inverse
+    return jnp.stack([a, -scale * u])
