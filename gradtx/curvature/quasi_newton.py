@@ -84,10 +84,13 @@ def scale_by_lbfgs(
         scale = jnp.where(kept, sy / jnp.where(kept, yy, 1), state["scale"]) if scale_init_precond else first
         begin = jnp.where(pairs > 0, scale, first)
         old = state["memory"]
-        memory = jax.tree.map(lambda rows, *pair: _put(rows, jnp.stack(pair), at, kept), old, s, y)
+
+        def memory(kept: Array) -> PyTree:
+            """With the new pair if it is kept."""
+            return jax.tree.map(lambda rows, *pair: _put(rows, jnp.stack(pair), at, kept), old, s, y)
 
         def products(x: PyTree, with_s: Array, with_y: Array) -> Array:
-            """With all pairs. They read the memory as it was, so that XLA writes the new pair in place."""
+            """With all pairs. They read the memory as it was, so that XLA writes the new pair in place, at the end."""
             return jnp.where(new[None], jnp.stack([with_s, with_y])[:, None], vectors.products(old, (2, memory_size), x))
 
         sy, yy = products(y, sy, yy)
@@ -101,14 +104,14 @@ def scale_by_lbfgs(
         else:
             free = limits.free(params, g)
             among = jax.tree.map(lambda x, kept: (x == kept).astype(x.dtype), g, free)
-            d = _among_free(free, among, memory, pairs, begin, memory_size)
+            d = _among_free(free, among, memory(kept), pairs, begin, memory_size)
         # Start again if d does not descend, or if the last step was zero.
         again = ~(dot(d, free) > 0) | ((count > 1) & (ss == 0))
         d = vectors.choose(again, times(first, free), d)
         new = {
             "params": vectors.copy(params),
             "grad": g,
-            "memory": memory,
+            "memory": memory(kept & ~again),
             "inverse": jnp.where(again, 0, inverse),
             "of_y": of_y,
             "pairs": jnp.where(again, 0, pairs),
