@@ -63,6 +63,11 @@ class Composition(Transform):
                     f"{cls._who()}: {stage!r} cannot come after {before!r}, which would get scaled gradients. "
                     "Put it first, or put the others inside it."
                 )
+            if "gradients" in stage.facts:
+                raise TypeError(
+                    f"{cls._who()}: {stage!r} cannot come after {before!r}: it takes the gradients as they are. Put it "
+                    "first."
+                )
             if before.facts.sometimes and "idle" not in stage.facts:
                 raise TypeError(
                     f"{cls._who()}: {stage!r} cannot come after {before!r}, which makes its step at some updates "

@@ -25,14 +25,15 @@ TRAITS = {
     "nonfinite": "it handles gradients that are not finite",
     "idle": "updates of zero pass through as zero and do not change its state",
     "descends": "it turns a direction into a step downhill, with a learning rate or a search",
+    "gradients": "it takes the gradients at the params, so that no transform may come before it",
     "clips": "it limits the size of the updates, which `monitor` then reports",
 }
 """Further properties that a rule may declare, by name."""
 
 _OF_ALL = frozenset({"idle", "integers"})
-_OF_THE_FIRST = frozenset({"unobserved"})
+_OF_THE_FIRST = frozenset({"unobserved", "gradients"})
 _OF_ANY = frozenset(TRAITS) - _OF_ALL - _OF_THE_FIRST
-_FROM_INSIDE = frozenset({"leaves", "sums", "unobserved", "descends"})
+_FROM_INSIDE = frozenset({"leaves", "sums", "unobserved", "descends", "gradients"})
 
 
 @dataclasses.dataclass(frozen=True)

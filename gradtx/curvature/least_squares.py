@@ -128,7 +128,7 @@ def levenberg_marquardt(initial_radius: Positive = 100.0, dense_below: NonNegati
     return Rule(
         update=update,
         reach="tree",
-        traits=("real", "descends"),
+        traits=("real", "descends", "gradients"),
         fields={"scale": fields.squares(exact="the radius is measured with it"), **trust.FIELDS},
     )
 
@@ -247,7 +247,7 @@ def scale_by_gauss_newton(
         found = trust.minimum(matrix, g, jnp.inf, tolerance, max_cg_steps or 2 * of.x.size + 5)
         return of.unravel(-found.point), state
 
-    return Rule(update=update, reach="tree", traits=("real",))
+    return Rule(update=update, reach="tree", traits=("real", "gradients"))
 
 
 def _curved(

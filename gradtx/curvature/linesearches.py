@@ -49,6 +49,7 @@ def searched(
     ) -> tuple[PyTree, State]:
         check.refuse_shards(who, updates)
         check.check_alike(who, "grad", grad, "params", params)
+        vectors.check_number(who, value)
         real = tree.precision(updates, params)
         updates, grad, state = vectors.wide((updates, vectors.gradient(grad), state), real)
         limits = None if bounds is None else box(who, bounds, params)
@@ -212,7 +213,7 @@ def scale_by_zoom_linesearch(
       tol: >= 0: how much the conditions may be missed.
       increase_factor: > 0: a step that is too short is multiplied by it.
       slope_rtol: c1 in [0, 1).
-      curv_rtol: c2 in (c1, 1]. Smaller is a more exact search: 0.9 for quasi-Newton methods, 0.1 for conjugate
+      curv_rtol: c2 in [c1, 1]. Smaller is a more exact search: 0.9 for quasi-Newton methods, 0.1 for conjugate
         gradients.
       approx_dec_rtol: >= 0: the rise of the loss that counts as rounding.
       stepsize_precision: >= 0: the search ends in an interval that is relatively shorter, if the loss has fallen

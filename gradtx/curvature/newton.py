@@ -44,7 +44,7 @@ def newton_cg(initial_radius: Positive = 1.0, max_cg_steps: PositiveInt | None =
 
     Update needs the params and the extra arguments `value`, `value_fn` and `grad_fn`: the loss at the params, and the
     loss and its gradient as functions of the params, which JAX can differentiate. `minimize` and `sweep` provide them.
-    The updates that flow in are taken for the gradient: put nothing before it.
+    The updates that flow in are the gradient: no transform may come before it.
 
     State: `{"newton_cg": {"radius", "value", "grad": the loss and the gradient at the new params, "evaluations": losses
     with gradients, "failures"}}`; 4 bytes per parameter.
@@ -70,6 +70,7 @@ def newton_cg(initial_radius: Positive = 1.0, max_cg_steps: PositiveInt | None =
         grad_fn: Callable[..., PyTree],
     ) -> tuple[PyTree, State]:
         check.refuse_shards("gradtx.newton_cg", updates)
+        vectors.check_number("gradtx.newton_cg", value)
         real = tree.precision(updates, params)
         g, state = vectors.wide((updates, state), real)
         steepness, size = vectors.length(g), vectors.length(vectors.wide(params, real))
@@ -88,4 +89,4 @@ def newton_cg(initial_radius: Positive = 1.0, max_cg_steps: PositiveInt | None =
         before = vectors.number(value, real), g
         return trust.settled(state, radius, step, before, after, size)
 
-    return Rule(update=update, reach="tree", traits=("real", "descends"), fields=trust.FIELDS)
+    return Rule(update=update, reach="tree", traits=("real", "descends", "gradients"), fields=trust.FIELDS)

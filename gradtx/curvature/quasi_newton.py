@@ -3,7 +3,7 @@
 s = w_new - w_old,   y = g_new - g_old          the Hessian maps s to about y
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +50,8 @@ def scale_by_lbfgs(
         of the others. Give the line search the same bounds, or use `lbfgs(bounds=...)`.
 
     State: `{"scale_by_lbfgs": {"count", "params", "grad": the last ones, "memory": the pairs, s and y along the first
-    axis and a ring buffer along the second, "inverse": that of the upper triangle of the products sᵀy, "of_y": the products
-    yᵀy, "pairs": the number kept so far, "scale"}}`; 8 m + 8 bytes per parameter. It needs the params.
+    axis and a ring buffer along the second, "inverse": that of the upper triangle of their products sᵀy, "of_y": their
+    products yᵀy, "pairs": the number kept so far, "scale"}}`; 8 m + 8 bytes per parameter. It needs the params.
 
     Errors: ValueError for a memory size below 1, for bounds that do not fit the params, from update without params, and
     for shards inside `shard_map`; TypeError for complex params with bounds.
@@ -78,46 +78,33 @@ def scale_by_lbfgs(
             y = _damped(s, y, state["scale"])
         (ss, sy, sg), (_, yy, yg), (_, _, gg) = vectors.gram(s, y, g)
         kept = (count > 1) & (sy > 1e-10 * jnp.sqrt(ss) * jnp.sqrt(yy))
-        pairs, at = state["pairs"] + kept.astype(jnp.int32), state["pairs"] % memory_size
-        new = kept & (jnp.arange(memory_size, dtype=np.int32) == at)
+        number, at = state["pairs"] + kept.astype(jnp.int32), state["pairs"] % memory_size
         first = _first_scale(ss, gg, count) if scale_init_precond else jnp.ones_like(gg)
         scale = jnp.where(kept, sy / jnp.where(kept, yy, 1), state["scale"]) if scale_init_precond else first
-        begin = jnp.where(pairs > 0, scale, first)
-        old = state["memory"]
-
-        def memory(kept: Array) -> PyTree:
-            """With the new pair if it is kept."""
-            return jax.tree.map(lambda rows, *pair: _put(rows, jnp.stack(pair), at, kept), old, s, y)
-
-        def products(x: PyTree, with_s: Array, with_y: Array) -> Array:
-            """With all pairs. They read the memory as it was, so that XLA writes the new pair in place, at the end."""
-            return jnp.where(new[None], jnp.stack([with_s, with_y])[:, None], vectors.products(old, (2, memory_size), x))
-
-        sy, yy = products(y, sy, yy)
-        inverse = jnp.where(kept, _one_more(state["inverse"], sy, at), state["inverse"])
-        of_y = jnp.where(kept, _symmetric(state["of_y"], yy, at), state["of_y"])
+        begin = jnp.where(number > 0, scale, first)
+        pairs = _Pairs(state["memory"], s, y, at, kept & (jnp.arange(memory_size, dtype=np.int32) == at))
+        with_y = pairs.products(y, sy, yy)
+        inverse = jnp.where(kept, _one_more(state["inverse"], with_y[0], at), state["inverse"])
+        of_y = jnp.where(kept, _symmetric(state["of_y"], with_y[1], at), state["of_y"])
         if limits is None:
-            free, factors = g, _factors(products(g, sg, yg), inverse, of_y, begin)
-            d = plus(times(begin, g), 1.0, vectors.combined(jnp.where(new[None], 0, factors), old))
-            for_s, for_y = jnp.sum(jnp.where(new[None], factors, 0), axis=1)
-            d = plus(plus(d, for_s, s), for_y, y)
+            free, factors = g, _factors(pairs.products(g, sg, yg), inverse, of_y, begin)
+            d = plus(times(begin, g), 1.0, pairs.combined(factors))
         else:
             free = limits.free(params, g)
             among = jax.tree.map(lambda x, kept: (x == kept).astype(x.dtype), g, free)
-            d = _among_free(free, among, memory(kept), pairs, begin, memory_size)
+            d = _among_free(free, among, pairs.written(kept), number, begin, memory_size)
         # Start again if d does not descend, or if the last step was zero.
         again = ~(dot(d, free) > 0) | ((count > 1) & (ss == 0))
         d = vectors.choose(again, times(first, free), d)
-        new = {
+        return d, {
             "params": vectors.copy(params),
             "grad": g,
-            "memory": memory(kept & ~again),
+            "memory": pairs.written(kept & ~again),
             "inverse": jnp.where(again, 0, inverse),
             "of_y": of_y,
-            "pairs": jnp.where(again, 0, pairs),
+            "pairs": jnp.where(again, 0, number),
             "scale": scale,
         }
-        return d, new
 
     return Rule(
         update=update,
@@ -152,9 +139,39 @@ def _first_scale(ss: Array, gg: Array, count: Array) -> Array:
     return jnp.where(count > 1, again, jnp.minimum(1, unit))
 
 
-def _put(rows: Array, new: Array, at: Array, kept: Array) -> Array:
-    before = jax.lax.dynamic_slice_in_dim(rows, at, 1, axis=1)
-    return jax.lax.dynamic_update_slice_in_dim(rows, jnp.where(kept, new[:, None], before), at, axis=1)
+class _Pairs(NamedTuple):
+    """All pairs: the memory as it was, and a new one. What reads them all reads the old memory.
+
+    So XLA writes the new pair in place, after it: a memory that was written first would be copied.
+    """
+
+    memory: PyTree
+    s: PyTree
+    y: PyTree
+    at: Array
+    new: Array
+    """Which place is that of the new pair; none if it is not kept."""
+
+    def products(self, x: PyTree, *with_new: Array) -> Array:
+        """Those of all s and all y with x."""
+        with_old = vectors.products(self.memory, (2, self.new.size), x)
+        return jnp.where(self.new[None], jnp.stack(with_new)[:, None], with_old)
+
+    def combined(self, factors: Array) -> PyTree:
+        """The sum of all s and all y times their factors."""
+        of_s, of_y = jnp.sum(jnp.where(self.new[None], factors, 0), axis=1)
+        old = vectors.combined(jnp.where(self.new[None], 0, factors), self.memory)
+        return plus(plus(old, of_s, self.s), of_y, self.y)
+
+    def written(self, kept: Array) -> PyTree:
+        """The memory with the new pair, if it is kept."""
+
+        def write(rows: Array, *pair: Array) -> Array:
+            before = jax.lax.dynamic_slice_in_dim(rows, self.at, 1, axis=1)
+            new = jnp.where(kept, jnp.stack(pair)[:, None], before)
+            return jax.lax.dynamic_update_slice_in_dim(rows, new, self.at, axis=1)
+
+        return jax.tree.map(write, self.memory, self.s, self.y)
 
 
 def _one_more(inverse: Array, sy: Array, at: Array) -> Array:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from gradtx import numerics, sharding, tree
 
@@ -128,6 +129,12 @@ def number(x: Any, dtype: np.dtype[Any]) -> Array:
     return jnp.asarray(x).astype(dtype)
 
 
+def check_number(who: str, value: Any) -> None:
+    """Refuse a loss that is no number."""
+    if jnp.shape(value):
+        raise ValueError(f"{who}: value has shape {jnp.shape(value)}; it must be one number, the loss at the params.")
+
+
 def flat(a: PyTree, dtype: np.dtype[Any] | None = None) -> Array:
     """All leaves side by side, in one real dtype: this, or that of arithmetic with them."""
     dtype = tree.precision(a) if dtype is None else dtype
@@ -189,8 +196,21 @@ def box(who: str, bounds: Any, params: PyTree) -> Box:
                 f"have their shapes: {error}"
             ) from error
 
-    lower, upper = spread("lower", bounds[0], -np.inf), spread("upper", bounds[1], np.inf)
-    return Box(lower, upper)
+    ends = Box(spread("lower", bounds[0], -np.inf), spread("upper", bounds[1], np.inf))
+    _refuse_crossed(who, *bounds)
+    return ends
+
+
+def _refuse_crossed(who: str, lower: Any, upper: Any) -> None:
+    """Refuse a lower bound above the upper one, where both are numbers, or arrays that are known."""
+    if jax.tree.structure(lower) != jax.tree.structure(upper):
+        return
+    for (path, low), high in zip(tree.named_leaves(lower), jax.tree.leaves(upper), strict=True):
+        known = not isinstance(low, Tracer) and not isinstance(high, Tracer)
+        if known and np.any(np.asarray(low) > np.asarray(high)):
+            raise ValueError(
+                f"{who}: bounds at {path}: the lower bound {low} is above the upper one, {high}. Swap them."
+            )
 
 
 def _end(value: Any, leaf: Any) -> Array:

@@ -111,6 +111,41 @@ REFUSALS = [
         "steps that never grow", lambda: ZOOM.replace(increase_factor=0.0), V, "increase_factor is 0.0", "(0, inf)"
     ),
     Refusal("a radius of 0", lambda: gradtx.newton_cg(0.0), V, "gradtx.newton_cg: initial_radius is 0.0", "(0, inf)"),
+    *(
+        Refusal(
+            f"{tx.name} after a transform of the gradients",
+            lambda tx=tx: gradtx.clip(1.0) >> tx,
+            T,
+            f"{tx!r} cannot come after clip(max_delta=1.0): it takes the gradients as they are. Put it first.",
+        )
+        for tx in (
+            gradtx.newton_cg(),
+            gradtx.gauss_newton(),
+            gradtx.levenberg_marquardt(),
+            gradtx.skip_nonfinite(gradtx.newton_cg(), 3),
+        )
+    ),
+    *(
+        Refusal(
+            f"a loss of two numbers for {tx.name}",
+            lambda tx=tx: step(tx, value=jnp.ones(2)),
+            V,
+            f"gradtx.{tx.name}: value has shape (2,); it must be one number, the loss at the params.",
+        )
+        for tx in (*SEARCHES, gradtx.newton_cg())
+    ),
+    Refusal(
+        "bounds that cross",
+        lambda: step(ZOOM.replace(bounds=(1.0, 0.0))),
+        V,
+        "gradtx.scale_by_zoom_linesearch: bounds at the root: the lower bound 1.0 is above the upper one, 0.0. Swap",
+    ),
+    Refusal(
+        "arrays of bounds that cross",
+        lambda: step(gradtx.scale_by_lbfgs(bounds=({"a": jnp.ones(2)}, {"a": jnp.array([2.0, 0.5])})), {"a": ONES[:2]}),
+        V,
+        "gradtx.scale_by_lbfgs: bounds at ['a']: the lower bound [1. 1.] is above the upper one, [2.  0.5]. Swap them.",
+    ),
     Refusal("no products", lambda: gradtx.newton_cg(max_cg_steps=0), V, "max_cg_steps is 0", "[1, inf), or None"),
     Refusal(
         "damping below 0", lambda: gradtx.gauss_newton(-1.0), V, "gradtx.gauss_newton: damping is -1.0", "[0, inf)"
