@@ -116,8 +116,9 @@ def test_it_is_optaxs_where_every_pair_is_kept(scaled):
     theirs, expected = optax.scale_by_lbfgs(4, scaled), []
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         state = theirs.init(split(points[0]))
+        update = jax.jit(theirs.update)
         for w, g in zip(points, gradients, strict=True):
-            updates, state = theirs.update(split(g), state, split(w))
+            updates, state = update(split(g), state, split(w))
             expected.append(updates)
     expected = flat(jax.tree.map(lambda *leaves: np.stack(leaves), *expected))
     np.testing.assert_allclose(flat(ours)[1:], expected[1:], rtol=1e-10, atol=1e-10)
@@ -138,11 +139,12 @@ def test_complex_params_are_pairs_of_real_ones():
 
 def test_sizes_at_the_ends_of_float32_give_finite_directions():
     tx = gradtx.scale_by_lbfgs(2)
+    update = jax.jit(tx.update)
     for size in (0.0, 1e-18, 1e18):
         w = jnp.array([1.0, -2.0], jnp.float32)
         state = tx.init(w)
         for _ in range(4):
-            u, state = tx.update((size * w).astype(jnp.float32), state, w)
+            u, state = update((size * w).astype(jnp.float32), state, w)
             assert np.isfinite(u).all()
             w = w - u / jnp.maximum(jnp.abs(u).max(), jnp.float32(1))
             assert u.dtype == jnp.float32
@@ -155,13 +157,20 @@ def test_cautious_masks_what_goes_uphill():
         return 100 * (w[1] - w[0] ** 2) ** 2 + (1 - w[0]) ** 2
 
     plain, w, masked = gradtx.lbfgs(), jnp.array([-1.2, 1.0]), 0
-    tx = gradtx.cautious(plain, scaling="none")
-    states = [tx.init(w), plain.init(w)]
-    for _ in range(8):
+    tx_cautious = gradtx.cautious(plain, scaling="none")
+
+    @jax.jit
+    def step(w, states):
         value, grad = jax.value_and_grad(loss)(w)
         extra = {"value": value, "grad": grad, "value_fn": loss}
-        kept, states[0] = tx.update(grad, states[0], w, **extra)
-        updates, states[1] = plain.update(grad, states[1], w, **extra)
+        (kept, one), (updates, two) = (
+            tx.update(grad, state, w, **extra) for tx, state in zip((tx_cautious, plain), states, strict=True)
+        )
+        return grad, kept, updates, (one, two)
+
+    states = tx_cautious.init(w), plain.init(w)
+    for _ in range(8):
+        grad, kept, updates, states = step(w, states)
         np.testing.assert_allclose(kept, np.where(updates * grad < 0, updates, 0), rtol=1e-12)
         masked += int((kept != updates).sum())
         w = w + updates
