@@ -1,16 +1,19 @@
 """The time of a whole minimization: the first call, the compiled loop, and a thousand fits at once.
 
-    python -m tests.benchmarks.solving [first] [warm] [fits]
+    python -m tests.benchmarks.solving [first] [warm] [directions] [fits]
 
 - `first`: processor seconds of a first `minimize(rosenbrock_100, lbfgs())` in a new process, compilation included, over
   those of optax's documented loop under `jax.jit`.
 - `warm`: seconds of the compiled program, gradtx over optax, on three problems of `landscape.problems`.
+- `directions`: seconds of one update of `scale_by_lbfgs`, compiled, with a full memory, over optax's, by the number of
+  params (float32, in two leaves).
 - `fits`: 1000 logistic regressions (100 samples, 10 features) in one `vmap`, over 1000 calls of SciPy's L-BFGS-B around
   a jitted loss and gradient.
 
-All in float64, to a largest element of the gradient of 1e-6.
+Runs are in float64, to a largest element of the gradient of 1e-6.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -26,7 +29,8 @@ from gradtx.landscape import problems
 from tests.benchmarks import pairs
 
 TOLERANCE = 1e-6
-PARTS = ("first", "warm", "fits")
+METHODS = {"lbfgs": gradtx.lbfgs(), "newton_cg": gradtx.newton_cg()}
+PARTS = ("first", "warm", "directions", "fits")
 
 
 def optax_loop(loss: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -94,6 +98,37 @@ def warm(rounds: int = 101) -> str:
     return "\n".join(lines)
 
 
+def directions(rounds: int = 21) -> str:
+    import optax
+
+    def runner(tx: Any, params: Any) -> Callable[[], float]:
+        update = jax.jit(tx.update, donate_argnums=1)
+        state = jax.tree.map(jnp.copy, tx.init(params))
+        for step in range(12):  # fills the memory
+            w = jax.tree.map(lambda x, step=step: x * 0.9**step, params)
+            state = jax.block_until_ready(update(w, state, w))[1]
+
+        def one() -> float:
+            nonlocal state, w
+            w = jax.block_until_ready(jax.tree.map(lambda x: x * np.float32(0.9), w))
+            kept: list[Any] = []
+            took = pairs.seconds(lambda: kept.append(update(w, state, w)) or kept[0])
+            state = kept[0][1]
+            return took
+
+        return one
+
+    lines: list[str] = []
+    for n in (1_000, 100_000, 1_000_000):
+        params = {"a": jnp.ones((n // 20, 10), jnp.float32), "b": jnp.ones(n // 2, jnp.float32)}
+        txs = {"gradtx": gradtx.scale_by_lbfgs(), "optax": optax.scale_by_lbfgs()}
+        with jax.numpy_dtype_promotion("standard"):
+            times = pairs.interleaved({who: runner(tx, params) for who, tx in txs.items()}, rounds, warm=2)
+        ratio = pairs.said(pairs.ratios(times, "gradtx", "optax"))
+        lines.append(f"{n} params: gradtx {1e3 * np.median(times['gradtx']):.2f} ms, over optax {ratio}")
+    return "\n".join(lines)
+
+
 def fits(number: int = 1000, rounds: int = 3) -> str:
     from scipy.optimize import minimize
 
@@ -106,10 +141,10 @@ def fits(number: int = 1000, rounds: int = 3) -> str:
         z = x @ w
         return jnp.mean(jnp.logaddexp(0.0, z) - y * z) + 1e-3 * jnp.sum(w * w)
 
-    def fit(x: Any, y: Any) -> Any:
-        return gradtx.minimize(lambda w: loss(w, x, y), jnp.zeros(10), gradtx.lbfgs(), tolerance=TOLERANCE).params
+    def fit(tx: Any, x: Any, y: Any) -> Any:
+        return gradtx.minimize(lambda w: loss(w, x, y), jnp.zeros(10), tx, tolerance=TOLERANCE).params
 
-    together = jax.jit(jax.vmap(fit))
+    together = {name: jax.jit(jax.vmap(functools.partial(fit, tx))) for name, tx in METHODS.items()}
     both = jax.jit(jax.value_and_grad(loss))
 
     def scipy_fits() -> Any:
@@ -120,21 +155,22 @@ def fits(number: int = 1000, rounds: int = 3) -> str:
             made.append(minimize(fun, np.zeros(10), jac=True, method="L-BFGS-B", options=options).x)
         return np.stack(made)
 
-    off = float(np.abs(np.asarray(together(x, y)) - scipy_fits()).max())
-    measures = {
-        "gradtx": lambda: pairs.seconds(lambda: together(x, y)),
-        "SciPy": lambda: pairs.seconds(scipy_fits),
-    }
-    times = pairs.interleaved(measures, rounds)
-    ratio = pairs.said(pairs.ratios(times, "gradtx", "SciPy"), 4)
-    return f"{number} fits: gradtx {np.median(times['gradtx']):.3f} s, over SciPy {ratio}; largest difference {off:.1e}"
+    theirs = scipy_fits()
+    off = {name: float(np.abs(np.asarray(run(x, y)) - theirs).max()) for name, run in together.items()}
+    measures = {name: lambda run=run: pairs.seconds(lambda: run(x, y)) for name, run in together.items()}
+    times = pairs.interleaved(measures | {"SciPy": lambda: pairs.seconds(scipy_fits)}, rounds)
+    return "\n".join(
+        f"{number} fits, {name}: {np.median(times[name]):.3f} s, over SciPy "
+        f"{pairs.said(pairs.ratios(times, name, 'SciPy'), 4)}; largest difference {off[name]:.1e}"
+        for name in together
+    )
 
 
 def main(words: list[str]) -> None:
     print(pairs.machine(), "OPENBLAS_NUM_THREADS =", os.environ.get("OPENBLAS_NUM_THREADS"))
     with jax.enable_x64(True):
         for part in words or PARTS:
-            print({"first": first, "warm": warm, "fits": fits}[part](), flush=True)
+            print({"first": first, "warm": warm, "directions": directions, "fits": fits}[part](), flush=True)
 
 
 if __name__ == "__main__":
