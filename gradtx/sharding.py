@@ -56,8 +56,13 @@ def all_like(tree: Any, others: Any) -> Any:
 
 def whole(leaf: Any) -> Any:
     """The leaf, replicated on all devices."""
+    return resharded(leaf, replicated(leaf, leaf.ndim))
+
+
+def replicated(leaf: Any, ndim: int) -> NamedSharding | None:
+    """That of a replicated array on the leaf's mesh, where types contain shardings."""
     found = of(leaf)
-    return leaf if found is None else resharded(leaf, NamedSharding(found.mesh, PartitionSpec(*[None] * leaf.ndim)))
+    return None if found is None else NamedSharding(found.mesh, PartitionSpec(*[None] * ndim))
 
 
 def with_axes_of(made: Any, leaf: Any, axes: list[int | None]) -> Any:

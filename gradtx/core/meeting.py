@@ -68,7 +68,7 @@ def together(
     for name, value in extra.items():
         if name in OF_PARAMS and params is not None:
             known[name] = asked_as_given(value)
-        elif check.same_structure(value, updates):
+        elif not callable(value) and check.same_structure(value, updates):
             known[name] = moved(value)
     return moved(updates), moved(state), moved(params), known
 

@@ -83,7 +83,7 @@ OFFERED = frozenset({"observed", "params", "count"})
 """The inputs that every update may name."""
 GRADIENTS = frozenset({"grad_fn", "sampled_grad_fn"})
 """The extra arguments that are functions from params to gradients; the second also takes a random key."""
-OF_PARAMS = GRADIENTS | {"value_fn"}
+OF_PARAMS = GRADIENTS | {"value_fn", "residual_fn"}
 """The extra arguments that are functions of the params."""
 
 

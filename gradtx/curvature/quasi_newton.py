@@ -37,9 +37,9 @@ def scale_by_lbfgs(
     A pair is kept if `sᵀy > 1e-10 |s| |y|`, so H stays positive definite. It starts again from the gradient, without
     pairs, if u does not descend or if the last step was zero.
 
-    Source: Liu and Nocedal 1989; Nocedal and Wright 2006, section 7.2, in the compact form of their theorem 7.4 (Byrd,
-    Nocedal and Schnabel 1994), which needs few kernels and few sums over devices. As optax.scale_by_lbfgs, which keeps
-    each pair with `sᵀy != 0` and does not start again.
+    Source: Liu and Nocedal 1989; Nocedal and Wright 2006, section 7.2, in the compact form of Byrd, Nocedal and
+    Schnabel 1994, which needs few kernels and few sums over devices. As optax.scale_by_lbfgs, which keeps each pair
+    with `sᵀy != 0` and does not start again.
 
     Args:
       memory_size: m, the number of pairs, at least 1.

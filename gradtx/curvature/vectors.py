@@ -52,7 +52,10 @@ def _products(rows: Array, x: Array) -> Array:
     if tree.is_complex(rows):
         return _products(rows.real, x.real) + _products(rows.imag, x.imag)
     last, over = tuple(range(rows.ndim - x.ndim, rows.ndim)), tuple(range(x.ndim))
-    return sharding.summed(jax.lax.dot_general(rows, x, ((last, over), ((), ())), precision="highest"))
+    out = sharding.replicated(x, rows.ndim - x.ndim)
+    return sharding.summed(
+        jax.lax.dot_general(rows, x, ((last, over), ((), ())), precision="highest", out_sharding=out)
+    )
 
 
 def _combined(factors: Array, rows: Array) -> Array:
@@ -136,19 +139,22 @@ def check_number(who: str, value: Any) -> None:
 
 
 def flat(a: PyTree, dtype: np.dtype[Any] | None = None) -> Array:
-    """All leaves side by side, in one real dtype: this, or that of arithmetic with them."""
+    """All leaves side by side, in one real dtype: this, or that of arithmetic with them.
+
+    On a mesh with explicit axes the vector is replicated, since JAX refuses products with one that is sharded.
+    """
     dtype = tree.precision(a) if dtype is None else dtype
     leaves = [jnp.asarray(leaf).astype(dtype) for leaf in jax.tree.leaves(a)]
-    return tree.join(leaves) if leaves else jnp.zeros(0, dtype)
+    return sharding.whole(tree.join(leaves)) if leaves else jnp.zeros(0, dtype)
 
 
 def unflat(vector: Array, like: PyTree) -> PyTree:
-    """A vector as a tree with the shapes and dtypes of another."""
+    """A vector as a tree with the shapes, dtypes and shardings of another."""
     leaves, structure = jax.tree.flatten(like)
     parts, start = list[Array](), 0
     for leaf in leaves:
         part = jax.lax.dynamic_slice_in_dim(vector, start, leaf.size)
-        parts.append(part.reshape(leaf.shape).astype(leaf.dtype))
+        parts.append(sharding.like(part.reshape(leaf.shape).astype(leaf.dtype), leaf))
         start += leaf.size
     return jax.tree.unflatten(structure, parts)
 

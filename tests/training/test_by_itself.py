@@ -1,5 +1,6 @@
 """Runs of `minimize` that end by themselves: why they end, what they count, inside traces, and their derivatives."""
 
+import contextlib
 import functools
 import itertools
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gradtx
 from gradtx import lbfgs, minimize, tree_equal
@@ -240,15 +241,25 @@ def test_inside_jit_and_scan_it_is_outside(x64):
         np.testing.assert_allclose(4 * (x - target) ** 3 + 2 * x, 0, atol=1e-7)
 
 
-def test_sharded_params_stay_sharded():
-    mesh = Mesh(np.array(jax.devices()), ("devices",))
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["automatic", "explicit"])
+def test_sharded_params_stay_sharded(kind):
+    mesh = jax.make_mesh((len(jax.devices()),), ("devices",), axis_types=(kind,))
     here = NamedSharding(mesh, PartitionSpec("devices"))
-    start = jnp.linspace(-1.0, 1.0, 16)
-    loss = lambda x: jnp.sum(jnp.arange(1.0, 17.0) * (x - 1) ** 2)  # noqa: E731
-    result = minimize(loss, jax.device_put(start, here), lbfgs())
-    assert result.reason == GRADIENT
-    assert result.params.sharding.is_equivalent_to(here, 1)
-    np.testing.assert_allclose(result.params, 1, atol=1e-4)
+    weight = np.sqrt(np.arange(1.0, 17.0, dtype=np.float32) / 16)
+
+    def residuals(x):
+        return weight * (x - 1)
+
+    def loss(x):
+        return jnp.sum(residuals(x) ** 2)
+
+    with jax.set_mesh(mesh) if kind is AxisType.Explicit else contextlib.nullcontext():
+        start = jax.device_put(jnp.linspace(-1.0, 1.0, 16), here)
+        for tx in (lbfgs(), lbfgs(bounds=(-1.0, 2.0)), gradtx.newton_cg(), gradtx.levenberg_marquardt(dense_below=0)):
+            result = minimize(residuals if tx.name == "levenberg_marquardt" else loss, start, tx)
+            assert result.reason == GRADIENT
+            assert result.params.sharding.is_equivalent_to(here, 1)
+            np.testing.assert_allclose(result.params, 1, atol=1e-3)
 
 
 # Derivatives of the solution ------------------------------------------------------------------------------------------
