@@ -264,7 +264,8 @@ def main(words: list[str] | None = None) -> str:
     able = SOLVERS if given.set == "mgh" else {name: one for name, one in SOLVERS.items() if name not in LEAST_SQUARES}
     solvers = {name: one for name, one in able.items() if any(part in name for part in given.solvers)}
     print(pairs.machine())
-    with warnings.catch_warnings(), np.errstate(all="ignore"), jax.enable_x64(True):
+    jax.config.update("jax_enable_x64", True)  # for the threads of callbacks as well
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             tries = measured(makers, solvers, given.repeat)
