@@ -46,11 +46,12 @@ import numpy as np
 
 from gradtx.landscape import problems
 from tests.benchmarks import pairs
-from tests.benchmarks.minimizers import LEAST_SQUARES, NEWTON, OURS, SMOOTH, Solver, Task
+from tests.benchmarks.minimizers import LEAST_SQUARES, NEWTON, OURS, OURS_OF_RESIDUALS, SMOOTH, Solver, Task
 
 PATIENCE = 2000
 """Evaluations after which a function of CUTEst, which is slow, refuses to be evaluated again."""
-SOLVERS: dict[str, Solver] = OURS | SMOOTH | NEWTON | LEAST_SQUARES
+OF_RESIDUALS = OURS_OF_RESIDUALS | LEAST_SQUARES
+SOLVERS: dict[str, Solver] = OURS | SMOOTH | NEWTON | OF_RESIDUALS
 
 
 class Try(NamedTuple):
@@ -261,7 +262,7 @@ def main(words: list[str] | None = None) -> str:
     else:
         makers = {name: functools.partial(of_cutest, name) for name in smallest(given.count)}
     makers = {name: make for name, make in makers.items() if not given.problems or name in given.problems}
-    able = SOLVERS if given.set == "mgh" else {name: one for name, one in SOLVERS.items() if name not in LEAST_SQUARES}
+    able = SOLVERS if given.set == "mgh" else {name: one for name, one in SOLVERS.items() if name not in OF_RESIDUALS}
     solvers = {name: one for name, one in able.items() if any(part in name for part in given.solvers)}
     print(pairs.machine())
     jax.config.update("jax_enable_x64", True)  # for the threads of callbacks as well

@@ -59,6 +59,8 @@ OURS: dict[str, Solver] = {
     ),
     "gradtx nonlinear_cg": gradtx_minimize(gradtx.nonlinear_cg()),
     "gradtx newton_cg": gradtx_minimize(gradtx.newton_cg()),
+}
+OURS_OF_RESIDUALS: dict[str, Solver] = {
     "gradtx levenberg_marquardt": gradtx_minimize(gradtx.levenberg_marquardt(), of_residuals=True),
     "gradtx gauss_newton": gradtx_minimize(gradtx.gauss_newton(), of_residuals=True),
 }
