@@ -88,7 +88,8 @@ def test_memory_is_a_ring_that_the_newest_pair_overwrites():
         s, y = kept[at][number]
         np.testing.assert_allclose(rows[:, number % 3], [s, y], rtol=1e-12)
         np.testing.assert_allclose(states["inverse"][at][number % 3, number % 3], 1 / (s @ y), rtol=1e-12)
-    assert states["pairs"][9] == 0 and not states["inverse"][9].any()
+    assert states["pairs"][9] == 0
+    assert not states["inverse"][9].any()
 
 
 def test_among_bounds_it_is_the_matrix_of_the_free_params():

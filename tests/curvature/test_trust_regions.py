@@ -206,6 +206,7 @@ def problem(seed, rows=9, rank=4):
 
 def test_within_solves_the_secular_equation():
     """To a tenth of the radius, and then exactly the minimum at its own length."""
+    within = jax.jit(least_squares.within)
     for seed in range(8):
         rng = np.random.default_rng(seed)
         s, b = np.sort(10 ** rng.uniform(-3, 1, 5))[::-1], rng.normal(size=5)
@@ -213,7 +214,7 @@ def test_within_solves_the_secular_equation():
         plain = np.where(s > 0, -b / np.where(s > 0, s, 1), 0)
         for share in (1e-6, 0.01, 0.5, 0.85, 0.95, 2.0):
             radius = share * np.linalg.norm(plain)
-            q, at_boundary = least_squares.within(jnp.asarray(s), jnp.asarray(b), jnp.asarray(radius))
+            q, at_boundary = within(jnp.asarray(s), jnp.asarray(b), jnp.asarray(radius))
             assert bool(at_boundary) is (share < 1 / 1.1)
             if not at_boundary:
                 np.testing.assert_allclose(q, plain, rtol=1e-12)
@@ -221,6 +222,9 @@ def test_within_solves_the_secular_equation():
             size = np.linalg.norm(q)
             assert abs(size - radius) <= 0.1 * radius * (1 + 1e-9)
             np.testing.assert_allclose(q, best_within(np.diag(s**2), s * b, size), rtol=1e-5, atol=1e-9 * size)
+    q, at_boundary = within(jnp.zeros(5), jnp.ones(5), jnp.asarray(1.0))
+    assert not q.any()  # residuals that depend on nothing
+    assert not at_boundary
 
 
 def residual_fn(w):

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gradtx
 from gradtx import lbfgs, minimize, tree_equal
+from gradtx.training import ending
 from gradtx.training.ending import REASONS
 from tests.core.compilations import compilations
 
@@ -62,6 +63,39 @@ def test_every_run_ends_for_a_reason(case):
         assert result.evaluations == 1
     else:
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
+    if case in ("tiny", "huge"):  # the tolerance is relative to a first gradient below 1
+        np.testing.assert_allclose(result.params, 1, atol=1e-3)
+
+
+def ends_after(first, value, size, *, failures=0, stalled=0):
+    """What is known after a step to this loss and gradient, where the first were 2 and `first`."""
+    start = ending.at_first(ending.begun(jnp.float32(1e-4), np.dtype("float32")), jnp.float32(2), jnp.float32([first]))
+    start = start._replace(stalled=jnp.int32(stalled))
+    return ending.after(start, jnp.float32(value), jnp.float32([size]), jnp.int32(failures))
+
+
+def test_progress_is_a_lower_loss_or_a_flatter_gradient():
+    """Without it for ten steps the run ends, or if two in a row found nothing, which do not count as such."""
+    for value, size, failures, stalled in (
+        (2 - 1e-6, 3.0, 0, 0),
+        (2.0, 3.0, 0, 8),
+        (2 + 1e-6, 3.0, 0, 8),
+        (2.0, 2.71, 0, 8),
+        (2.0, 2.69, 0, 0),
+        (2.0, 3.0, 1, 7),
+    ):
+        after = ends_after(3.0, value, size, failures=failures, stalled=7)
+        assert (after.stalled, after.code) == (stalled, 0), (value, size)
+        np.testing.assert_allclose([after.lowest, after.flattest], [min(value, 2), min(size, 3)], rtol=1e-7)
+    for reason, given in {
+        "change": {"value": 2.0, "size": 3.0, "stalled": 9},
+        "search": {"value": 2.0, "size": 3.0, "failures": 2},
+        "unbounded": {"value": -2e19, "size": 3.0},  # the root of the largest number is 1.8e19
+    }.items():
+        assert list(REASONS)[int(ends_after(3.0, **given).code)] == reason
+    assert ends_after(3.0, -1.7e19, 3.0).code == 0
+    for first, size, flat in ((100.0, 0.99e-4, 1), (100.0, 1.01e-4, 0), (0.01, 0.99e-6, 1), (0.01, 1.01e-6, 0)):
+        assert ends_after(first, 2.0, size, failures=2 * flat).code == flat * ending.CODE["gradient"]
 
 
 METHODS = {
