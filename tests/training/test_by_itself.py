@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gradtx
 from gradtx import lbfgs, minimize, tree_equal
+from gradtx.curvature.linesearches import KEPT
 from gradtx.training import ending
 from gradtx.training.ending import REASONS
 from tests.core.compilations import compilations
@@ -78,6 +79,7 @@ def test_progress_is_a_lower_loss_or_a_flatter_gradient():
     """Without it for ten steps the run ends, or if two in a row found nothing, which do not count as such."""
     for value, size, failures, stalled in (
         (2 - 1e-6, 3.0, 0, 0),
+        (2 - 1.2e-7, 3.0, 0, 8),  # rounding
         (2.0, 3.0, 0, 8),
         (2 + 1e-6, 3.0, 0, 8),
         (2.0, 2.71, 0, 8),
@@ -170,6 +172,20 @@ def test_reasons_of_other_runs():
     assert minimize(lambda p, b: jnp.sum(p * b["x"]), jnp.ones(2), gradtx.sgd(0.1), batches, steps=5).reason == (
         f"data: {REASONS['data']}"
     )
+
+
+def test_a_method_of_ones_own_that_keeps_the_loss_ends_by_itself():
+    @gradtx.transform
+    def halve() -> gradtx.Rule:
+        def update(updates, state, params, *, value_fn):
+            value, grad = jax.value_and_grad(value_fn)(params / 2)
+            return -params / 2, {"value": value, "grad": grad, "evaluations": state["evaluations"] + 1, "failures": 0}
+
+        return gradtx.Rule(update=update, reach="tree", fields=KEPT)
+
+    result = minimize(lambda x: jnp.sum(x**2), jnp.ones(2), halve())
+    assert result.reason == GRADIENT
+    assert result.evaluations == int(result.state["step"]) + 1
 
 
 def test_a_second_run_compiles_nothing():
