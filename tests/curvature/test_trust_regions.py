@@ -90,6 +90,11 @@ def test_the_way_to_the_boundary_is_the_positive_root():
         found = trust.to_boundary({"w": jnp.array(p)}, {"w": jnp.array(d)}, 1.0)
         np.testing.assert_allclose(found, expected, rtol=1e-14)
     assert trust.to_boundary(jnp.array([1.0 + 1e-9]), jnp.array([1.0]), 1.0) == 0
+    # Near the boundary the root and its other part are nearly equal: nothing is lost in their difference.
+    p, d = np.array([1 - 2.0**-12, 0.0]), np.array([0.3, 0.4], np.float32)
+    found = trust.to_boundary(jnp.asarray(p, jnp.float32), jnp.asarray(d), 1.0)
+    pd, dd = p @ d.astype(float), d.astype(float) @ d
+    np.testing.assert_allclose(found, (np.sqrt(pd**2 + dd * (1 - p @ p)) - pd) / dd, rtol=2e-6)
 
 
 def test_solve_has_derivatives():

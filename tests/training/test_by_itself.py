@@ -166,6 +166,7 @@ def test_reasons_of_other_runs():
     run = functools.partial(minimize, rosenbrock, jnp.zeros(3))
     assert run(gradtx.sgd(1e-3), steps=4).reason == STEPS
     assert run(gradtx.sgd(1e-3), steps=4).evaluations == 4
+    assert ending.Result({}, {}, {}).reason == STEPS
     with pytest.warns(RuntimeWarning, match="the loss was"):
         assert run(gradtx.sgd(1e3), steps=30).reason.startswith("nonfinite")
     batches = iter([{"x": jnp.ones(2)}] * 3)
