@@ -298,6 +298,27 @@ def test_levenberg_marquardt_with_products_is_steihaugs_step():
     np.testing.assert_allclose(flat(state["levenberg_marquardt"]["scale"]), 1.0)
 
 
+def test_conjugate_gradients_have_five_more_than_twice_as_many_products_as_params(monkeypatch):
+    limits = []
+
+    def minimum(product, g, radius, tolerance, limit):
+        limits.append(limit)
+        return trust.Minimum(g, jnp.asarray(-1.0), jnp.asarray(False), jnp.int32(0))
+
+    monkeypatch.setattr(trust, "minimum", minimum)
+    w, given = jnp.ones(4), {"residual_fn": lambda w: w**2}
+    newton = {"value": 2.0, "value_fn": lambda w: jnp.sum(w**4) / 2, "grad_fn": lambda w: 2 * w**3}
+    for tx, extra in (
+        (gradtx.newton_cg(), newton),
+        (gradtx.levenberg_marquardt(dense_below=3), given),
+        (gradtx.scale_by_gauss_newton(dense_below=3), given),
+        (gradtx.newton_cg(max_cg_steps=3), newton),
+        (gradtx.scale_by_gauss_newton(max_cg_steps=3, dense_below=3), given),
+    ):
+        jax.eval_shape(lambda w, tx=tx, extra=extra: tx.update(2 * w, tx.init(w), w, **extra), w)
+    assert limits == [13, 13, 13, 3, 3]
+
+
 @pytest.mark.parametrize("damping", [0.0, 0.3])
 def test_gauss_newton_solves_the_normal_equations(damping):
     _r, J, g = dense(W)
