@@ -312,6 +312,8 @@ def test_conjugate_gradients_have_five_more_than_twice_as_many_products_as_param
         (gradtx.newton_cg(), newton),
         (gradtx.levenberg_marquardt(dense_below=3), given),
         (gradtx.scale_by_gauss_newton(dense_below=3), given),
+        (gradtx.levenberg_marquardt(dense_below=4), given),  # dense: no products
+        (gradtx.scale_by_gauss_newton(dense_below=4), given),
         (gradtx.newton_cg(max_cg_steps=3), newton),
         (gradtx.scale_by_gauss_newton(max_cg_steps=3, dense_below=3), given),
     ):
