@@ -269,6 +269,7 @@ def test_near_a_minimum_the_slopes_decide():
         trial = searching.Trial(jnp.array([step, value, along, step * -1e-20]))
         assert bool(wolfe.nearly(trial)) is holds
         assert not wolfe.enough(trial)
+    assert wolfe._replace(eps=0.0).nearly(searching.Trial(jnp.array([1.0, 1.0, 0.0, -1e-20])))  # as high as the start
 
 
 def test_the_state_gives_the_loss_and_its_gradient():

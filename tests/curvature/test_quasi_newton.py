@@ -191,6 +191,10 @@ def test_the_first_direction_is_the_gradient_of_length_1_at_most():
     for g, expected in (([0.3, 0.4], [0.3, 0.4]), ([3.0, 4.0], [0.6, 0.8])):
         u, _ = tx.update(jnp.array(g), tx.init(jnp.zeros(2)), jnp.zeros(2))
         np.testing.assert_allclose(u, expected, rtol=1e-14)
+    for rate, factor in ((None, -1.0), (0.5, -0.5)):
+        tx = gradtx.lbfgs(rate, linesearch=None)
+        step, _ = tx.update(jnp.array(g), tx.init(jnp.zeros(2)), jnp.zeros(2))
+        np.testing.assert_allclose(step, factor * u, rtol=1e-14)
 
 
 def test_a_pair_without_curvature_among_the_free_params_is_left_out():

@@ -90,6 +90,11 @@ def test_the_way_to_the_boundary_is_the_positive_root():
         found = trust.to_boundary({"w": jnp.array(p)}, {"w": jnp.array(d)}, 1.0)
         np.testing.assert_allclose(found, expected, rtol=1e-14)
     assert trust.to_boundary(jnp.array([1.0 + 1e-9]), jnp.array([1.0]), 1.0) == 0
+    # Near the boundary the root and its other part are nearly equal: nothing is lost in their difference.
+    p, d = np.array([1 - 2.0**-12, 0.0]), np.array([0.3, 0.4], np.float32)
+    found = trust.to_boundary(jnp.asarray(p, jnp.float32), jnp.asarray(d), 1.0)
+    pd, dd = p @ d.astype(float), d.astype(float) @ d
+    np.testing.assert_allclose(found, (np.sqrt(pd**2 + dd * (1 - p @ p)) - pd) / dd, rtol=2e-6)
 
 
 def test_solve_has_derivatives():
@@ -222,6 +227,9 @@ def test_within_solves_the_secular_equation():
             size = np.linalg.norm(q)
             assert abs(size - radius) <= 0.1 * radius * (1 + 1e-9)
             np.testing.assert_allclose(q, best_within(np.diag(s**2), s * b, size), rtol=1e-5, atol=1e-9 * size)
+    q, at_boundary = within(jnp.zeros(5), jnp.ones(5), jnp.asarray(1.0))
+    assert not q.any()  # residuals that depend on nothing
+    assert not at_boundary
 
 
 def residual_fn(w):
@@ -288,6 +296,29 @@ def test_levenberg_marquardt_with_products_is_steihaugs_step():
     expected = minimum(J.T @ J, g, radius, min(0.1, np.sqrt(np.linalg.norm(g))) * np.linalg.norm(g)).point["w"]
     np.testing.assert_allclose(flat(updates), expected, rtol=1e-9)
     np.testing.assert_allclose(flat(state["levenberg_marquardt"]["scale"]), 1.0)
+
+
+def test_conjugate_gradients_have_five_more_than_twice_as_many_products_as_params(monkeypatch):
+    limits = []
+
+    def minimum(product, g, radius, tolerance, limit):
+        limits.append(limit)
+        return trust.Minimum(g, jnp.asarray(-1.0), jnp.asarray(False), jnp.int32(0))
+
+    monkeypatch.setattr(trust, "minimum", minimum)
+    w, given = jnp.ones(4), {"residual_fn": lambda w: w**2}
+    newton = {"value": 2.0, "value_fn": lambda w: jnp.sum(w**4) / 2, "grad_fn": lambda w: 2 * w**3}
+    for tx, extra in (
+        (gradtx.newton_cg(), newton),
+        (gradtx.levenberg_marquardt(dense_below=3), given),
+        (gradtx.scale_by_gauss_newton(dense_below=3), given),
+        (gradtx.levenberg_marquardt(dense_below=4), given),  # dense: no products
+        (gradtx.scale_by_gauss_newton(dense_below=4), given),
+        (gradtx.newton_cg(max_cg_steps=3), newton),
+        (gradtx.scale_by_gauss_newton(max_cg_steps=3, dense_below=3), given),
+    ):
+        jax.eval_shape(lambda w, tx=tx, extra=extra: tx.update(2 * w, tx.init(w), w, **extra), w)
+    assert limits == [13, 13, 13, 3, 3]
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.3])

@@ -13,6 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gradtx
 from gradtx import lbfgs, minimize, tree_equal
+from gradtx.curvature.linesearches import KEPT
+from gradtx.training import ending
 from gradtx.training.ending import REASONS
 from tests.core.compilations import compilations
 
@@ -63,6 +65,40 @@ def test_every_run_ends_for_a_reason(case):
         assert result.evaluations == 1
     else:
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
+    if case in ("tiny", "huge"):  # the tolerance is relative to a first gradient below 1
+        np.testing.assert_allclose(result.params, 1, atol=1e-3)
+
+
+def ends_after(first, value, size, *, failures=0, stalled=0):
+    """What is known after a step to this loss and gradient, where the first were 2 and `first`."""
+    start = ending.at_first(ending.begun(jnp.float32(1e-4), np.dtype("float32")), jnp.float32(2), jnp.float32([first]))
+    start = start._replace(stalled=jnp.int32(stalled))
+    return ending.after(start, jnp.float32(value), jnp.float32([size]), jnp.int32(failures))
+
+
+def test_progress_is_a_lower_loss_or_a_flatter_gradient():
+    """Without it for ten steps the run ends, or if two in a row found nothing, which do not count as such."""
+    for value, size, failures, stalled in (
+        (2 - 1e-6, 3.0, 0, 0),
+        (2 - 1.2e-7, 3.0, 0, 8),  # rounding
+        (2.0, 3.0, 0, 8),
+        (2 + 1e-6, 3.0, 0, 8),
+        (2.0, 2.71, 0, 8),
+        (2.0, 2.69, 0, 0),
+        (2.0, 3.0, 1, 7),
+    ):
+        after = ends_after(3.0, value, size, failures=failures, stalled=7)
+        assert (after.stalled, after.code) == (stalled, 0), (value, size)
+        np.testing.assert_allclose([after.lowest, after.flattest], [min(value, 2), min(size, 3)], rtol=1e-7)
+    for reason, given in {
+        "change": {"value": 2.0, "size": 3.0, "stalled": 9},
+        "search": {"value": 2.0, "size": 3.0, "failures": 2},
+        "unbounded": {"value": -2e19, "size": 3.0},  # the root of the largest number is 1.8e19
+    }.items():
+        assert list(REASONS)[int(ends_after(3.0, **given).code)] == reason
+    assert ends_after(3.0, -1.7e19, 3.0).code == 0
+    for first, size, flat in ((100.0, 0.99e-4, 1), (100.0, 1.01e-4, 0), (0.01, 0.99e-6, 1), (0.01, 1.01e-6, 0)):
+        assert ends_after(first, 2.0, size, failures=2 * flat).code == flat * ending.CODE["gradient"]
 
 
 METHODS = {
@@ -131,12 +167,27 @@ def test_reasons_of_other_runs():
     run = functools.partial(minimize, rosenbrock, jnp.zeros(3))
     assert run(gradtx.sgd(1e-3), steps=4).reason == STEPS
     assert run(gradtx.sgd(1e-3), steps=4).evaluations == 4
+    assert ending.Result({}, {}, {}).reason == STEPS
     with pytest.warns(RuntimeWarning, match="the loss was"):
         assert run(gradtx.sgd(1e3), steps=30).reason.startswith("nonfinite")
     batches = iter([{"x": jnp.ones(2)}] * 3)
     assert minimize(lambda p, b: jnp.sum(p * b["x"]), jnp.ones(2), gradtx.sgd(0.1), batches, steps=5).reason == (
         f"data: {REASONS['data']}"
     )
+
+
+def test_a_method_of_ones_own_that_keeps_the_loss_ends_by_itself():
+    @gradtx.transform
+    def halve() -> gradtx.Rule:
+        def update(updates, state, params, *, value_fn):
+            value, grad = jax.value_and_grad(value_fn)(params / 2)
+            return -params / 2, {"value": value, "grad": grad, "evaluations": state["evaluations"] + 1, "failures": 0}
+
+        return gradtx.Rule(update=update, reach="tree", fields=KEPT)
+
+    result = minimize(lambda x: jnp.sum(x**2), jnp.ones(2), halve())
+    assert result.reason == GRADIENT
+    assert result.evaluations == int(result.state["step"]) + 1
 
 
 def test_a_second_run_compiles_nothing():
