@@ -201,7 +201,7 @@ def _among_free(g: PyTree, free: PyTree, memory: PyTree, pairs: Array, scale: Ar
     s, y = (jax.tree.map(lambda rows, side=side: rows[side], memory) for side in (0, 1))
     products, ss = jax.vmap(lambda y: vectors.products(memory, (2, length), y))(y), jax.vmap(dot)(s, s)
     sy, yy = jnp.diagonal(products[:, 0]), products[:, 1]
-    sound = (sy > 0) & (sy > 1e-10 * jnp.sqrt(ss) * jnp.sqrt(jnp.diagonal(yy)))
+    sound = sy > 1e-10 * jnp.sqrt(ss) * jnp.sqrt(jnp.diagonal(yy))
 
     def add(k: Any, inverse: Array) -> Array:
         at = (pairs + jnp.asarray(k, np.int32)) % length  # from the oldest to the newest; empty places come first
