@@ -149,8 +149,8 @@ def scale_by_backtracking_linesearch(
         `min(max(w + t d, lower), upper)`.
 
     Update needs the params and the extra arguments `value`, `grad` and `value_fn`: the loss and its gradient at the
-    params, and the loss as a function of the params. `minimize` and `sweep` provide them. A loss that is not finite
-    shortens the step.
+    params, and the loss as a function of the params. `minimize` and `sweep` provide them. Further arguments that
+    value_fn names, such as a batch, go on to it. A loss that is not finite shortens the step.
 
     State: `{"scale_by_backtracking_linesearch": {"learning_rate": the last step, "value", "grad": the loss and the
     gradient at the new params, "evaluations": of all searches, "failures": searches in a row that found nothing}}`; 4

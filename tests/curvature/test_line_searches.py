@@ -171,6 +171,38 @@ def test_backtracking_is_optaxs():
         w = w + updates
 
 
+def test_data_goes_on_to_the_loss_that_names_it():
+    """As in optax: `update(..., value_fn=loss, inputs=x, labels=y)`, in chains of both libraries and in a group."""
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    data = {"inputs": x, "labels": x @ np.array([1.0, 2.0, 3.0])}
+
+    def distance(w, inputs, labels):
+        return jnp.sum((inputs @ w - labels) ** 2)
+
+    def found(tx, value_fn=distance, **data):
+        w, state = jnp.zeros(3), tx.init(jnp.zeros(3))
+        for _ in range(5):
+            value, grad = jax.value_and_grad(functools.partial(value_fn, **data))(w)
+            updates, state = tx.update(grad, state, w, value=value, grad=grad, value_fn=value_fn, **data)
+            w = w + updates
+        return w
+
+    expected = found(gradtx.lbfgs(), lambda w: distance(w, **data))
+    np.testing.assert_allclose(expected, [1.0, 2.0, 3.0], atol=1e-2)
+    for tx in (
+        gradtx.lbfgs(),
+        gradtx.clip(1e9) >> gradtx.lbfgs(),
+        gradtx.partition({"all": gradtx.lbfgs()}, "all"),
+        gradtx.to_optax(gradtx.lbfgs()),
+        optax.chain(optax.clip(1e9), gradtx.to_optax(gradtx.lbfgs())),
+    ):
+        for value_fn in (distance, jax.jit(distance)):
+            np.testing.assert_array_equal(found(tx, value_fn, **data), expected)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        theirs = found(optax.lbfgs(), **data)
+        np.testing.assert_allclose(found(gradtx.clip(1e9) >> optax.lbfgs(), **data), theirs, rtol=1e-12)
+
+
 STARTS = {
     "uphill": (jnp.array([1.0]), 1.0),
     "across": (jnp.array([0.0]), 1.0),

@@ -52,6 +52,13 @@ REFUSALS = [
         for name in sorted(tx.facts.required)
     ),
     Refusal(
+        "data that the loss does not name",
+        lambda: step(ZOOM, inputs=ONES),
+        T,
+        "scale_by_zoom_linesearch.update: unknown extra argument 'inputs'. It accepts: grad, value, value_fn, and what "
+        "value_fn names. Leave it out",
+    ),
+    Refusal(
         "residuals that are missing",
         lambda: step(gradtx.levenberg_marquardt(), without="residual_fn"),
         T,
