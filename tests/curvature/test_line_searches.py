@@ -110,7 +110,7 @@ def test_a_search_is_its_procedure(tx, procedure):
         np.testing.assert_allclose(state["value"][index], expected, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(state["grad"][index], slope(problem, w + updates[index]), rtol=1e-6, atol=1e-9)
         assert state["failures"][index] == (found.step == 0)
-        assert state["learning_rate"][index] == pytest.approx(found.step or 1.0, rel=1e-3)
+        assert state["learning_rate"][index] == pytest.approx(found.step or [1.0, *found.trials][-1], rel=1e-3)
         assert state["value"][index] <= value + 1e-6 * abs(value)
         long, failed = long + (len(found.trials) > 4), failed + (not found.accepted)
         nonfinite += not all(seen)
@@ -249,6 +249,28 @@ def test_the_best_finite_point_is_taken_if_none_is_accepted():
     assert updates == -8
     assert state[tx.name]["learning_rate"] == 8
     assert state[tx.name]["failures"] == 0
+
+
+def test_a_search_that_found_nothing_goes_on_shorter():
+    """With the same direction at the same params it finds the step that was too short for its trials."""
+    w, value_fn = jnp.array([1.0]), lambda w: jnp.sum(w**2)
+    tx = gradtx.scale_by_backtracking_linesearch(2, decrease_factor=0.5, increase_factor=1.0)
+    state, given = tx.init(w), {"value": 1.0, "grad": 2 * w, "value_fn": value_fn}
+    for begin, moves in ((0.5, False), (0.25, False), (0.125, True)):
+        updates, state = tx.update(jnp.array([-10.0]), state, w, **given)
+        assert (float(state[tx.name]["learning_rate"]), bool(updates[0] != 0)) == (begin, moves)
+
+
+def test_any_slope_will_do_without_a_curvature_condition():
+    """`curv_rtol=inf`, as programs for optax have it: the first step that is low enough, however steep it is there."""
+    w, value_fn = jnp.array([10.0]), lambda w: jnp.sum(w**2)
+    given = {"value": 100.0, "grad": 2 * w, "value_fn": value_fn}
+    for c2, evaluations in ((jnp.inf, 1), (0.9, 5)):
+        tx = gradtx.scale_by_zoom_linesearch(10, curv_rtol=c2)
+        state = tx.update(-0.01 * w, tx.init(w), w, **given)[1]
+        assert state[tx.name]["evaluations"] == evaluations
+    tx = gradtx.scale_by_zoom_linesearch(10, curv_rtol=jnp.inf)
+    assert tx.update(-4.0 * w, tx.init(w), w, **given)[1][tx.name]["evaluations"] > 1
 
 
 def test_where_the_first_step_comes_from():
