@@ -125,7 +125,10 @@ class Transform(Recorded):
                     "drop it."
                 )
         for name in sorted(facts.required - set(extra)):
-            raise TypeError(f"{who}: the extra argument {name!r} is missing. Pass {name}=... to update.")
+            raise TypeError(
+                f"{who}: the extra argument {name!r} is missing. Pass {name}=... to update. optax.chain passes it on "
+                "only to gradtx.to_optax(tx)."
+            )
 
     def _check_trees(self, who: str, updates: Updates, state: State, params: Params) -> None:
         check.check_leaves(who, "updates", updates, self)

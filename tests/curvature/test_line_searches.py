@@ -273,6 +273,16 @@ def test_any_slope_will_do_without_a_curvature_condition():
     assert tx.update(-4.0 * w, tx.init(w), w, **given)[1][tx.name]["evaluations"] > 1
 
 
+def test_the_gradient_of_the_search_is_the_only_one_of_this_name():
+    """The usual loop around optax's lbfgs stops by `tree_get(state, "grad")`; its own last gradient is `updates`."""
+    for tx in (gradtx.lbfgs(), gradtx.nonlinear_cg()):
+        w = jnp.array([1.0, 2.0])
+        given = {"value": 5.0, "grad": 2 * w, "value_fn": lambda w: jnp.sum(w**2)}
+        updates, state = tx.update(2 * w, tx.init(w), w, **given)
+        np.testing.assert_allclose(optax.tree_utils.tree_get(state, "grad"), 2 * (w + updates))
+        np.testing.assert_array_equal(gradtx.find(state, "updates"), 2 * w)
+
+
 def test_where_the_first_step_comes_from():
     """One or the last that was found, at most `max_learning_rate`; longer than the last for backtracking."""
     w, value_fn = jnp.array([10.0]), lambda w: jnp.sum(w**2)
