@@ -203,6 +203,22 @@ def test_data_goes_on_to_the_loss_that_names_it():
         np.testing.assert_allclose(found(gradtx.clip(1e9) >> optax.lbfgs(), **data), theirs, rtol=1e-12)
 
 
+def test_what_a_transform_takes_is_no_data_and_foreign_transforms_see_the_data():
+    seen = []
+
+    def update(updates, state, params=None, **extra):
+        seen.append(sorted(extra))
+        return updates, state
+
+    foreign = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    w = jnp.array([1.0])
+    given = {"value": 4.0, "grad": 4 * w, "inputs": 3.0, "value_fn": lambda w, inputs, value=0.0: jnp.sum((w + 1) ** 2)}
+    for tx in (gradtx.scale(-1.0) >> gradtx.scale_by_zoom_linesearch(5), gradtx.chain(foreign, gradtx.lbfgs())):
+        updates, _ = tx.update(4 * w, tx.init(w), w, **given)
+        assert updates < 0
+    assert seen == [["grad", "inputs", "value", "value_fn"]]
+
+
 STARTS = {
     "uphill": (jnp.array([1.0]), 1.0),
     "across": (jnp.array([0.0]), 1.0),
