@@ -75,7 +75,8 @@ def carry_over(state: Any, tx: Any, params: PyTree) -> tuple[Any, CarryOver]:
     if the name of the field, the path of its parameter and its shape are the same; if several match, the one in a
     transform of the same name. Counters continue; a counter that the old state does not have is set to its step count
     (`set_step_count` sets another). If the old state has a step count instead of weights (optax), the weights of
-    averages are computed from it. An unfinished accumulation of optax's MultiSteps is dropped.
+    averages are computed from it. An unfinished accumulation of optax's MultiSteps is dropped. A state about all params
+    together, such as the pairs of L-BFGS, starts fresh if a leaf of it does.
 
     Errors: TypeError for a tx that is not a transform. ValueError for a state of `pack` that was made for other params:
     pass `unpacked(state, those params)`.
@@ -91,7 +92,7 @@ def carry_over(state: Any, tx: Any, params: PyTree) -> tuple[Any, CarryOver]:
     dropped     0
     """
     tx = as_transform(tx, "gradtx.carry_over: tx")
-    old = _Old(buckets.unpacked(_opened(held(state)), params))
+    old = _Old(buckets.unpacked(_translated(_opened(held(state))), params))
     packed = tx.init(params)
     fresh = buckets.unpacked(packed, params)
     leaves, structure = cast(tuple[list[Any], Any], jax.tree.flatten(fresh))
@@ -108,15 +109,84 @@ def carry_over(state: Any, tx: Any, params: PyTree) -> tuple[Any, CarryOver]:
         found = old.take(path, place, leaf)
         if found is not None:
             made[path] = sharding.like(jnp.asarray(found).astype(leaf.dtype), leaf)
+    anew = {place for place, part in parts.items() if _is_whole(part) and _lacks(place, part, fresh, made)}
+    made = {path: value for path, value in made.items() if place_of(path) not in anew}
     kept = dict(made)
     for place, part in parts.items() if old.steps is not None else ():
-        made |= _forwarded(place, part, fresh, kept, old.steps)
+        if place not in anew:
+            made |= _forwarded(place, part, fresh, kept, old.steps)
     if old.steps is not None:
         old.rest = {path: value for path, value in old.rest.items() if path[-1:] != ("count",)}
     values = [made.get(path, leaf) for path, leaf in zip(named_paths(fresh), leaves, strict=True)]
     new = [path for path in named_paths(fresh) if path not in made]
     report = CarryOver(*(tuple(sorted("/".join(path) for path in paths)) for paths in (made, new, old.rest)))
     return buckets.packed(jax.tree.unflatten(structure, values), packed), report
+
+
+def _is_whole(part: Part) -> bool:
+    """Whether its state is about all params together: pairs of L-BFGS, a loss and its gradient."""
+    return part.node.facts.reach == "tree" and any(field.exact for field in part.fields.values())
+
+
+def _lacks(place: Place, part: Part, fresh: Any, made: dict[Place, Any]) -> bool:
+    """Whether a leaf of it that belongs to a parameter was not found."""
+    leaves = [name for name, field in part.fields.items() if field.per != "tree"]
+    paths = [path for path in named_paths(fresh) if path[: len(place)] == place]
+    return any(path not in made for path in paths if path[len(place)] in leaves)
+
+
+_SOPHIA, _LBFGS = {"mu", "nu", "hessian_fn_state"}, {"updates", "diff_params_memory", "weights_memory"}
+
+
+def _translated(state: Any) -> Any:
+    """A state in which optax's entries of Sophia and L-BFGS have gradtx's names and forms."""
+
+    def fields(node: Any) -> dict[str, Any]:
+        made: Any = node._asdict() if hasattr(node, "_asdict") else node
+        return cast(dict[str, Any], made) if isinstance(made, dict) else {}
+
+    def is_known(node: Any) -> bool:
+        names = fields(node).keys()
+        return names >= _SOPHIA or names >= _LBFGS
+
+    def translate(node: Any) -> Any:
+        entry = fields(node)
+        if entry.keys() >= _LBFGS:
+            return {"scale_by_lbfgs": _pairs(entry)}
+        return {"hessian" if name == "nu" else name: value for name, value in entry.items()} if entry else node
+
+    return jax.tree.map(translate, state, is_leaf=is_known)
+
+
+def _pairs(entry: dict[str, Any]) -> dict[str, Any]:
+    """L-BFGS: the pairs that are kept, from the oldest, with empty places after them, and their products."""
+    rho = np.asarray(entry["weights_memory"])
+    order = (int(entry["count"]) - 1 + np.arange(rho.size)) % rho.size
+    kept = order[rho[order] > 0]
+
+    def in_order(rows: Any) -> Any:
+        rows = np.asarray(rows)
+        return np.zeros_like(rows) if kept.size == 0 else np.concatenate([rows[kept], 0 * rows[: rho.size - kept.size]])
+
+    def products(a: Any, b: Any) -> Any:
+        leaves: list[list[Any]] = [jax.tree.leaves(a), jax.tree.leaves(b)]
+        rows = [[leaf.reshape(rho.size, -1) for leaf in side] for side in leaves]
+        return sum((np.real(np.conj(x) @ y.T) for x, y in zip(*rows, strict=True)), np.zeros((rho.size, rho.size)))
+
+    s, y = (jax.tree.map(in_order, entry[f"diff_{name}_memory"]) for name in ("params", "updates"))
+    among = np.ix_(range(kept.size), range(kept.size))
+    of_y, inverse = products(y, y), np.zeros((rho.size, rho.size))
+    inverse[among] = np.linalg.inv(np.triu(products(s, y)[among]))
+    newest = max(kept.size - 1, 0)
+    scale = 1 / (inverse[newest, newest] * of_y[newest, newest]) if kept.size else 1.0
+    return {
+        **{name: entry[name] for name in ("count", "params", "updates")},
+        "memory": jax.tree.map(lambda *both: np.stack(both), s, y),
+        "inverse": inverse,
+        "of_y": of_y,
+        "pairs": np.int32(kept.size),
+        "scale": np.asarray(scale),
+    }
 
 
 def _opened(state: Any) -> Any:

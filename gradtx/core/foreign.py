@@ -124,6 +124,7 @@ def to_optax(tx: Any) -> Any:
         raise ImportError("gradtx.to_optax needs optax: pip install optax.") from error
 
     def update(updates: Updates, state: State, params: Params = None, **extra: Any) -> tuple[Updates, State]:
-        return made.update(updates, state, params, **{name: v for name, v in extra.items() if made.facts.takes(name)})
+        with check.foreign_call(True):
+            return made.update(updates, state, params, **extra)
 
     return optax.GradientTransformationExtraArgs(made.init, update)

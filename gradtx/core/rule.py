@@ -87,6 +87,22 @@ OF_PARAMS = GRADIENTS | {"value_fn", "residual_fn"}
 """The extra arguments that are functions of the params."""
 
 
+def with_data(extra: dict[str, Any], facts: "Facts") -> dict[str, Any]:
+    """The extra arguments, where a function of the params has those that it names and no transform takes, as its data.
+
+    With `loss(params, inputs)`, `value_fn=loss, inputs=x` becomes `value_fn=functools.partial(loss, inputs=x)`.
+    """
+    others = extra.keys() - facts.extra - {"observed"}
+    data: dict[str, Any] = {}
+    bound: dict[str, Any] = {}
+    for function in filter(facts.takes, OF_PARAMS & extra.keys()) if others else ():
+        named = {name: extra[name] for name in others & inspect.signature(extra[function]).parameters.keys()}
+        if named:
+            data, bound[function] = data | named, functools.partial(extra[function], **named)
+    # A foreign transform in it may have a use for them too.
+    return {name: value for name, value in extra.items() if name not in data or facts.any_extra} | bound
+
+
 class Wants(NamedTuple):
     """The names that an author's update wants, and whether each is required; `passes_on` if it also takes `**extra`."""
 

@@ -30,7 +30,7 @@ from gradtx.core import check, meeting, record
 from gradtx.core.annotations import Kind, is_traced
 from gradtx.core.fields import Field, Place
 from gradtx.core.record import Recorded
-from gradtx.core.rule import Facts, Params, State, Updates
+from gradtx.core.rule import OF_PARAMS, Facts, Params, State, Updates, with_data
 from gradtx.core.schedule import blame
 
 P = ParamSpec("P")
@@ -54,7 +54,8 @@ class Transform(Recorded):
         """`update(updates, state, params=None, axis_name=None, **extra_args) -> (updates, state)`.
 
         Inside `jax.shard_map`, where leaves are shards, `axis_name` names the axes of the mesh over which sums over a
-        leaf or all leaves must go too: norms, guards, estimates.
+        leaf or all leaves must go too: norms, guards, estimates. Extra arguments that none of the transforms takes, but
+        a function among them names, are its data: `value_fn=loss, inputs=x` with `loss(params, inputs)`.
         """
         return self._method("update", self._checked_update)
 
@@ -76,6 +77,7 @@ class Transform(Recorded):
     ) -> tuple[Updates, State]:
         who = f"{self._who()}.update"
         self._refuse_sweep("update")
+        extra = with_data(extra, self.facts)
         if check.foreign_call.get():  # foreign code passes on all extra arguments
             extra = {name: value for name, value in extra.items() if self.facts.takes(name)}
         self._check_extra(who, extra)
@@ -116,13 +118,17 @@ class Transform(Recorded):
         for name in extra:
             if not (facts.takes(name) or (name == "observed" and "unobserved" not in facts)):
                 hint = record.suggestion(name, facts.extra)
-                known = f"It accepts: {', '.join(sorted(facts.extra)) or 'none'}."
+                data = "".join(f", and what {function} names" for function in sorted(OF_PARAMS & facts.extra))
+                known = f"It accepts: {', '.join(sorted(facts.extra)) or 'none'}{data}."
                 raise TypeError(
                     f"{who}: unknown extra argument {name!r}.{hint} {known} Leave it out, or let gradtx.to_optax(tx) "
                     "drop it."
                 )
         for name in sorted(facts.required - set(extra)):
-            raise TypeError(f"{who}: the extra argument {name!r} is missing. Pass {name}=... to update.")
+            raise TypeError(
+                f"{who}: the extra argument {name!r} is missing. Pass {name}=... to update. optax.chain passes it on "
+                "only to gradtx.to_optax(tx)."
+            )
 
     def _check_trees(self, who: str, updates: Updates, state: State, params: Params) -> None:
         check.check_leaves(who, "updates", updates, self)

@@ -8,8 +8,9 @@ gradient at the params that it found, so that the next step need not evaluate th
 `value_and_grad_from_state` take them from there.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jax import Array
 
 from gradtx import tree
 from gradtx.core import check, fields
-from gradtx.core.annotations import Fraction, NonNegative, Positive, PositiveInt, Unit
+from gradtx.core.annotations import Fraction, Interval, NonNegative, Positive, PositiveInt, Unit
 from gradtx.core.elementary import transform
 from gradtx.core.rule import Rule
 from gradtx.core.state import held
@@ -69,7 +70,7 @@ def searched(
             return Point(value, vectors.dot(grad_there, along).astype(real), fall, grad_there)
 
         goes = rule(start.trial)
-        sound = jnp.isfinite(start.trial.value) & (slope < 0)
+        sound = jnp.isfinite(start.trial.value) & jnp.isfinite(slope) & (slope < 0)
         begin = jnp.where(sound, first(state["learning_rate"]), 0).astype(real)
         found = search(at, start, goes.memory(), begin, goes, limit)
         step = found.trial.step
@@ -78,7 +79,7 @@ def searched(
         if limits is not None:
             made = vectors.plus(limits.project(moved(params, step, updates)), -1.0, params)
         return made, {
-            "learning_rate": jnp.where(failed, state["learning_rate"], step),
+            "learning_rate": jnp.where(step > 0, step, jnp.where(found.last > 0, found.last, state["learning_rate"])),
             "value": found.trial.value,
             "grad": found.grad,
             "evaluations": state["evaluations"] + found.evaluations,
@@ -102,6 +103,8 @@ def value_and_grad(value_fn: Callable[[PyTree], Array], params: PyTree, real: np
 
 
 Guess = Literal["one", "keep"]
+Flatness = Annotated[Any, Interval(0, math.inf, closed_high=True)]
+"""How flat the end of a step must be; with infinity any slope will do."""
 
 
 def _from_last(strategy: Guess, most: Any = None) -> Callable[[Array], Array]:
@@ -142,19 +145,19 @@ def scale_by_backtracking_linesearch(
         lower than at the start; else there is no step.
       slope_rtol: in [0, 1): the part of the decrease that the slope predicts which is asked.
       decrease_factor: in [0, 1): each trial is this part of the one before.
-      increase_factor: > 0: the first trial is this multiple of the last step that was found.
+      increase_factor: > 0: the first trial is this multiple of the last step.
       max_learning_rate: > 0: the largest step.
       atol, rtol: >= 0: how much the loss may rise, for losses with noise.
       bounds: None, or `(lower, upper)`, each None, a number, or a tree like the params: the step goes along the path
         `min(max(w + t d, lower), upper)`.
 
     Update needs the params and the extra arguments `value`, `grad` and `value_fn`: the loss and its gradient at the
-    params, and the loss as a function of the params. `minimize` and `sweep` provide them. A loss that is not finite
-    shortens the step.
+    params, and the loss as a function of the params. `minimize` and `sweep` provide them. Further arguments that
+    value_fn names, such as a batch, go on to it. A loss that is not finite shortens the step.
 
-    State: `{"scale_by_backtracking_linesearch": {"learning_rate": the last step, "value", "grad": the loss and the
-    gradient at the new params, "evaluations": of all searches, "failures": searches in a row that found nothing}}`; 4
-    bytes per parameter. `metrics` shows the evaluations.
+    State: `{"scale_by_backtracking_linesearch": {"learning_rate": the last step, or the last trial of a search that
+    found nothing, "value", "grad": the loss and the gradient at the new params, "evaluations": of all searches,
+    "failures": searches in a row that found nothing}}`; 4 bytes per parameter. `metrics` shows the evaluations.
 
     Errors: TypeError if one of the extra arguments is missing, and for complex params with bounds; ValueError for
     a gradient or bounds that do not fit the params, for numbers out of range, and for shards inside `shard_map`.
@@ -186,7 +189,7 @@ def scale_by_zoom_linesearch(
     tol: NonNegative = 0.0,
     increase_factor: Positive = 2.0,
     slope_rtol: Unit = 1e-4,
-    curv_rtol: Fraction = 0.9,
+    curv_rtol: Flatness = 0.9,
     approx_dec_rtol: NonNegative = 1e-6,
     stepsize_precision: NonNegative = 1e-5,
     initial_guess_strategy: Guess = "keep",
@@ -213,8 +216,8 @@ def scale_by_zoom_linesearch(
       tol: >= 0: how much the conditions may be missed.
       increase_factor: > 0: a step that is too short is multiplied by it.
       slope_rtol: c1 in [0, 1).
-      curv_rtol: c2 in [c1, 1]. Smaller is a more exact search: 0.9 for quasi-Newton methods, 0.1 for conjugate
-        gradients.
+      curv_rtol: c2 > c1. Smaller is a more exact search: 0.9 for quasi-Newton methods, 0.1 for conjugate gradients.
+        With infinity any slope will do.
       approx_dec_rtol: >= 0: the rise of the loss that counts as rounding.
       stepsize_precision: >= 0: the search ends in an interval that is relatively shorter, if the loss has fallen
         enough.

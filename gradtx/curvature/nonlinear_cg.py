@@ -41,8 +41,8 @@ def scale_by_nonlinear_cg(method: Method = "polak_ribiere") -> Rule:
     Args:
       method: "polak_ribiere" or "hager_zhang". The second needs less exact searches.
 
-    State: `{"scale_by_nonlinear_cg": {"count", "params", "grad", "direction": the last ones}}`; 12 bytes per parameter.
-    It needs the params.
+    State: `{"scale_by_nonlinear_cg": {"count", "params", "updates", "direction": the last ones}}`; 12 bytes per
+    parameter. It needs the params.
 
     Errors: ValueError for an unknown method, or from update without params.
 
@@ -56,7 +56,7 @@ def scale_by_nonlinear_cg(method: Method = "polak_ribiere") -> Rule:
     def update(updates: PyTree, state: State, params: PyTree, *, count: Array) -> tuple[PyTree, State]:
         real = tree.precision(updates, params)
         g, w, state = vectors.wide((updates, params, state), real)
-        old, u = state["grad"], state["direction"]
+        old, u = state["updates"], state["direction"]
         y, s = plus(g, -1.0, old), plus(w, -1.0, state["params"])
         gg, yy = dot(g, g), dot(y, y)
         if method == "polak_ribiere":
@@ -75,11 +75,11 @@ def scale_by_nonlinear_cg(method: Method = "polak_ribiere") -> Rule:
         fell = jnp.where(count > 1, -dot(old, s), 0)
         unit = jnp.minimum(1, 1 / jnp.sqrt(jnp.where(gg > 0, gg, 1)))
         scale = jnp.where(fell > 0, fell / jnp.where(slope > 0, slope, 1), unit)
-        return times(scale, u), {"params": vectors.copy(params), "grad": g, "direction": u}
+        return times(scale, u), {"params": vectors.copy(params), "updates": g, "direction": u}
 
     kept = "differences of gradients are small"
     return Rule(
         update=update,
         reach="tree",
-        fields={"params": fields.copy(exact=kept), "grad": fields.like(exact=kept), "direction": fields.like()},
+        fields={"params": fields.copy(exact=kept), "updates": fields.like(exact=kept), "direction": fields.like()},
     )

@@ -50,9 +50,9 @@ def scale_by_lbfgs(
       bounds: None, or `(lower, upper)`: params at a bound that the gradient pushes outward do not move, and H is that
         of the others. Give the line search the same bounds, or use `lbfgs(bounds=...)`.
 
-    State: `{"scale_by_lbfgs": {"count", "params", "grad": the last ones, "memory": the pairs, s and y along the first
-    axis and a ring buffer along the second, "inverse": that of the upper triangle of their products sᵀy, "of_y": their
-    products yᵀy, "pairs": the number kept so far, "scale"}}`; 8 m + 8 bytes per parameter. It needs the params.
+    State: `{"scale_by_lbfgs": {"count", "params", "updates": the last ones, "memory": the pairs, s and y along the
+    first axis and a ring buffer along the second, "inverse": that of the upper triangle of their products sᵀy, "of_y":
+    their products yᵀy, "pairs": the number kept so far, "scale"}}`; 8 m + 8 bytes per parameter. It needs the params.
 
     Errors: ValueError for a memory size below 1, for bounds that do not fit the params, from update without params, and
     for shards inside `shard_map`; TypeError for complex params with bounds.
@@ -74,7 +74,7 @@ def scale_by_lbfgs(
         g, w, state = vectors.wide((updates, params, state), real)
         limits = None if bounds is None else box("gradtx.scale_by_lbfgs", bounds, params)
         # s <- w - w_old, y <- g - g_old
-        s, y = plus(w, -1.0, state["params"]), plus(g, -1.0, state["grad"])
+        s, y = plus(w, -1.0, state["params"]), plus(g, -1.0, state["updates"])
         if damped:
             y = _damped(s, y, state["scale"])
         (ss, sy, sg), (_, yy, yg), (_, _, gg) = vectors.gram(s, y, g)
@@ -99,7 +99,7 @@ def scale_by_lbfgs(
         d = vectors.choose(again, times(first, free), d)
         return d, {
             "params": vectors.copy(params),
-            "grad": g,
+            "updates": g,
             "memory": pairs.written(kept & ~again),
             "inverse": jnp.where(again, 0, inverse),
             "of_y": of_y,
@@ -113,7 +113,7 @@ def scale_by_lbfgs(
         traits=() if bounds is None else ("real",),
         fields={
             "params": fields.copy(exact="differences of the params are small"),
-            "grad": fields.like(exact="differences of gradients are small"),
+            "updates": fields.like(exact="differences of gradients are small"),
             "memory": fields.history(2, memory_size, exact="the products of rounded pairs are not those of a Hessian"),
             "inverse": fields.history(memory_size, memory_size, per="tree"),
             "of_y": fields.history(memory_size, memory_size, per="tree"),

@@ -81,6 +81,8 @@ class Found(NamedTuple):
     accepted: Array
     """Whether the rule accepted it; else it is the best that was found."""
     evaluations: Array
+    last: Array
+    """The last step that was tried, 0 if none was."""
 
 
 class _Loop(NamedTuple):
@@ -93,7 +95,7 @@ def beginning(value: Array, slope: Array, grad: PyTree) -> Found:
     """The params themselves, as the best so far."""
     zero = jnp.zeros_like(slope)
     numbers = jnp.stack([zero, value, slope, zero])
-    return Found(Trial(numbers), grad, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+    return Found(Trial(numbers), grad, jnp.zeros((), bool), jnp.zeros((), jnp.int32), zero)
 
 
 def search(
@@ -120,7 +122,7 @@ def search(
         accepted = accepted & finite
         better = accepted | (trial.value < found.trial.value)
         trial, grad = vectors.choose(better, (trial, point.grad), (found.trial, found.grad))
-        return _Loop(memory, step, Found(trial, grad, accepted, found.evaluations + 1))
+        return _Loop(memory, step, Found(trial, grad, accepted, found.evaluations + 1, loop.step))
 
     return jax.lax.while_loop(goes_on, one, _Loop(memory, first, start)).found
 

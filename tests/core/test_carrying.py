@@ -70,6 +70,74 @@ def test_a_run_of_optax_goes_on(x64, make):
     assert not any(gradtx.find(ours.init(params), path).size for path in set(report.new) & empty)
 
 
+def valley(params):
+    w = params["w"]
+    return jnp.sum(100 * (w[1:] - w[:-1] ** 2) ** 2 + (1 - w[:-1]) ** 2) + params.get("head", 0.0) ** 2
+
+
+def searched(tx, params, state, steps):
+    @jax.jit
+    def step(params, state):
+        value, grad = jax.value_and_grad(valley)(params)
+        updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=valley)
+        return jax.tree.map(jnp.add, params, updates), state
+
+    for _ in range(steps):
+        params, state = step(params, state)
+    return params, state
+
+
+def in_optax(make, steps):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return searched(make, start := {"w": jnp.zeros(6)}, make.init(start), steps)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 7, 12])
+def test_lbfgs_of_optax_goes_on_with_its_pairs(x64, steps):
+    """The next direction is optax's, before and after the memory is full; the loss at the params is evaluated anew."""
+    theirs, ours = optax.lbfgs(memory_size=4), gradtx.lbfgs(memory_size=4)
+    params, state = in_optax(theirs, steps)
+    carried, report = gradtx.carry_over(state, ours, params)
+    gradient = jax.grad(valley)(params)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        expected, _ = optax.scale_by_lbfgs(memory_size=4).update(gradient, state[0], params)
+    entry = {"scale_by_lbfgs": carried["scale_by_lbfgs"]}
+    direction, _ = gradtx.scale_by_lbfgs(memory_size=4).update(gradient, entry, params)
+    np.testing.assert_allclose(direction["w"], expected["w"], rtol=1e-12, atol=1e-12 * np.abs(expected["w"]).max())
+    value, _ = gradtx.value_and_grad_from_state(valley)(params, state=carried)
+    assert value == valley(params)
+    assert set(report.new) == {f"scale_by_zoom_linesearch/{name}" for name in ("evaluations", "failures", "value")}
+    assert valley(searched(ours, params, carried, 5)[0]) < valley(params)
+
+
+def test_what_is_about_all_params_starts_anew_with_other_params(x64):
+    """Pairs of other params are no pairs, and the gradient that a search has kept lacks the new leaf."""
+    tx, start = gradtx.lbfgs(), {"w": jnp.zeros(6)}
+    params, state = searched(tx, start, tx.init(start), 5)
+    more = params | {"head": jnp.ones(())}
+    carried, report = gradtx.carry_over(state, tx, more)
+    fresh = tx.init(more)
+    for name in ("scale_by_lbfgs", "scale_by_zoom_linesearch"):
+        assert gradtx.tree_equal(carried[name], fresh[name])
+    assert report.kept == ("scale/count",)
+    assert gradtx.tree_equal(gradtx.carry_over(state, tx, params)[0], state)
+
+
+def test_sophia_of_optax_goes_on_with_its_hessian(x64):
+    theirs, ours, params = optax.contrib.sophia(1e-3), gradtx.sophia(1e-3), {"w": jnp.zeros(6)}
+    slope = jax.grad(valley)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        state = theirs.init(params)
+        for _ in range(5):
+            updates, state = theirs.update(slope(params), state, params, obj_fn=valley)
+            params = optax.apply_updates(params, updates)
+        expected, _ = theirs.update(slope(params), state, params, obj_fn=valley)
+    state, report = gradtx.carry_over(state, ours, params)
+    assert (report.new, report.dropped) == ((), ())
+    updates, _ = ours.update(slope(params), state, params, grad_fn=slope)
+    np.testing.assert_allclose(updates["w"], expected["w"], rtol=1e-6)
+
+
 def test_what_wrappers_of_optax_count_is_known():
     theirs, ours = optax.MultiSteps(optax.adam(0.1), 3), gradtx.accumulate(gradtx.adam(0.1), 3)
     with jax.numpy_dtype_promotion("standard"):

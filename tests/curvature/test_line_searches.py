@@ -110,7 +110,7 @@ def test_a_search_is_its_procedure(tx, procedure):
         np.testing.assert_allclose(state["value"][index], expected, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(state["grad"][index], slope(problem, w + updates[index]), rtol=1e-6, atol=1e-9)
         assert state["failures"][index] == (found.step == 0)
-        assert state["learning_rate"][index] == pytest.approx(found.step or 1.0, rel=1e-3)
+        assert state["learning_rate"][index] == pytest.approx(found.step or [1.0, *found.trials][-1], rel=1e-3)
         assert state["value"][index] <= value + 1e-6 * abs(value)
         long, failed = long + (len(found.trials) > 4), failed + (not found.accepted)
         nonfinite += not all(seen)
@@ -171,6 +171,54 @@ def test_backtracking_is_optaxs():
         w = w + updates
 
 
+def test_data_goes_on_to_the_loss_that_names_it():
+    """As in optax: `update(..., value_fn=loss, inputs=x, labels=y)`, in chains of both libraries and in a group."""
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    data = {"inputs": x, "labels": x @ np.array([1.0, 2.0, 3.0])}
+
+    def distance(w, inputs, labels):
+        return jnp.sum((inputs @ w - labels) ** 2)
+
+    def found(tx, value_fn=distance, **data):
+        w, state = jnp.zeros(3), tx.init(jnp.zeros(3))
+        for _ in range(5):
+            value, grad = jax.value_and_grad(functools.partial(value_fn, **data))(w)
+            updates, state = tx.update(grad, state, w, value=value, grad=grad, value_fn=value_fn, **data)
+            w = w + updates
+        return w
+
+    expected = found(gradtx.lbfgs(), lambda w: distance(w, **data))
+    np.testing.assert_allclose(expected, [1.0, 2.0, 3.0], atol=1e-2)
+    for tx in (
+        gradtx.lbfgs(),
+        gradtx.clip(1e9) >> gradtx.lbfgs(),
+        gradtx.partition({"all": gradtx.lbfgs()}, "all"),
+        gradtx.to_optax(gradtx.lbfgs()),
+        optax.chain(optax.clip(1e9), gradtx.to_optax(gradtx.lbfgs())),
+    ):
+        for value_fn in (distance, jax.jit(distance)):
+            np.testing.assert_array_equal(found(tx, value_fn, **data), expected)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        theirs = found(optax.lbfgs(), **data)
+        np.testing.assert_allclose(found(gradtx.clip(1e9) >> optax.lbfgs(), **data), theirs, rtol=1e-12)
+
+
+def test_what_a_transform_takes_is_no_data_and_foreign_transforms_see_the_data():
+    seen = []
+
+    def update(updates, state, params=None, **extra):
+        seen.append(sorted(extra))
+        return updates, state
+
+    foreign = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    w = jnp.array([1.0])
+    given = {"value": 4.0, "grad": 4 * w, "inputs": 3.0, "value_fn": lambda w, inputs, value=0.0: jnp.sum((w + 1) ** 2)}
+    for tx in (gradtx.scale(-1.0) >> gradtx.scale_by_zoom_linesearch(5), gradtx.chain(foreign, gradtx.lbfgs())):
+        updates, _ = tx.update(4 * w, tx.init(w), w, **given)
+        assert updates < 0
+    assert seen == [["grad", "inputs", "value", "value_fn"]]
+
+
 STARTS = {
     "uphill": (jnp.array([1.0]), 1.0),
     "across": (jnp.array([0.0]), 1.0),
@@ -217,6 +265,38 @@ def test_the_best_finite_point_is_taken_if_none_is_accepted():
     assert updates == -8
     assert state[tx.name]["learning_rate"] == 8
     assert state[tx.name]["failures"] == 0
+
+
+def test_a_search_that_found_nothing_goes_on_shorter():
+    """With the same direction at the same params it finds the step that was too short for its trials."""
+    w, value_fn = jnp.array([1.0]), lambda w: jnp.sum(w**2)
+    tx = gradtx.scale_by_backtracking_linesearch(2, decrease_factor=0.5, increase_factor=1.0)
+    state, given = tx.init(w), {"value": 1.0, "grad": 2 * w, "value_fn": value_fn}
+    for begin, moves in ((0.5, False), (0.25, False), (0.125, True)):
+        updates, state = tx.update(jnp.array([-10.0]), state, w, **given)
+        assert (float(state[tx.name]["learning_rate"]), bool(updates[0] != 0)) == (begin, moves)
+
+
+def test_any_slope_will_do_without_a_curvature_condition():
+    """`curv_rtol=inf`, as programs for optax have it: the first step that is low enough, however steep it is there."""
+    w, value_fn = jnp.array([10.0]), lambda w: jnp.sum(w**2)
+    given = {"value": 100.0, "grad": 2 * w, "value_fn": value_fn}
+    for c2, evaluations in ((jnp.inf, 1), (0.9, 5)):
+        tx = gradtx.scale_by_zoom_linesearch(10, curv_rtol=c2)
+        state = tx.update(-0.01 * w, tx.init(w), w, **given)[1]
+        assert state[tx.name]["evaluations"] == evaluations
+    tx = gradtx.scale_by_zoom_linesearch(10, curv_rtol=jnp.inf)
+    assert tx.update(-4.0 * w, tx.init(w), w, **given)[1][tx.name]["evaluations"] > 1
+
+
+def test_the_gradient_of_the_search_is_the_only_one_of_this_name():
+    """The usual loop around optax's lbfgs stops by `tree_get(state, "grad")`; its own last gradient is `updates`."""
+    for tx in (gradtx.lbfgs(), gradtx.nonlinear_cg()):
+        w = jnp.array([1.0, 2.0])
+        given = {"value": 5.0, "grad": 2 * w, "value_fn": lambda w: jnp.sum(w**2)}
+        updates, state = tx.update(2 * w, tx.init(w), w, **given)
+        np.testing.assert_allclose(optax.tree_utils.tree_get(state, "grad"), 2 * (w + updates))
+        np.testing.assert_array_equal(gradtx.find(state, "updates"), 2 * w)
 
 
 def test_where_the_first_step_comes_from():

@@ -52,6 +52,13 @@ REFUSALS = [
         for name in sorted(tx.facts.required)
     ),
     Refusal(
+        "data that the loss does not name",
+        lambda: step(ZOOM, inputs=ONES),
+        T,
+        "scale_by_zoom_linesearch.update: unknown extra argument 'inputs'. It accepts: grad, value, value_fn, and what "
+        "value_fn names. Leave it out",
+    ),
+    Refusal(
         "residuals that are missing",
         lambda: step(gradtx.levenberg_marquardt(), without="residual_fn"),
         T,
@@ -106,7 +113,7 @@ REFUSALS = [
     Refusal("another guess", lambda: ZOOM.replace(initial_guess_strategy="two"), V, "'two'; allowed: 'one', 'keep'"),
     Refusal("no evaluations", lambda: gradtx.scale_by_zoom_linesearch(0), V, "max_linesearch_steps is 0", "[1, inf)"),
     Refusal("c1 of 1", lambda: ZOOM.replace(slope_rtol=1.0), V, "slope_rtol is 1.0", "[0, 1)"),
-    Refusal("c2 above 1", lambda: ZOOM.replace(curv_rtol=1.5), V, "curv_rtol is 1.5", "[0, 1]"),
+    Refusal("c2 below 0", lambda: ZOOM.replace(curv_rtol=-0.5), V, "curv_rtol is -0.5", "[0, inf]"),
     Refusal(
         "steps that never grow", lambda: ZOOM.replace(increase_factor=0.0), V, "increase_factor is 0.0", "(0, inf)"
     ),
