@@ -95,7 +95,8 @@ def with_data(extra: dict[str, Any], facts: "Facts") -> dict[str, Any]:
     others = extra.keys() - facts.extra - {"observed"}
     data: dict[str, Any] = {}
     bound: dict[str, Any] = {}
-    for function in filter(facts.takes, OF_PARAMS & extra.keys()) if others else ():
+    functions = {name for name in OF_PARAMS & extra.keys() if facts.takes(name) and callable(extra[name])}
+    for function in functions if others else ():
         named = {name: extra[name] for name in others & inspect.signature(extra[function]).parameters.keys()}
         if named:
             data, bound[function] = data | named, functools.partial(extra[function], **named)
