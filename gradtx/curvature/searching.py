@@ -114,10 +114,9 @@ def search(
 
     def one(loop: _Loop) -> _Loop:
         found, point = loop.found, at(loop.step)
-        numbers = jnp.stack([point.value, point.slope])
-        finite = jnp.isfinite(numbers).all()
-        numbers = jnp.where(finite, numbers, jnp.inf)
-        trial = Trial(jnp.concatenate([loop.step[None], numbers, point.fall[None]]))
+        finite = jnp.isfinite(point.value) & jnp.isfinite(point.slope)
+        value, slope = (jnp.where(finite, number, jnp.inf) for number in (point.value, point.slope))
+        trial = Trial(jnp.stack([loop.step, value, slope, point.fall]))
         memory, step, accepted = rule(loop.memory, trial)
         accepted = accepted & finite
         better = accepted | (trial.value < found.trial.value)
