@@ -111,12 +111,13 @@ def one_step(plan: Plan, tx: Transform, carry: Carry, batch: PyTree) -> tuple[Ca
         value, rest = value_at(params)
         return _scaled(value, find(carry["tx"], "loss_scale")) if "first" in tx.facts else value, (value, rest)
 
-    (_, (value, (aux, state))), grads = jax.value_and_grad(scaled_at, has_aux=True)(params)
-    grads = _ascent(grads)
-    # `value_fn` and `grad_fn` evaluate the loss at other params, on the same batch and with the same key.
+    (_, (value, (aux, state))), slopes = jax.value_and_grad(scaled_at, has_aux=True)(params)
+    grads = _ascent(slopes)
+    # `value_fn` and `grad_fn` evaluate the loss at other params, on the same batch and with the same key. A line search
+    # wants the gradient as `jax.grad` returns it, as optax's do.
     offered = {
         "value": value,
-        "grad": grads,
+        "grad": slopes,
         "value_fn": lambda params: value_at(params)[0],
         "grad_fn": lambda params: _ascent(jax.grad(scaled_at, has_aux=True)(params)[0]),
     }

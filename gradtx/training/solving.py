@@ -60,7 +60,7 @@ class Problem(Plan):
         functions = {"value_fn": value_fn, "grad_fn": grad_fn}
         if self.outputs is not None:
             functions |= self.outputs.functions(data)
-        return functions | {"value": known["value"], "grad": known["grad"]}
+        return functions | {"value": known["value"], "grad": vectors.gradient(known["grad"])}
 
 
 def _box(tx: Transform, entry: str, params: PyTree) -> Box | None:

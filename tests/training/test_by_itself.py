@@ -277,6 +277,22 @@ def test_members_of_a_batch_end_by_themselves(x64):
     assert unequal(jnp.array([1.0, jnp.nan, -1.0, 0.0])).reason.tolist() == [GRADIENT, NONFINITE, UNBOUNDED, GRADIENT]
 
 
+@pytest.mark.parametrize("tx", [lbfgs(), gradtx.nonlinear_cg()], ids=lambda tx: tx.name)
+def test_complex_params_end_where_pairs_of_real_ones_do(tx, x64):
+    def of_complex(z):
+        return jnp.sum(jnp.abs(z - jnp.array([1 + 2j, -1.0])) ** 4)
+
+    def of_real(w):
+        return jnp.sum(((w[0] - jnp.array([1.0, -1.0])) ** 2 + (w[1] - jnp.array([2.0, 0.0])) ** 2) ** 2)
+
+    result, expected = minimize(of_complex, jnp.zeros(2, complex), tx), minimize(of_real, jnp.zeros((2, 2)), tx)
+    assert result.reason == expected.reason == GRADIENT
+    real, imag = np.asarray(expected.params)
+    np.testing.assert_allclose(result.params, real + 1j * imag, atol=2e-3)
+    batches = minimize(lambda z, _: of_complex(z), jnp.zeros(2, complex), tx, jnp.zeros((8, 1)), batch_size=4, steps=8)
+    assert batches.history["loss"][-1] < 0.01 * batches.history["loss"][0]
+
+
 def test_inside_jit_and_scan_it_is_outside(x64):
     outside = minimize(quartic, jnp.zeros(3), lbfgs())
     inside = jax.jit(lambda x: minimize(quartic, x, lbfgs()))(jnp.zeros(3))
