@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradtx import tree
+from gradtx import numerics, tree
 from gradtx.core import fields
 from gradtx.curvature import vectors
 from gradtx.curvature.linesearches import KEPT
@@ -78,7 +78,7 @@ def settled(
         "evaluations": state["evaluations"] + 1,
         "failures": jnp.where(taken, 0, state["failures"] + jnp.where(stuck, 2, 0)),
     }
-    return vectors.choose(taken, step.point, vectors.times(0.0, step.point)), kept
+    return vectors.choose(taken, step.point, jax.tree.map(jnp.zeros_like, step.point)), kept
 
 
 # Conjugate gradients --------------------------------------------------------------------------------------------------
@@ -109,13 +109,19 @@ class _Loop(NamedTuple):
 
 
 def minimum(product: Product, g: PyTree, radius: Any, tolerance: Any, limit: Any) -> Minimum:
-    """The minimum of m, to a gradient of m of length `tolerance`, in at most `limit` products (Steihaug 1983)."""
+    """The minimum of m, to a gradient of m of length `tolerance`, in at most `limit` products (Steihaug 1983).
+
+    It is that of m / |g|, whose numbers are neither huge nor tiny where those of g are.
+    """
+    size = vectors.length(g)
+    unit = numerics.divide(jnp.ones_like(size), size)
+    g, tolerance = times(unit, g), unit * tolerance
 
     def goes_on(loop: _Loop) -> Array:
         return ~loop.done & (loop.products < limit)
 
     def step(loop: _Loop) -> _Loop:
-        hd = product(loop.direction)
+        hd = times(unit, product(loop.direction))
         curvature = dot(loop.direction, hd)
         a = loop.rr / jnp.where(curvature > 0, curvature, 1)
         further = plus(loop.p, a, loop.direction)
@@ -131,7 +137,8 @@ def minimum(product: Product, g: PyTree, radius: Any, tolerance: Any, limit: Any
     no = jnp.zeros((), bool)
     start = _Loop(times(0.0, g), g, times(-1.0, g), rr, rr <= tolerance**2, no, jnp.zeros((), jnp.int32))
     end = jax.lax.while_loop(goes_on, step, start)
-    return Minimum(end.p, (dot(g, end.p) + dot(end.residual, end.p)) / 2, end.at_boundary, end.products)
+    value = size * (dot(g, end.p) + dot(end.residual, end.p)) / 2
+    return Minimum(end.p, value, end.at_boundary, end.products)
 
 
 def to_boundary(p: PyTree, d: PyTree, radius: Any) -> Array:

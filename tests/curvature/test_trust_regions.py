@@ -68,7 +68,8 @@ def test_within_a_radius_it_is_between_the_gradients_step_and_the_best(least):
             found = minimum(A, g, radius, 1e-10)
             p, best = np.asarray(found.point["w"]), best_within(A, g, radius)
             length = min(radius / np.linalg.norm(g), g @ g / (g @ A @ g) if g @ A @ g > 0 else np.inf)
-            assert model(A, g, best) - 1e-12 <= model(A, g, p) <= model(A, g, -length * g) + 1e-12
+            rounding = 1e-12 * (1 + abs(model(A, g, best)))
+            assert model(A, g, best) - rounding <= model(A, g, p) <= model(A, g, -length * g) + rounding
             np.testing.assert_allclose(found.value, model(A, g, p), rtol=1e-10)
             if found.at_boundary:
                 np.testing.assert_allclose(np.linalg.norm(p), radius, rtol=1e-12)
@@ -207,6 +208,17 @@ def problem(seed, rows=9, rank=4):
     rng = np.random.default_rng(seed)
     J = rng.normal(size=(rows, rank)) @ rng.normal(size=(rank, 4))
     return J, rng.normal(size=rows)
+
+
+@pytest.mark.parametrize("size", [1e-17, 1e16])
+def test_conjugate_gradients_of_huge_and_tiny_functions_in_float32(size):
+    curvature, g = (
+        jnp.float32(size) * jnp.array([1, 10], jnp.float32),
+        jnp.float32(-3 * size) * jnp.ones(2, jnp.float32),
+    )
+    found = trust.minimum(lambda v: curvature * v, g, jnp.float32(100), jnp.float32(1e-6 * size), 9)
+    np.testing.assert_allclose(found.point, [3, 0.3], rtol=1e-5)
+    np.testing.assert_allclose(found.value, -4.95 * size, rtol=1e-5)
 
 
 def test_within_solves_the_secular_equation():
