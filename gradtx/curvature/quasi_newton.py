@@ -85,15 +85,14 @@ def scale_by_lbfgs(
         begin = jnp.where(number > 0, scale, first)
         pairs = _Pairs(state["memory"], s, y, at, kept & (jnp.arange(memory_size, dtype=np.int32) == at))
         with_y = pairs.products(y, sy, yy)
-        inverse = jnp.where(kept, _one_more(state["inverse"], with_y[0], at), state["inverse"])
-        of_y = jnp.where(kept, _symmetric(state["of_y"], with_y[1], at), state["of_y"])
+        inverse = jnp.where(kept, _extended(state["inverse"], with_y[0], at), state["inverse"])
+        of_y = jnp.where(kept, _with_row_and_column(state["of_y"], with_y[1], at), state["of_y"])
         if limits is None:
             free, factors = g, _factors(pairs.products(g, sg, yg), inverse, of_y, begin)
             d = plus(times(begin, g), 1.0, pairs.combined(factors))
         else:
             free = limits.free(params, g)
-            among = jax.tree.map(lambda x, kept: (x == kept).astype(x.dtype), g, free)
-            d = _among_free(free, among, pairs.written(kept), number, begin, memory_size)
+            d = _among_free(g, free, pairs.written(kept), number, begin, memory_size)
         # Start again if d does not descend, or if the last step was zero.
         again = ~(dot(d, free) > 0) | ((count > 1) & (ss == 0))
         d = vectors.choose(again, times(first, free), d)
@@ -141,9 +140,10 @@ def _first_scale(ss: Array, gg: Array, count: Array) -> Array:
 
 
 class _Pairs(NamedTuple):
-    """All pairs: the memory as it was, and a new one. What reads them all reads the old memory.
+    """All pairs: the memory as it was, and a new one.
 
-    So XLA writes the new pair in place, after it: a memory that was written first would be copied.
+    What reads them reads the old memory, so that XLA can write the new pair in place afterwards. A memory that is
+    written first is copied.
     """
 
     memory: PyTree
@@ -175,7 +175,7 @@ class _Pairs(NamedTuple):
         return jax.tree.map(write, self.memory, self.s, self.y)
 
 
-def _one_more(inverse: Array, sy: Array, at: Array) -> Array:
+def _extended(inverse: Array, sy: Array, at: Array) -> Array:
     """The inverse of R, the upper triangle of SᵀY, with a new pair at this place instead of the oldest.
 
         R = [[R_old, r], [0, d]];   inverse = [[inverse_old, -inverse_old r / d], [0, 1 / d]],   (r, d) = Sᵀy
@@ -189,15 +189,16 @@ def _one_more(inverse: Array, sy: Array, at: Array) -> Array:
     return jnp.where(here[None], column[:, None] / jnp.where(d > 0, d, 1), old)
 
 
-def _symmetric(matrix: Array, new: Array, at: Array) -> Array:
+def _with_row_and_column(matrix: Array, new: Array, at: Array) -> Array:
     """The matrix with a new row and column."""
     here = jnp.arange(new.size, dtype=np.int32) == at
     return jnp.where(here[None], new[:, None], jnp.where(here[:, None], new[None], matrix))
 
 
 def _among_free(g: PyTree, free: PyTree, memory: PyTree, pairs: Array, scale: Array, length: int) -> PyTree:
-    """`H g` among the free params: the others are left out of every pair."""
-    memory = jax.tree.map(lambda rows, among: rows * among[None, None], memory, free)
+    """`H g` among the free params, where `free` is g and not 0: the others are left out of every pair."""
+    among = jax.tree.map(lambda x, kept: (x == kept).astype(x.dtype), g, free)
+    memory = jax.tree.map(lambda rows, among: rows * among[None, None], memory, among)
     s, y = (jax.tree.map(lambda rows, side=side: rows[side], memory) for side in (0, 1))
     products, ss = jax.vmap(lambda y: vectors.products(memory, (2, length), y))(y), jax.vmap(dot)(s, s)
     sy, yy = jnp.diagonal(products[:, 0]), products[:, 1]
@@ -206,11 +207,11 @@ def _among_free(g: PyTree, free: PyTree, memory: PyTree, pairs: Array, scale: Ar
     def add(k: Any, inverse: Array) -> Array:
         at = (pairs + jnp.asarray(k, np.int32)) % length  # from the oldest to the newest; empty places come first
         used = (k >= length - pairs) & sound[at]
-        return jnp.where(used, _one_more(inverse, products[at, 0], at), inverse)
+        return jnp.where(used, _extended(inverse, products[at, 0], at), inverse)
 
     inverse = jax.lax.fori_loop(0, length, add, jnp.zeros_like(yy))
-    factors = _factors(vectors.products(memory, (2, length), g), inverse, yy, scale)
-    return jax.tree.map(jnp.multiply, plus(times(scale, g), 1.0, vectors.combined(factors, memory)), free)
+    factors = _factors(vectors.products(memory, (2, length), free), inverse, yy, scale)
+    return plus(times(scale, free), 1.0, vectors.combined(factors, memory))
 
 
 def _factors(with_g: Array, inverse: Array, yy: Array, scale: Array) -> Array:

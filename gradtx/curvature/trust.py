@@ -111,7 +111,7 @@ class _Loop(NamedTuple):
 def minimum(product: Product, g: PyTree, radius: Any, tolerance: Any, limit: Any) -> Minimum:
     """The minimum of m, to a gradient of m of length `tolerance`, in at most `limit` products (Steihaug 1983).
 
-    It is that of m / |g|, whose numbers are neither huge nor tiny where those of g are.
+    It is found as that of m / |g|: the squares of a huge or tiny g would overflow or vanish.
     """
     size = vectors.length(g)
     unit = numerics.divide(jnp.ones_like(size), size)

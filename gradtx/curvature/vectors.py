@@ -209,6 +209,10 @@ def box(who: str, bounds: Any, params: PyTree) -> Box:
 
 def _refuse_crossed(who: str, lower: Any, upper: Any) -> None:
     """Refuse a lower bound above the upper one, where both are numbers, or arrays that are known."""
+    if np.isscalar(lower):
+        lower = jax.tree.map(lambda _: lower, upper)
+    if np.isscalar(upper):
+        upper = jax.tree.map(lambda _: upper, lower)
     if jax.tree.structure(lower) != jax.tree.structure(upper):
         return
     for (path, low), high in zip(tree.named_leaves(lower), jax.tree.leaves(upper), strict=True):

@@ -148,6 +148,12 @@ REFUSALS = [
         "gradtx.scale_by_zoom_linesearch: bounds at the root: the lower bound 1.0 is above the upper one, 0.0. Swap",
     ),
     Refusal(
+        "a number and a tree of bounds that cross",
+        lambda: step(ZOOM.replace(bounds=(1.0, {"a": 0.0})), {"a": ONES}, grad={"a": ONES}),
+        V,
+        "bounds at ['a']: the lower bound 1.0 is above the upper one, 0.0. Swap them.",
+    ),
+    Refusal(
         "arrays of bounds that cross",
         lambda: step(gradtx.scale_by_lbfgs(bounds=({"a": jnp.ones(2)}, {"a": jnp.array([2.0, 0.5])})), {"a": ONES[:2]}),
         V,
